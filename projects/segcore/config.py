@@ -1,0 +1,93 @@
+"""Configuration: Detectron2's defaults, this repository's keys and those of every installed project."""
+
+from importlib.metadata import entry_points
+
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+PROJECTS_ENTRY_POINT = "segcore.projects"
+
+
+def get_cfg() -> CfgNode:
+    """A config with every key that a YAML file of this repository, or an official one, may set.
+
+    A project takes part by naming a function ``add_config(cfg)`` under the entry point group
+    ``segcore.projects`` of its package; importing it also registers the project's modules.
+    """
+    cfg = get_detectron2_cfg()
+    add_segcore_config(cfg)
+    for entry in sorted(entry_points(group=PROJECTS_ENTRY_POINT), key=lambda entry: entry.name):
+        entry.load()(cfg)
+    return cfg
+
+
+def add_segcore_config(cfg: CfgNode) -> None:
+    """Add the keys that all projects share, in place."""
+    _add_deeplab_keys(cfg)
+    _add_input_keys(cfg)
+    _add_swin_keys(cfg)
+    _add_own_data_keys(cfg)
+
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # Type of the GPU's autocast, "float16" (with loss scaling) or "bfloat16".
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # On a CPU, SOLVER.AMP.ENABLED means float32 unless this is set too.
+    cfg.SOLVER.AMP.CPU_BFLOAT16 = False
+
+
+def _add_deeplab_keys(cfg: CfgNode) -> None:
+    """Keys of detectron2.projects.deeplab, which official YAML files mention and not every installation has."""
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.LOSS_TYPE = "hard_pixel_mining"
+    head.PROJECT_FEATURES = ["res2"]
+    head.PROJECT_CHANNELS = [48]
+    head.ASPP_CHANNELS = 256
+    head.ASPP_DILATIONS = [6, 12, 18]
+    head.ASPP_DROPOUT = 0.1
+    head.USE_DEPTHWISE_SEPARABLE_CONV = False
+    cfg.MODEL.RESNETS.RES4_DILATION = 1
+    cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 2, 4]
+    cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"
+
+
+def _add_input_keys(cfg: CfgNode) -> None:
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    cfg.INPUT.COLOR_AUG_SSD = False
+    # Target height and width of the training image in pixels; -1 leaves the size as it is.
+    cfg.INPUT.SIZE_DIVISIBILITY = -1
+    # Large-scale jitter: a square of IMAGE_SIZE pixels, scaled by a factor in [MIN_SCALE, MAX_SCALE].
+    cfg.INPUT.IMAGE_SIZE = 1024
+    cfg.INPUT.MIN_SCALE = 0.1
+    cfg.INPUT.MAX_SCALE = 2.0
+
+
+def _add_swin_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.SWIN = swin = CfgNode()
+    swin.PRETRAIN_IMG_SIZE = 224
+    swin.PATCH_SIZE = 4
+    swin.EMBED_DIM = 96
+    swin.DEPTHS = [2, 2, 6, 2]
+    swin.NUM_HEADS = [3, 6, 12, 24]
+    swin.WINDOW_SIZE = 7
+    swin.MLP_RATIO = 4.0
+    swin.QKV_BIAS = True
+    swin.QK_SCALE = None
+    swin.DROP_RATE = 0.0
+    swin.ATTN_DROP_RATE = 0.0
+    swin.DROP_PATH_RATE = 0.3
+    swin.APE = False
+    swin.PATCH_NORM = True
+    swin.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    swin.USE_CHECKPOINT = False
+
+
+def _add_own_data_keys(cfg: CfgNode) -> None:
+    """Own data in COCO panoptic format: image folder, panoptic JSON, folder of panoptic PNGs."""
+    cfg.DATASETS.PANOPTIC = CfgNode()
+    for split in ("TRAIN", "TEST"):
+        cfg.DATASETS.PANOPTIC[split] = CfgNode({"IMAGES": "", "JSON": "", "PNGS": ""})
