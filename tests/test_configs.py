@@ -1,0 +1,86 @@
+"""Every published configuration, held against the tables of the papers' code (classes, schedule, sizes, tasks)."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode
+
+from segcore.config import get_cfg
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PUBLISHED = sorted(CONFIGS.glob("*/*-segmentation/**/maskformer2_*.yaml"))
+
+# folder -> classes, iterations, mapper, (semantic, instance, panoptic), shortest test edge
+TASKS = {
+    "coco/panoptic": (133, 368_750, "coco_panoptic_lsj", (1, 1, 1), 800),
+    "coco/instance": (80, 368_750, "coco_instance_lsj", (0, 1, 0), 800),
+    "ade20k/semantic": (150, 160_000, "mask_former_semantic", (1, 0, 0), 512),
+    "ade20k/panoptic": (150, 160_000, "mask_former_panoptic", (1, 1, 1), 640),
+    "ade20k/instance": (100, 160_000, "mask_former_instance", (0, 1, 0), 640),
+    "cityscapes/semantic": (19, 90_000, "mask_former_semantic", (1, 0, 0), 1024),
+    "cityscapes/panoptic": (19, 90_000, "mask_former_panoptic", (1, 1, 1), 1024),
+    "cityscapes/instance": (8, 90_000, "mask_former_instance", (0, 1, 0), 1024),
+    "mapillary-vistas/semantic": (65, 300_000, "mask_former_semantic", (1, 0, 0), 2048),
+    "mapillary-vistas/panoptic": (65, 300_000, "mask_former_panoptic", (1, 0, 1), 2048),
+}
+
+
+def load(path: Path) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_file(str(path), allow_unsafe=False)
+    return cfg
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def task_of(path: Path) -> str:
+    dataset, task = path.relative_to(CONFIGS).parts[:2]
+    return f"{dataset}/{task.removesuffix('-segmentation')}"
+
+
+def test_every_published_configuration_exists():
+    assert len(PUBLISHED) == 47
+    assert {task_of(path) for path in PUBLISHED} == set(TASKS)
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+def test_task_values(path):
+    cfg = load(path)
+    classes, iterations, mapper, switches, test_size = TASKS[task_of(path)]
+    if "swin_base" in path.name or "swin_large" in path.name:
+        test_size = 640 if task_of(path) == "ade20k/semantic" else test_size
+    if path.name.endswith("100ep.yaml"):
+        iterations = 737_500
+    test = cfg.MODEL.MASK_FORMER.TEST
+    assert classes == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    assert iterations == cfg.SOLVER.MAX_ITER
+    assert mapper == cfg.INPUT.DATASET_MAPPER_NAME
+    assert (test.SEMANTIC_ON, test.INSTANCE_ON, test.PANOPTIC_ON) == switches
+    assert test_size == cfg.INPUT.MIN_SIZE_TEST
+    mapillary = path.parts[-3] == "mapillary-vistas" or "mapillary-vistas" in path.parts
+    assert test.OBJECT_MASK_THRESHOLD == (0.0 if mapillary else 0.8)
+    assert cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE == (65 if mapillary else 255)
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+def test_model_values(path):
+    cfg = load(path)
+    mask_former = cfg.MODEL.MASK_FORMER
+    many_queries = "swin_large" in path.name and not task_of(path).endswith("semantic")
+    assert mask_former.NUM_OBJECT_QUERIES == (200 if many_queries else 100)
+    assert mask_former.DEC_LAYERS == 10 and cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS == 6
+    sync_bn = "_R" in path.name and (
+        task_of(path).startswith("cityscapes") or path.name.startswith("maskformer2_R101_bs16_160k")
+    )
+    assert cfg.MODEL.RESNETS.NORM == ("SyncBN" if sync_bn else "FrozenBN")
+    poly = not task_of(path).startswith("coco")
+    assert cfg.SOLVER.LR_SCHEDULER_NAME == ("WarmupPolyLR" if poly else "WarmupMultiStepLR")
+    assert cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "full_model"
+
+
+def test_training_sizes_are_tenths_of_the_base():
+    cfg = load(CONFIGS / "ade20k/semantic-segmentation/maskformer2_R50_bs16_160k.yaml")
+    assert cfg.INPUT.MIN_SIZE_TRAIN == tuple(int(0.1 * k * 512) for k in range(5, 21))
+    assert cfg.INPUT.CROP.SIZE == [512, 512] and cfg.INPUT.SIZE_DIVISIBILITY == 512
