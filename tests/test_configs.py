@@ -1,4 +1,4 @@
-"""Every published configuration, held against the tables of the papers' code (classes, schedule, sizes, tasks)."""
+"""Every published configuration, held against the published values."""
 
 from pathlib import Path
 
