@@ -4,7 +4,7 @@ from detectron2.config import CfgNode
 
 
 def add_mask2former_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.MASK_FORMER`` and the pixel decoder's keys of ``MODEL.SEM_SEG_HEAD``, in place."""
+    """Add ``MODEL.MASK_FORMER`` and the head's keys of ``MODEL.SEM_SEG_HEAD``, in place."""
     cfg.MODEL.MASK_FORMER = mask_former = CfgNode()
     mask_former.DEEP_SUPERVISION = True
     mask_former.NO_OBJECT_WEIGHT = 0.1

@@ -1,4 +1,4 @@
-"""Configuration: Detectron2's defaults, this repository's keys and those of every installed project."""
+"""Configuration: Detectron2's defaults, this repository's keys, those of installed projects."""
 
 from importlib.metadata import entry_points
 
@@ -38,7 +38,7 @@ def add_segcore_config(cfg: CfgNode) -> None:
 
 
 def _add_deeplab_keys(cfg: CfgNode) -> None:
-    """Keys of detectron2.projects.deeplab, which official YAML files mention and not every installation has."""
+    """Keys that official YAML files set and detectron2.projects.deeplab, often absent, defines."""
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
@@ -60,7 +60,7 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.COLOR_AUG_SSD = False
     # Target height and width of the training image in pixels; -1 leaves the size as it is.
     cfg.INPUT.SIZE_DIVISIBILITY = -1
-    # Large-scale jitter: a square of IMAGE_SIZE pixels, scaled by a factor in [MIN_SCALE, MAX_SCALE].
+    # Large-scale jitter: a square of IMAGE_SIZE pixels, scaled by MIN_SCALE to MAX_SCALE.
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
