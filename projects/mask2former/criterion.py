@@ -1,0 +1,176 @@
+"""Training losses of Mask2Former (Cheng et al., 2022), section 3.3; MaskFormer's, on points."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from segcore.losses import (
+    DrawPoints,
+    MaskSampler,
+    at_least_float32,
+    dice_loss,
+    point_sample,
+    sigmoid_ce_loss,
+    uncertain_points,
+    uniform_points,
+)
+from segcore.matching import Assignment, HungarianMatcher
+
+
+class SetCriterion(nn.Module):
+    """Classification and mask losses of matched predictions, at every prediction level.
+
+    Args:
+        num_classes: K, without "no object".
+        weight_dict: loss name -> weight, for the caller: the losses come unweighted.
+        no_object_weight: weight of the "no object" class in the cross entropy.
+        deep_supervision: compute the losses of the auxiliary predictions too.
+        num_points, oversample_ratio, importance_sample_ratio: see
+            :func:`segcore.losses.uncertain_points`.
+        draw_points: source of the random points; called for each level in turn for
+            (M, oversample_ratio * num_points) candidates of its M pairs, then for the (M, rest).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        matcher: HungarianMatcher,
+        weight_dict: Mapping[str, float],
+        no_object_weight: float,
+        num_points: int,
+        oversample_ratio: float,
+        importance_sample_ratio: float,
+        deep_supervision: bool = True,
+        draw_points: DrawPoints = uniform_points,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.matcher = matcher
+        self.weight_dict = dict(weight_dict)
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+        self.deep_supervision = deep_supervision
+        self.draw_points = draw_points
+        empty_weight = torch.ones(num_classes + 1)
+        empty_weight[-1] = no_object_weight
+        self.register_buffer("empty_weight", empty_weight)
+
+    def forward(
+        self, outputs: Mapping[str, Any], targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """
+        Args:
+            outputs: "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w), and "aux_outputs", a
+                list of the same.
+            targets: of each image "labels" (n,) int64 and "masks" (n, H, W), boolean, of one size.
+
+        Returns:
+            "loss_ce", "loss_mask" and "loss_dice" of the final prediction, and with suffix "_i" of
+            the i-th auxiliary one: scalars, unweighted, float32 or float64.
+
+        Raises:
+            ValueError: labels outside [0, K), or shapes that disagree.
+            FloatingPointError: matching costs that are not finite.
+        """
+        levels = [outputs]
+        if self.deep_supervision:
+            levels += outputs.get("aux_outputs", [])
+        self._check(levels, targets)
+        assignment = self.matcher(levels, targets)
+        with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
+            class_losses = self._class_losses(levels, targets, assignment)
+            mask_losses, dice_losses = self._mask_losses(levels, targets, assignment)
+        losses = {}
+        for level in range(len(levels)):
+            suffix = f"_{level - 1}" if level else ""
+            losses["loss_ce" + suffix] = class_losses[level]
+            losses["loss_mask" + suffix] = mask_losses[level]
+            losses["loss_dice" + suffix] = dice_losses[level]
+        return losses
+
+    def _class_losses(self, levels, targets, assignment: Assignment) -> Tensor:
+        """(L,): mean cross entropy over all queries of the batch, weighted by class."""
+        logits = at_least_float32(torch.stack([level["pred_logits"] for level in levels]))
+        classes = torch.full(logits.shape[:3], self.num_classes, device=logits.device)
+        level = torch.arange(len(levels), device=logits.device).unsqueeze(1)
+        labels = torch.cat([target["labels"] for target in targets])
+        classes[level, assignment.image, assignment.query] = labels[assignment.target]
+        weight = self.empty_weight.to(logits)
+        loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
+        return loss.view(len(levels), -1).sum(1) / weight[classes].flatten(1).sum(1)
+
+    def _mask_losses(self, levels, targets, assignment: Assignment) -> tuple[Tensor, Tensor]:
+        """(L,) each: cross entropy and dice of the matched masks, summed, over the mask number."""
+        sampler = MaskSampler(torch.cat([target["masks"] for target in targets]))
+        predicted, true = [], []
+        # Level by level: the candidates of all levels at once would need much more memory.
+        for level, image, query, target in zip(levels, *assignment, strict=True):
+            masks = at_least_float32(level["pred_masks"][image, query])
+            points = uncertain_points(
+                masks.detach(),
+                self.num_points,
+                oversample_ratio=self.oversample_ratio,
+                importance_sample_ratio=self.importance_sample_ratio,
+                draw_points=self.draw_points,
+            )
+            predicted.append(point_sample(masks.unsqueeze(1), points).squeeze(1))
+            true.append(sampler(target, points))
+        predicted, true = torch.stack(predicted), torch.stack(true)
+        num_masks = _mean_over_workers(sum(len(t["labels"]) for t in targets), predicted.device)
+        cross_entropy = sigmoid_ce_loss(predicted, true).sum(1) / num_masks
+        return cross_entropy, dice_loss(predicted, true).sum(1) / num_masks
+
+    def _check(self, levels, targets) -> None:
+        logits, masks = levels[0]["pred_logits"], levels[0]["pred_masks"]
+        if logits.shape[-1] != self.num_classes + 1 or logits.shape[:2] != masks.shape[:2]:
+            raise ValueError(
+                f"expected pred_logits (B, Q, {self.num_classes + 1}) and pred_masks (B, Q, h, w),"
+                f" got {tuple(logits.shape)} and {tuple(masks.shape)}"
+            )
+        sizes = {tuple(target["masks"].shape[-2:]) for target in targets}
+        if len(sizes) > 1:
+            raise ValueError(f"masks of all images: expected one (padded) size, got {sizes}")
+
+
+def _mean_over_workers(num_masks: int, device: torch.device) -> Tensor | int:
+    """Targets in the batch, averaged over the workers; at least 1."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return max(num_masks, 1)
+    mean = torch.tensor(float(num_masks), device=device)
+    dist.all_reduce(mean)
+    return (mean / dist.get_world_size()).clamp(min=1)
+
+
+def build_criterion(cfg: CfgNode) -> SetCriterion:
+    """The criterion that ``MODEL.MASK_FORMER`` and ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` describe."""
+    mask_former = cfg.MODEL.MASK_FORMER
+    weights = {
+        "loss_ce": mask_former.CLASS_WEIGHT,
+        "loss_mask": mask_former.MASK_WEIGHT,
+        "loss_dice": mask_former.DICE_WEIGHT,
+    }
+    # DEC_LAYERS counts predictions: the last is the final one.
+    num_aux = mask_former.DEC_LAYERS - 1 if mask_former.DEEP_SUPERVISION else 0
+    suffixes = ["", *(f"_{i}" for i in range(num_aux))]
+    return SetCriterion(
+        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        matcher=HungarianMatcher(
+            class_weight=mask_former.CLASS_WEIGHT,
+            mask_weight=mask_former.MASK_WEIGHT,
+            dice_weight=mask_former.DICE_WEIGHT,
+            num_points=mask_former.TRAIN_NUM_POINTS,
+        ),
+        weight_dict={name + s: weight for s in suffixes for name, weight in weights.items()},
+        no_object_weight=mask_former.NO_OBJECT_WEIGHT,
+        num_points=mask_former.TRAIN_NUM_POINTS,
+        oversample_ratio=mask_former.OVERSAMPLE_RATIO,
+        importance_sample_ratio=mask_former.IMPORTANCE_SAMPLE_RATIO,
+        deep_supervision=mask_former.DEEP_SUPERVISION,
+    )
