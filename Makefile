@@ -1,0 +1,33 @@
+PYTHON  ?= python3
+SYSTEM  ?= mask2former
+WORKERS ?= 2
+VENV_PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench cuda clean
+
+help:     ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install:  ## Make .venv with everything that is needed; a moment when it is there
+	@$(PYTHON) tools/bootstrap.py
+
+demo: install  ## Train and evaluate on a small data set drawn on the spot (SYSTEM=mask2former)
+	@$(VENV_PYTHON) tools/quickstart.py --system $(SYSTEM)
+
+test: install  ## Run the tests (WORKERS=2 processes of one thread each)
+	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist worksteal --durations 10
+
+lint: install  ## Check style and format
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+
+bench: install  ## Measure the operators beside their PyTorch twins
+	@$(VENV_PYTHON) -m benchmarks
+
+cuda: install  ## Compile the GPU code, without a GPU (TORCH_CUDA_ARCH_LIST=9.0)
+	@$(PYTHON) tools/bootstrap.py --cuda
+
+clean:    ## Remove what was built, but neither .venv nor output/
+	rm -rf build dist .pytest_cache .ruff_cache projects/*.egg-info projects/segcore/*.so
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,22 @@
+"""Requirements that no package metadata can name; a missing one says the command to run."""
+
+from importlib.util import find_spec
+
+
+def require_detectron2() -> None:
+    """Raise ImportError, with the command that installs it, unless Detectron2 is installed."""
+    _require("detectron2", "Detectron2", "python tools/install_detectron2.py")
+
+
+def require_panopticapi() -> None:
+    """Raise ImportError, with the command that installs it, unless panopticapi is installed."""
+    _require("panopticapi", "panopticapi", "pip install --no-deps panopticapi-lite")
+
+
+def _require(module: str, name: str, command: str) -> None:
+    if find_spec(module) is None:
+        raise ImportError(
+            f"{name} is not installed in this Python. Run, in the folder of the repository: "
+            f"{command}    (`make install` makes a .venv with everything)",
+            name=module,
+        )

@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""Make ``.venv`` and install into it what the project needs, compiled operators included.
+
+    python3 tools/bootstrap.py [--cuda]
+
+Each step leaves a stamp in ``.venv``, written when it is through: a step is repeated when the files
+it depends on have changed, or when it was interrupted. With nothing to do it takes a moment.
+Needs nothing but Python's standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin/python"
+STAMPS = VENV / "stamps"
+BUILD_LOG = VENV / "operators.log"
+MINIMUM_PYTHON = (3, 10)
+# Relative, since pip takes a space in this variable for a separator; commands run in ROOT.
+CONSTRAINTS = "requirements-ci.txt"
+CUDA_ARCHITECTURES = "9.0"
+
+
+class SetupError(RuntimeError):
+    """A reason why the set-up cannot go on; shown without a traceback."""
+
+
+class Step(NamedTuple):
+    """``run`` is due unless the stamp ``name`` matches the contents of the files ``inputs``."""
+
+    name: str
+    title: str
+    inputs: tuple[str, ...]
+    run: Callable[[], None]
+    output: str = ""  # pattern of a file that has to be there, if any
+    without: str = ""  # what the project does where this step fails; without it, all stops
+
+
+def install_packages() -> None:
+    pip("install", "setuptools", "wheel", "ninja")
+    # Without isolation, else PyTorch would be downloaded once more, only for building.
+    pip("install", "--no-build-isolation", "--editable", ".[dev]", SEGCORE_BUILD_OPERATORS="0")
+    pip("install", "--no-deps", "panopticapi-lite")
+
+
+def install_detectron2() -> None:
+    run([PYTHON, "tools/install_detectron2.py"], PIP_CONSTRAINT=CONSTRAINTS)
+
+
+def build_operators(**environment: str) -> None:
+    """Compile csrc/ in place; the compiler's words go to ``BUILD_LOG``, shown on failure."""
+    command = [str(PYTHON), "setup.py", "build_ext", "--inplace"]
+    with BUILD_LOG.open("w") as log:
+        environment = {**os.environ, **cuda_environment(), **environment}
+        build = subprocess.run(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    if build.returncode != 0:
+        print("".join(BUILD_LOG.open().readlines()[-30:]), file=sys.stderr)
+        raise SetupError(f"the operators could not be compiled; the whole log is {BUILD_LOG}")
+
+
+STEPS = (
+    Step(
+        "packages",
+        "Installing PyTorch and the other requirements (about 6 GB on Linux)",
+        ("pyproject.toml", CONSTRAINTS),
+        install_packages,
+    ),
+    Step(
+        "detectron2",
+        "Installing Detectron2",
+        ("tools/install_detectron2.py", CONSTRAINTS),
+        install_detectron2,
+    ),
+    Step(
+        "operators",
+        "Compiling the operators",
+        ("setup.py", "csrc/**/*.*", CONSTRAINTS),
+        build_operators,
+        output="projects/segcore/_C*.so",
+        without="PyTorch's slower operators are used instead",
+    ),
+)
+
+
+def make_venv() -> None:
+    """Create ``.venv``, unless it is there and works."""
+    if probe([PYTHON, "-m", "pip", "--version"]):
+        return
+    say(f"Making {VENV.name} with Python {sys.version.split()[0]}")
+    try:
+        venv.create(VENV, clear=True, with_pip=True)
+    except (subprocess.CalledProcessError, ModuleNotFoundError) as error:
+        raise SetupError(
+            f"Python's venv module is incomplete ({error}); on Debian and Ubuntu install the "
+            "package python3-venv"
+        ) from error
+
+
+def cuda_environment() -> dict[str, str]:
+    """Where the toolkit of the PATH's nvcc is, and the headers that come with PyTorch; or nothing.
+
+    nvcc may be a script that calls another, so it is asked where it lies. The toolkit may lack the
+    headers of cuBLAS and the like that PyTorch's include.
+    """
+    if shutil.which("nvcc") is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "empty.cu")
+        source.touch()
+        answer = subprocess.run(
+            ["nvcc", "--dryrun", "-c", source, "-o", os.devnull], capture_output=True, text=True
+        )
+    match = re.search(r"_HERE_=(.+)", answer.stderr)
+    if match is None:
+        return {}
+    toolkit = Path(match[1].strip()).parent
+    headers = VENV.glob("lib/python*/site-packages/nvidia/cu[0-9]*/include")
+    return {
+        "CUDA_HOME": str(toolkit),
+        "CPATH": search_path("CPATH", *headers),
+        "LIBRARY_PATH": search_path("LIBRARY_PATH", toolkit / "lib64"),
+    }
+
+
+def search_path(variable: str, *folders: Path) -> str:
+    """The path list of an environment variable with ``folders`` after what it holds."""
+    return os.pathsep.join(filter(None, [os.environ.get(variable), *map(str, folders)]))
+
+
+def build_cuda() -> None:
+    """Compile the GPU code too, with or without a GPU in this machine."""
+    if not cuda_environment():
+        raise SetupError("nvcc, CUDA's compiler, is not on the PATH")
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    started = time.monotonic()
+    say(f"Compiling the operators for the CPU and CUDA architectures {architectures}")
+    build_operators(FORCE_CUDA="1", TORCH_CUDA_ARCH_LIST=architectures)
+    say(f"Compiled in {time.monotonic() - started:.0f} s")
+
+
+def digest(step: Step) -> str:
+    """Fingerprint of the place and of the contents of the step's input files."""
+    state = hashlib.sha256(str(ROOT).encode())
+    for path in sorted(path for pattern in step.inputs for path in ROOT.glob(pattern)):
+        state.update(str(path.relative_to(ROOT)).encode())
+        state.update(path.read_bytes())
+    return state.hexdigest()
+
+
+def is_done(step: Step) -> bool:
+    stamp = STAMPS / step.name
+    return (
+        stamp.is_file()
+        and stamp.read_text() == digest(step)
+        and (not step.output or any(ROOT.glob(step.output)))
+    )
+
+
+def bootstrap() -> None:
+    """Take the steps that are due."""
+    if not STAMPS.is_dir() or not probe([PYTHON, "--version"]):
+        make_venv()
+    STAMPS.mkdir(exist_ok=True)
+    due = [step for step in STEPS if not is_done(step)]
+    for number, step in enumerate(due, 1):
+        started = time.monotonic()
+        say(f"[{number}/{len(due)}] {step.title}")
+        stamp = STAMPS / step.name
+        stamp.unlink(missing_ok=True)
+        try:
+            step.run()
+        except SetupError as error:
+            if not step.without:
+                raise
+            say(f"WARNING: {error}; {step.without}")
+            continue
+        stamp.write_text(digest(step))
+        say(f"[{number}/{len(due)}] done in {time.monotonic() - started:.0f} s")
+
+
+def pip(*arguments: str, **environment: str) -> None:
+    """Run the virtual environment's pip, held to the pinned versions."""
+    run([PYTHON, "-m", "pip", *arguments], PIP_CONSTRAINT=CONSTRAINTS, **environment)
+
+
+def run(command: list[str | Path], **environment: str) -> None:
+    """Run ``command`` in ROOT, its output shown."""
+    env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **environment}
+    if subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL).returncode != 0:
+        words = " ".join(map(str, command))
+        raise SetupError(f"failed: {words}\nRun the same again: it goes on where it stopped.")
+
+
+def probe(command: list[str | Path]) -> bool:
+    """Whether ``command`` can be run and succeeds."""
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def say(text: str) -> None:
+    print(f"==> {text}", flush=True)
+
+
+def main() -> None:
+    if sys.version_info < MINIMUM_PYTHON:
+        needed = ".".join(map(str, MINIMUM_PYTHON))
+        sys.exit(
+            f"Python {needed} or newer is needed, this is {sys.version.split()[0]}; name another "
+            "with: make PYTHON=/path/to/python3 ..."
+        )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--cuda", action="store_true", help="compile the GPU code too, without GPU")
+    arguments = parser.parse_args()
+    try:
+        bootstrap()
+        if arguments.cuda:
+            build_cuda()
+    except SetupError as error:
+        sys.exit(f"tools/bootstrap.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ntools/bootstrap.py: interrupted; run again, it goes on where it stopped")
+
+
+if __name__ == "__main__":
+    main()
