@@ -1,0 +1,67 @@
+"""The two families of augmentations that the training mappers use, built from a config.
+
+Geometry draws from ``numpy.random``, colour from ``random``; every augmentation draws when it is
+reached, so the order of the lists below is the order of the draws.
+"""
+
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+
+from .colour import RandomSSDColour
+
+
+def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
+    """Flip, resize by a random scale, crop or pad to a square of ``INPUT.IMAGE_SIZE`` pixels.
+
+    Large-scale jittering of Ghiasi et al., Simple Copy-Paste, 2021. The image is padded at the
+    right and bottom with 128.
+    """
+    size = cfg.INPUT.IMAGE_SIZE
+    scales = cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE
+    return [
+        *_flip(cfg.INPUT.RANDOM_FLIP),
+        T.ResizeScale(*scales, target_height=size, target_width=size),
+        T.FixedSizeCrop(crop_size=(size, size)),
+    ]
+
+
+def resize_crop_colour_flip(cfg: CfgNode, *, limit_category: bool) -> list[T.Augmentation]:
+    """Resize the short edge, crop, change colours, flip horizontally.
+
+    Args:
+        limit_category: crop again, 10 times at most, while one category of the semantic map covers
+            more than ``INPUT.CROP.SINGLE_CATEGORY_MAX_AREA`` of it.
+    """
+    inputs = cfg.INPUT
+    augmentations = [
+        T.ResizeShortestEdge(
+            inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN, inputs.MIN_SIZE_TRAIN_SAMPLING
+        )
+    ]
+    if inputs.CROP.ENABLED:
+        augmentations.append(
+            _crop_by_category(cfg)
+            if limit_category
+            else T.RandomCrop(inputs.CROP.TYPE, inputs.CROP.SIZE)
+        )
+    if inputs.COLOR_AUG_SSD:
+        augmentations.append(RandomSSDColour(inputs.FORMAT))
+    # Always horizontal, whatever INPUT.RANDOM_FLIP says: so the published models were trained.
+    return [*augmentations, T.RandomFlip()]
+
+
+def _flip(direction: str) -> list[T.Augmentation]:
+    if direction == "none":
+        return []
+    if direction not in ("horizontal", "vertical"):
+        raise ValueError(
+            f"INPUT.RANDOM_FLIP: expected 'horizontal', 'vertical' or 'none', got {direction!r}"
+        )
+    return [T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")]
+
+
+def _crop_by_category(cfg: CfgNode) -> T.Augmentation:
+    crop = cfg.INPUT.CROP
+    return T.RandomCrop_CategoryAreaConstraint(
+        crop.TYPE, crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    )

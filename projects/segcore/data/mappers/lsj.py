@@ -1,0 +1,61 @@
+"""Training mappers with large-scale jitter: COCO panoptic and COCO instance segmentation."""
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Instances
+
+from .augmentation import large_scale_jitter
+from .base import TrainMapper
+from .reading import read_panoptic_map
+from .segmentation import bounding_boxes, rasterise, transform_annotations
+from .targets import make_instances, panoptic_targets
+
+# Sides of a box in pixels from which on an instance counts as still there.
+MIN_BOX_SIDE = 1e-5
+
+
+class LSJMapper(TrainMapper):
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        return {"augmentations": large_scale_jitter(cfg), "image_format": cfg.INPUT.FORMAT}
+
+
+class CocoPanopticLSJ(LSJMapper):
+    """Instances: every segment that is not a crowd, with gt_boxes of the masks."""
+
+    needs = ("pan_seg_file_name", "segments_info")
+
+    def make_targets(
+        self, sample: dict, transforms: T.TransformList, size: tuple[int, int]
+    ) -> Instances:
+        id_map = read_panoptic_map(sample.pop("pan_seg_file_name"), sample, transforms)
+        instances = panoptic_targets(id_map, sample["segments_info"])
+        instances.gt_boxes = BitMasks(instances.gt_masks).get_bounding_boxes()
+        return instances
+
+
+class CocoInstanceLSJ(LSJMapper):
+    """Instances: every annotation that is not a crowd and of which the crop leaves something,
+    with gt_masks in uint8 and gt_boxes; also emits "padding_mask" ((H, W), True on padding).
+
+    Polygons and boxes tell what is left, not pixels: the mask of a sliver may be empty.
+    """
+
+    needs = ("annotations",)
+
+    def make_targets(
+        self, sample: dict, transforms: T.TransformList, size: tuple[int, int]
+    ) -> Instances:
+        photo = np.ones((sample["height"], sample["width"]), dtype=np.uint8)
+        # The padding is 0 in Detectron2 v0.6 and 255 later.
+        sample["padding_mask"] = torch.from_numpy(transforms.apply_segmentation(photo) != 1)
+
+        classes, segmentations = transform_annotations(sample, transforms)
+        boxes = bounding_boxes(segmentations)
+        kept = boxes.nonempty(MIN_BOX_SIDE).nonzero().flatten()
+        masks = rasterise([segmentations[i] for i in kept], size)
+        instances = make_instances([classes[i] for i in kept], masks)
+        instances.gt_boxes = boxes[kept]
+        return instances

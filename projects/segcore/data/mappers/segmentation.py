@@ -1,0 +1,66 @@
+"""Instance annotations, polygons or run lengths, under geometric transforms."""
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, PolygonMasks, polygons_to_bitmask
+from torch import Tensor
+
+from .reading import check_size
+
+# Flat polygons x0, y0, x1, ... (float64), or a binary mask (H, W) uint8.
+Segmentation = list[np.ndarray] | np.ndarray
+
+
+def transform_annotations(
+    sample: dict, transforms: T.TransformList
+) -> tuple[list[int], list[Segmentation]]:
+    """Take "annotations" out of ``sample``: classes and transformed segmentations, without crowds.
+
+    Raises:
+        SizeMismatchError: a run-length encoding is not of the photo's size.
+        TypeError: a segmentation is neither polygons nor a run-length encoding.
+    """
+    annotations = [a for a in sample.pop("annotations") if not a.get("iscrowd", 0)]
+    segmentations = [_transform(a.get("segmentation"), sample, transforms) for a in annotations]
+    return [a["category_id"] for a in annotations], segmentations
+
+
+def _transform(segmentation, sample: dict, transforms: T.TransformList) -> Segmentation:
+    if isinstance(segmentation, list):
+        # Copies, because transforms work in place; floats, because they would truncate integers.
+        polygons = [np.array(p, dtype=np.float64).reshape(-1, 2) for p in segmentation]
+        return [polygon.reshape(-1) for polygon in transforms.apply_polygons(polygons)]
+    if isinstance(segmentation, dict):
+        check_size(segmentation["size"], "run-length encoded annotation", sample)
+        return transforms.apply_segmentation(mask_util.decode(segmentation))
+    raise TypeError(
+        f"annotation of {sample['file_name']}: expected 'segmentation' to be a list of polygons or "
+        f"a COCO run-length encoding (dict), got {type(segmentation).__name__}"
+    )
+
+
+def rasterise(segmentations: list[Segmentation], size: tuple[int, int]) -> Tensor:
+    """Masks (n, H, W) uint8; polygons by the rule of COCO."""
+    masks = torch.zeros((len(segmentations), *size), dtype=torch.uint8)
+    for mask, segmentation in zip(masks, segmentations, strict=True):
+        if isinstance(segmentation, list):
+            segmentation = polygons_to_bitmask(segmentation, *size)
+        mask.copy_(_tensor(segmentation))
+    return masks
+
+
+def bounding_boxes(segmentations: list[Segmentation]) -> Boxes:
+    """Boxes (n, 4) of polygons before rasterising, or of masks; no area where nothing is left."""
+    masks = (
+        PolygonMasks([segmentation])
+        if isinstance(segmentation, list)
+        else BitMasks(_tensor(segmentation)[None])
+        for segmentation in segmentations
+    )
+    return Boxes.cat([mask.get_bounding_boxes() for mask in masks])
+
+
+def _tensor(mask: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(mask))
