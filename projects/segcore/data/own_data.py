@@ -1,0 +1,281 @@
+"""Own data without Python: three paths a split in the config, COCO panoptic format in the files.
+
+``DATASETS.PANOPTIC.{TRAIN,TEST}.{IMAGES,JSON,PNGS}`` name the photo folder, the panoptic JSON and
+the folder of panoptic PNGs. :func:`setup_own_data` checks them and registers them with Detectron2;
+what the mappers and evaluators need besides is derived.
+
+Contiguous class ids are one space over all classes, in the order of the JSON's ``categories``.
+"""
+
+import functools
+import json
+import logging
+from collections import defaultdict
+from itertools import zip_longest
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from detectron2.utils.colormap import colormap
+from iopath.common.file_io import file_lock
+
+from segcore.data.check import Report, check_panoptic_dataset
+from segcore.data.derived import DerivedFiles, PanopticSource, derive
+from segcore.data.panoptic_format import (
+    Category,
+    DataError,
+    contiguous_ids,
+    ignore_label,
+    read_panoptic_json,
+)
+
+logger = logging.getLogger(__name__)
+
+DATASET_NAMES = {"TRAIN": "own_panoptic_train", "TEST": "own_panoptic_test"}
+PATH_KEYS = ("IMAGES", "JSON", "PNGS")
+LABEL_DIVISOR = 1000
+# Mappers that read panoptic PNGs alone, so that nothing has to be derived for training.
+PANOPTIC_ONLY_MAPPERS = {"coco_panoptic_lsj"}
+INSTANCE_MAPPERS = {"coco_instance_lsj", "mask_former_instance"}
+
+
+def setup_own_data(
+    cfg: CfgNode, explicit_num_classes: int | None = None, *, quick: bool = False
+) -> None:
+    """Where ``DATASETS.PANOPTIC`` is set: check the data, register it, adapt the config in place.
+
+    Sets ``DATASETS.TRAIN`` and ``TEST``, ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` and ``IGNORE_VALUE``.
+    Of a split that is not set, ``TEST`` is left empty and ``TRAIN`` has metadata but no images. A
+    passed check is remembered under ``OUTPUT_DIR/derived`` until a file changes. The derived files
+    of the test split are made at once, those of the training split when it is loaded.
+
+    Args:
+        explicit_num_classes: the class count that the user asked for, if any.
+        quick: look at no pixels and derive nothing: enough for class names and prediction.
+
+    Raises:
+        DataError: the data has errors, a path is not set, splits or class counts disagree.
+    """
+    sources = _configured_sources(cfg)
+    if not sources:
+        return
+    derived, categories = {}, {}
+    for split, source in sources.items():
+        data = read_panoptic_json(source.json)
+        folder = Path(cfg.OUTPUT_DIR, "derived", f"{split.lower()}-{source.fingerprint(data)}")
+        _require_passed_check(split, source, folder.with_suffix(".checked"), quick)
+        derived[split] = DerivedFiles(folder)
+        categories[split] = data["categories"]
+    _require_same_categories(sources, categories)
+    classes = next(iter(categories.values()))
+    if explicit_num_classes not in (None, len(classes)):
+        raise DataError(
+            f"{next(iter(sources.values())).json} has {len(classes)} categories, but "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is set to {explicit_num_classes}: leave it out, "
+            "or correct the categories"
+        )
+
+    for split, name in DATASET_NAMES.items():
+        if split in sources:
+            _register(name, sources[split], derived[split], classes, cfg.INPUT.DATASET_MAPPER_NAME)
+        else:
+            _register_without_images(name, split, classes)
+    cfg.DATASETS.TRAIN = (DATASET_NAMES["TRAIN"],)
+    cfg.DATASETS.TEST = (DATASET_NAMES["TEST"],) if "TEST" in sources else ()
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(classes)
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = ignore_label(len(classes))
+    if "TEST" in sources and not quick:
+        derive(sources["TEST"], derived["TEST"].folder)
+
+
+def check_own_data(cfg: CfgNode) -> list[Report]:
+    """The full check of every split that ``DATASETS.PANOPTIC`` sets, whatever was remembered."""
+    return [_check(split, source) for split, source in _configured_sources(cfg).items()]
+
+
+def _configured_sources(cfg: CfgNode) -> dict[str, PanopticSource]:
+    sources = {}
+    for split in DATASET_NAMES:
+        paths = cfg.DATASETS.PANOPTIC[split]
+        unset = [f"DATASETS.PANOPTIC.{split}.{key}" for key in PATH_KEYS if not paths[key]]
+        if not unset:
+            sources[split] = PanopticSource(*(Path(paths[key]).expanduser() for key in PATH_KEYS))
+        elif len(unset) < len(PATH_KEYS):
+            raise DataError(
+                f"own data needs the {', '.join(PATH_KEYS)} of a split, and these are not set: "
+                f"{', '.join(unset)}"
+            )
+    return sources
+
+
+def _check(split: str, source: PanopticSource, quick: bool = False) -> Report:
+    return check_panoptic_dataset(
+        source.images, source.json, source.pngs, evaluation=split == "TEST", quick=quick
+    )
+
+
+def _require_passed_check(split: str, source: PanopticSource, passed: Path, quick: bool) -> None:
+    """Check a split unless the file ``passed`` says that it is all right, and make that file."""
+    if passed.exists():
+        return
+    if quick:
+        _check(split, source, quick=True).raise_if_failed()
+        return
+    with file_lock(str(passed)):
+        if passed.exists():  # by another process, while this one waited
+            return
+        report = _check(split, source)
+        report.raise_if_failed()
+        if report.warnings:
+            logger.warning(report.summary())
+        passed.write_text(report.summary())
+
+
+def _require_same_categories(
+    sources: dict[str, PanopticSource], categories: dict[str, list[Category]]
+) -> None:
+    if len(categories) < 2:
+        return
+    keys = ("id", "name", "isthing")
+    for position, pair in enumerate(zip_longest(*categories.values(), fillvalue={})):
+        train, test = ({key: category.get(key) for key in keys} for category in pair)
+        if train != test:
+            raise DataError(
+                f"the categories of the splits must be the same in the same order, but number "
+                f"{position + 1} is {train} in {sources['TRAIN'].json} and {test} in "
+                f"{sources['TEST'].json}"
+            )
+
+
+def _register(
+    name: str,
+    source: PanopticSource,
+    derived: DerivedFiles,
+    categories: list[Category],
+    mapper_name: str,
+) -> None:
+    loader = functools.partial(
+        load_panoptic_dicts,
+        source,
+        derived,
+        with_semantic=mapper_name not in PANOPTIC_ONLY_MAPPERS | INSTANCE_MAPPERS
+        or name == DATASET_NAMES["TEST"],
+        with_instances=mapper_name in INSTANCE_MAPPERS,
+    )
+    files = {
+        "image_root": str(source.images),
+        "panoptic_root": str(source.pngs),
+        "panoptic_json": str(derived.panoptic),
+        "json_file": str(derived.instances),
+    }
+    _replace_in_catalogs(name, loader, {**_metadata(categories), **files})
+
+
+def _register_without_images(name: str, split: str, categories: list[Category]) -> None:
+    """Metadata of the classes, which models ask of the training split even for evaluation."""
+
+    def refuse() -> list[dict]:
+        raise DataError(f"DATASETS.PANOPTIC.{split} is not set, so there are no images of it")
+
+    _replace_in_catalogs(name, refuse, _metadata(categories))
+
+
+def _replace_in_catalogs(name: str, loader, metadata: dict) -> None:
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.remove(name)
+    DatasetCatalog.register(name, loader)
+    MetadataCatalog.get(name).set(**metadata)
+
+
+def _metadata(categories: list[Category]) -> dict:
+    """Class names, colours and id maps. Names are under "thing" and "stuff" alike, all of them, as
+    Detectron2 looks up both by the one contiguous id."""
+    contiguous = contiguous_ids(categories)
+    things = {category["id"] for category in categories if category["isthing"]}
+    names = [category["name"] for category in categories]
+    palette = colormap(rgb=True, maximum=255).astype(int).tolist()
+    colors = [
+        category.get("color", palette[position % len(palette)])
+        for position, category in enumerate(categories)
+    ]
+    return {
+        "thing_classes": names,
+        "stuff_classes": names,
+        "thing_colors": colors,
+        "stuff_colors": colors,
+        "thing_dataset_id_to_contiguous_id": {
+            identity: index for identity, index in contiguous.items() if identity in things
+        },
+        "stuff_dataset_id_to_contiguous_id": contiguous,
+        "ignore_label": ignore_label(len(categories)),
+        "label_divisor": LABEL_DIVISOR,
+        "evaluator_type": "coco_panoptic_seg",
+    }
+
+
+def load_panoptic_dicts(
+    source: PanopticSource,
+    derived: DerivedFiles,
+    *,
+    with_semantic: bool = False,
+    with_instances: bool = False,
+) -> list[dict]:
+    """The data set as Detectron2's dicts, one an annotated photo, in the order of the JSON.
+
+    Args:
+        with_semantic: with ``sem_seg_file_name``, a PNG of contiguous ids.
+        with_instances: with ``annotations``, the things as RLE masks.
+
+    Derives the files that these need, unless they are there.
+    """
+    data = read_panoptic_json(source.json)
+    contiguous = contiguous_ids(data["categories"])
+    is_thing = {category["id"]: bool(category["isthing"]) for category in data["categories"]}
+    photos = {photo["id"]: photo for photo in data["images"]}
+    if with_semantic or with_instances:
+        derive(source, derived.folder)
+    instances = _load_instances(derived, contiguous) if with_instances else {}
+
+    dicts = []
+    for position, annotation in enumerate(data["annotations"]):
+        photo = photos[annotation["image_id"]]
+        record = {
+            "file_name": str(source.images / photo["file_name"]),
+            "image_id": photo["id"],
+            "height": photo["height"],
+            "width": photo["width"],
+            "pan_seg_file_name": str(source.pngs / annotation["file_name"]),
+            "segments_info": [
+                {
+                    "iscrowd": 0,
+                    **segment,
+                    "category_id": contiguous[segment["category_id"]],
+                    "isthing": is_thing[segment["category_id"]],
+                }
+                for segment in annotation["segments_info"]
+            ],
+        }
+        if with_semantic:
+            record["sem_seg_file_name"] = str(derived.semantic(position, annotation))
+        if with_instances:
+            record["annotations"] = instances[photo["id"]]
+        dicts.append(record)
+    return dicts
+
+
+def _load_instances(derived: DerivedFiles, contiguous: dict[int, int]) -> dict:
+    """Image id -> Detectron2's annotations of its things; an empty list for an image without."""
+    instances = defaultdict(list)
+    for instance in json.loads(derived.instances.read_bytes())["annotations"]:
+        instances[instance["image_id"]].append(
+            {
+                "category_id": contiguous[instance["category_id"]],
+                "iscrowd": instance["iscrowd"],
+                "bbox": instance["bbox"],
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "segmentation": instance["segmentation"],
+            }
+        )
+    return instances
