@@ -1,0 +1,18 @@
+"""Checkpoints: safe reading of every usual format, one table of what was loaded, class names."""
+
+from segcore.checkpoint.checkpointer import SafeCheckpointer
+from segcore.checkpoint.files import read_checkpoint, write_checkpoint
+from segcore.checkpoint.metadata import class_metadata, plain_metadata, use_class_metadata
+from segcore.checkpoint.report import LoadReport
+from segcore.checkpoint.unpickler import UnsafeCheckpointError
+
+__all__ = [
+    "LoadReport",
+    "SafeCheckpointer",
+    "UnsafeCheckpointError",
+    "class_metadata",
+    "plain_metadata",
+    "read_checkpoint",
+    "use_class_metadata",
+    "write_checkpoint",
+]

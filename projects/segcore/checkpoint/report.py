@@ -1,0 +1,113 @@
+"""What became of every entry of a checkpoint and of the model, as one table."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tabulate import tabulate
+
+MAX_ROWS_PER_KIND = 10
+
+
+@dataclass
+class LoadReport:
+    """Names of the model's entries, and of the file's where they are left over or were renamed."""
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)  # name in the file -> in the model
+    other_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)
+    parameters_loaded: int = 0
+    parameters_total: int = 0
+
+    def fresh(self) -> list[str]:
+        """Names of the model's entries that keep their initial values."""
+        return [*self.other_shape, *self.missing]
+
+    def summary(self) -> str:
+        entries = len(self.loaded) + len(self.fresh())
+        share = self.parameters_loaded / self.parameters_total if self.parameters_total else 1.0
+        return (
+            f"{self.source}: {len(self.loaded)} of the model's {entries} entries loaded, "
+            f"{self.parameters_loaded:,} of {self.parameters_total:,} parameters ({share:.1%})"
+        )
+
+    def table(self) -> str:
+        """The summary, and a row for every group of entries with the same fate."""
+        return f"{self.summary()}\n" + tabulate(
+            [
+                *(("loaded", count, name, "") for name, count in group_names(self.loaded)),
+                *_renamed_rows(self.renamed),
+                *_other_shape_rows(self.other_shape),
+                *_rows("missing", self.missing, "not in the file: keeps its initial values"),
+                *_rows("left over", self.left_over, "only in the file: not used"),
+            ],
+            headers=["", "entries", "names", ""],
+            tablefmt="simple",
+        )
+
+
+def group_names(names: Iterable[str], max_groups: int = MAX_ROWS_PER_KIND) -> list[tuple[str, int]]:
+    """Names shortened to as many leading parts as give at most ``max_groups`` groups.
+
+    Returns:
+        (name, or prefix followed by ``.*``; number of names) in order of first appearance; groups
+        beyond ``max_groups``, where even the first parts differ, become one last line.
+    """
+    names = list(names)
+    depth = max((name.count(".") + 1 for name in names), default=1)
+    while len(groups := _group_at(names, depth)) > max_groups and depth > 1:
+        depth -= 1
+    if len(groups) > max_groups:
+        rest = groups[max_groups - 1 :]
+        others = f"... and {len(rest)} more groups"
+        groups = [*groups[: max_groups - 1], (others, sum(count for _, count in rest))]
+    return groups
+
+
+def _group_at(names: list[str], depth: int) -> list[tuple[str, int]]:
+    def shorten(name: str) -> str:
+        parts = name.split(".")
+        return name if len(parts) <= depth else ".".join(parts[:depth]) + ".*"
+
+    return list(Counter(map(shorten, names)).items())
+
+
+def _rows(kind: str, names: list[str], note: str) -> list[tuple]:
+    return [(kind, count, name, note) for name, count in group_names(names)]
+
+
+def _renamed_rows(renamed: dict[str, str]) -> list[tuple]:
+    changes = Counter(_change(old, new) for old, new in renamed.items())
+    shown = changes.most_common(MAX_ROWS_PER_KIND)
+    rows = [("renamed", count, old, f"to {new}") for (old, new), count in shown]
+    if len(changes) > len(shown):
+        rest = sum(changes.values()) - sum(count for _, count in shown)
+        rows.append(("renamed", rest, f"... and {len(changes) - len(shown)} more patterns", ""))
+    return rows
+
+
+def _change(old: str, new: str) -> tuple[str, str]:
+    """Both names without the parts at the end that they share, which become ``*``."""
+    old_parts, new_parts = old.split("."), new.split(".")
+    shared = 0
+    for a, b in zip(reversed(old_parts), reversed(new_parts), strict=False):
+        if a != b:
+            break
+        shared += 1
+    if shared == 0:
+        return old, new
+    return ".".join([*old_parts[:-shared], "*"]), ".".join([*new_parts[:-shared], "*"])
+
+
+def _other_shape_rows(shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple]:
+    by_shape: dict[tuple, list[str]] = defaultdict(list)
+    for name, pair in shapes.items():
+        by_shape[pair].append(name)
+    return [
+        ("other shape", count, name, f"{old} in the file, {new} in the model: starts fresh")
+        for (old, new), names in by_shape.items()
+        for name, count in group_names(names)
+    ]
