@@ -1,0 +1,351 @@
+"""Swin Transformer (Liu et al., 2021) as a backbone of four feature maps.
+
+Parameter names are those of the official checkpoints. Inside, maps are channels-last (B, H, W, C).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+MASKED = -100.0
+FEATURES = ("res2", "res3", "res4", "res5")
+
+
+def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
+    """Zero-pad (B, H, W, C) at the bottom and right to a height and width divisible by it."""
+    height, width = x.shape[1:3]
+    return F.pad(x, (0, 0, 0, -width % divisor, 0, -height % divisor))
+
+
+def window_partition(x: Tensor, window: int) -> Tensor:
+    """Cut (B, H, W, C) into (B * windows, window^2, C), windows in row-major order."""
+    batch, height, width, channels = x.shape
+    x = x.view(batch, height // window, window, width // window, window, channels)
+    return x.transpose(2, 3).reshape(-1, window * window, channels)
+
+
+def window_merge(windows: Tensor, window: int, height: int, width: int) -> Tensor:
+    """The inverse of :func:`window_partition`."""
+    x = windows.view(-1, height // window, width // window, window, window, windows.shape[-1])
+    return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row of the bias table for each pair of a window's cells, (window^2, window^2), int64."""
+    cell = torch.arange(window * window)
+    y, x = cell // window, cell % window
+    dy = y[:, None] - y[None, :] + window - 1
+    dx = x[:, None] - x[None, :] + window - 1
+    return dy * (2 * window - 1) + dx
+
+
+def shift_mask(height: int, width: int, window: int, shift: int, like: Tensor) -> Tensor:
+    """What to add to attention in windows of a map rolled by ``-shift``.
+
+    (windows, window^2, window^2), ``MASKED`` between cells that are no neighbours in the map.
+    """
+
+    def region(size: int) -> Tensor:
+        position = torch.arange(size, device=like.device)
+        return (position >= size - window).long() + (position >= size - shift).long()
+
+    label = 3 * region(height)[:, None] + region(width)
+    label = window_partition(label[None, :, :, None], window).squeeze(-1)
+    differs = label[:, :, None] != label[:, None, :]
+    return differs.to(like.dtype) * MASKED
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches of an image (B, 3, H, W) as channels-last tokens."""
+
+    def __init__(self, patch_size: int, in_channels: int, dim: int, norm: bool) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention within windows, with a bias by relative position."""
+
+    def __init__(
+        self,
+        dim: int,
+        window: int,
+        num_heads: int,
+        qkv_bias: bool,
+        qk_scale: float | None,
+        attention_dropout: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = qk_scale
+        self.attention_dropout = attention_dropout
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * window - 1) ** 2, num_heads)
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("relative_position_index", relative_position_index(window))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """``x`` (B * windows, window^2, C); ``mask`` (windows, window^2, window^2)."""
+        batch, length, dim = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        bias = self.relative_position_bias_table[self.relative_position_index]
+        bias = bias.permute(2, 0, 1).unsqueeze(0)
+        if mask is not None:
+            bias = bias + mask.unsqueeze(1)
+            bias = bias.expand(batch // len(mask), *bias.shape).flatten(0, 1)
+        x = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=bias.to(query.dtype).expand(batch, -1, -1, -1),
+            dropout_p=self.attention_dropout if self.training else 0.0,
+            scale=self.scale,
+        )
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, length, dim)))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class SwinBlock(nn.Module):
+    """Attention within (shifted) windows, then an MLP, each with a residual."""
+
+    def __init__(
+        self,
+        dim: int,
+        window: int,
+        shift: int,
+        mlp_ratio: float,
+        dropout: float,
+        drop_path: float,
+        **attention,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.shift = shift
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, window, dropout=dropout, **attention)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.drop_path(self._attend(self.norm1(x), mask if self.shift else None))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        height, width = x.shape[1:3]
+        # After the norm: padded cells are zeros and take part as keys.
+        x = pad_to_multiple(x, self.window)
+        padded = x.shape[1:3]
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), (1, 2))
+        x = window_merge(self.attn(window_partition(x, self.window), mask), self.window, *padded)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), (1, 2))
+        return x[:, :height, :width]
+
+
+class PatchMerging(nn.Module):
+    """Halve the map: four neighbours side by side, normalised, projected to twice the channels."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_to_multiple(x, 2)
+        x = torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=-1)
+        return self.reduction(self.norm(x))
+
+
+class SwinStage(nn.Module):
+    """Blocks with every second one shifted, and the way down to the next stage, if any."""
+
+    def __init__(
+        self,
+        dim: int,
+        window: int,
+        drop_paths: Sequence[float],
+        downsample: bool,
+        use_checkpoint: bool,
+        **block,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.use_checkpoint = use_checkpoint
+        self.blocks = nn.ModuleList(
+            SwinBlock(dim, window, shift=window // 2 * (i % 2), drop_path=drop_path, **block)
+            for i, drop_path in enumerate(drop_paths)
+        )
+        self.downsample = PatchMerging(dim) if downsample else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The stage's own output, before the way down."""
+        padded = (size + -size % self.window for size in x.shape[1:3])
+        mask = shift_mask(*padded, self.window, self.window // 2, like=x)
+        for block in self.blocks:
+            if self.use_checkpoint and self.training:
+                x = checkpoint(block, x, mask, use_reentrant=False)
+            else:
+                x = block(x, mask)
+        return x
+
+
+@BACKBONE_REGISTRY.register()
+class D2SwinTransformer(Backbone):
+    """Swin Transformer with a layer norm on each emitted feature map.
+
+    Stage ``i`` has ``embed_dim * 2**i`` channels at stride ``patch_size * 2**i`` and is emitted as
+    "res{i+2}" where ``out_features`` names it; what flows on to the next stage is un-normalised.
+
+    Args:
+        pretrain_img_size: input size in pixels that the absolute position embedding is made for.
+        qk_scale: of the attention logits; None: 1 / sqrt(channels of a head).
+        drop_path_rate: stochastic depth of the last block, linear from 0 at the first.
+        absolute_position: add an absolute position embedding.
+        use_checkpoint: recompute the blocks' activations in the backward pass, to save memory.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        pretrain_img_size: int = 224,
+        patch_size: int = 4,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path_rate: float = 0.2,
+        absolute_position: bool = False,
+        patch_norm: bool = True,
+        out_features: Sequence[str] = FEATURES,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        unknown = set(out_features) - set(FEATURES[: len(depths)])
+        if len(depths) != len(num_heads) or unknown:
+            raise ValueError(
+                "Swin: expected as many num_heads as depths, and out_features among"
+                f" {FEATURES[: len(depths)]}; got {list(depths)}, {list(num_heads)} and"
+                f" {list(out_features)}"
+            )
+        dims = [embed_dim * 2**stage for stage in range(len(depths))]
+        for dim, heads in zip(dims, num_heads, strict=True):
+            if dim % heads:
+                raise ValueError(f"Swin: {dim} channels are not divisible by {heads} heads")
+
+        self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim, patch_norm)
+        self.absolute_pos_embed = None
+        if absolute_position:
+            size = pretrain_img_size // patch_size
+            self.absolute_pos_embed = nn.Parameter(torch.empty(1, embed_dim, size, size))
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+        self.pos_drop = nn.Dropout(dropout)
+
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        self.layers = nn.ModuleList(
+            SwinStage(
+                dim,
+                window_size,
+                drop_paths[stage].tolist(),
+                downsample=stage < len(depths) - 1,
+                use_checkpoint=use_checkpoint,
+                num_heads=num_heads[stage],
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                qk_scale=qk_scale,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+            )
+            for stage, dim in enumerate(dims)
+        )
+        self._out_features = [name for name in FEATURES if name in out_features]
+        self._out_feature_channels = dict(zip(FEATURES, dims, strict=False))
+        self._out_feature_strides = {name: patch_size * 2**i for i, name in enumerate(FEATURES)}
+        for stage, name in enumerate(FEATURES):
+            if name in out_features:
+                self.add_module(f"norm{stage}", nn.LayerNorm(dims[stage]))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        swin = cfg.MODEL.SWIN
+        return {
+            "in_channels": input_shape.channels,
+            "pretrain_img_size": swin.PRETRAIN_IMG_SIZE,
+            "patch_size": swin.PATCH_SIZE,
+            "embed_dim": swin.EMBED_DIM,
+            "depths": swin.DEPTHS,
+            "num_heads": swin.NUM_HEADS,
+            "window_size": swin.WINDOW_SIZE,
+            "mlp_ratio": swin.MLP_RATIO,
+            "qkv_bias": swin.QKV_BIAS,
+            "qk_scale": swin.QK_SCALE,
+            "dropout": swin.DROP_RATE,
+            "attention_dropout": swin.ATTN_DROP_RATE,
+            "drop_path_rate": swin.DROP_PATH_RATE,
+            "absolute_position": swin.APE,
+            "patch_norm": swin.PATCH_NORM,
+            "out_features": swin.OUT_FEATURES,
+            "use_checkpoint": swin.USE_CHECKPOINT,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """What batches are padded to; any size is accepted."""
+        return 32
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Image batch (B, in_channels, H, W) -> feature name: (B, C, H/stride, W/stride)."""
+        if x.dim() != 4:
+            raise ValueError(f"Swin: expected a batch (B, C, H, W), got {tuple(x.shape)}")
+        x = self.patch_embed(x)
+        if self.absolute_pos_embed is not None:
+            position = F.interpolate(self.absolute_pos_embed, size=x.shape[1:3], mode="bicubic")
+            x = x + position.permute(0, 2, 3, 1)
+        x = self.pos_drop(x)
+        features = {}
+        for stage, (name, layer) in enumerate(zip(FEATURES, self.layers, strict=False)):
+            x = layer(x)
+            if name in self._out_features:
+                normalised = self.get_submodule(f"norm{stage}")(x)
+                features[name] = normalised.permute(0, 3, 1, 2).contiguous()
+            if layer.downsample is not None:
+                x = layer.downsample(x)
+        return features
