@@ -54,11 +54,12 @@ def install_packages() -> None:
     pip("install", "setuptools", "wheel", "ninja")
     # Without isolation, else PyTorch would be downloaded once more, only for building.
     pip("install", "--no-build-isolation", "--editable", ".[dev]", SEGCORE_BUILD_OPERATORS="0")
-    pip("install", "--no-deps", "panopticapi-lite")
 
 
 def install_detectron2() -> None:
     run([PYTHON, "tools/install_detectron2.py"], PIP_CONSTRAINT=CONSTRAINTS)
+    # Without its requirements, see CONSTRAINTS; last, so that pip does not complain of that.
+    pip("install", "--no-deps", "panopticapi-lite")
 
 
 def build_operators(**environment: str) -> None:
@@ -83,7 +84,7 @@ STEPS = (
     ),
     Step(
         "detectron2",
-        "Installing Detectron2",
+        "Installing Detectron2 and panopticapi",
         ("tools/install_detectron2.py", CONSTRAINTS),
         install_detectron2,
     ),
