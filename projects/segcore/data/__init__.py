@@ -1,0 +1,6 @@
+"""Data: data sets (registered by this import), training mappers, own data, quickstart."""
+
+from segcore.data import datasets  # noqa: F401 registers them
+from segcore.data.mappers import build_train_mapper
+
+__all__ = ["build_train_mapper"]

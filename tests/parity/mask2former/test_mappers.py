@@ -10,8 +10,9 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BitMasks
-from parity.golden import GOLDEN_ROOT, Case, Comparison, parametrize_cases
 from PIL import Image
+
+from parity.golden import GOLDEN_ROOT, Case, Comparison, parametrize_cases
 from segcore.config import get_cfg
 from segcore.data.mappers import build_train_mapper
 

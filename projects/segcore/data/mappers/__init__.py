@@ -4,8 +4,12 @@ from collections.abc import Callable
 
 from detectron2.config import CfgNode
 
-from .lsj import CocoInstanceLSJ, CocoPanopticLSJ
-from .mask_former import MaskFormerInstance, MaskFormerPanoptic, MaskFormerSemantic
+from segcore.data.mappers.lsj import CocoInstanceLSJ, CocoPanopticLSJ
+from segcore.data.mappers.mask_former import (
+    MaskFormerInstance,
+    MaskFormerPanoptic,
+    MaskFormerSemantic,
+)
 
 TRAIN_MAPPERS = {
     "coco_panoptic_lsj": CocoPanopticLSJ,

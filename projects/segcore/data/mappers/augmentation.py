@@ -7,7 +7,7 @@ reached, so the order of the lists below is the order of the draws.
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-from .colour import RandomSSDColour
+from segcore.data.mappers.colour import RandomSSDColour
 
 
 def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:

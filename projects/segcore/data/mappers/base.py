@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from .reading import read_photo, read_semantic_map, require
+from segcore.data.mappers.reading import read_photo, read_semantic_map, require
 
 IMAGE_PADDING = 128
 

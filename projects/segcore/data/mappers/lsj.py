@@ -6,11 +6,11 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances
 
-from .augmentation import large_scale_jitter
-from .base import TrainMapper
-from .reading import read_panoptic_map
-from .segmentation import bounding_boxes, rasterise, transform_annotations
-from .targets import make_instances, panoptic_targets
+from segcore.data.mappers.augmentation import large_scale_jitter
+from segcore.data.mappers.base import TrainMapper
+from segcore.data.mappers.reading import read_panoptic_map
+from segcore.data.mappers.segmentation import bounding_boxes, rasterise, transform_annotations
+from segcore.data.mappers.targets import make_instances, panoptic_targets
 
 # Sides of a box in pixels from which on an instance counts as still there.
 MIN_BOX_SIDE = 1e-5

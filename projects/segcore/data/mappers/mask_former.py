@@ -6,11 +6,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
-from .augmentation import resize_crop_colour_flip
-from .base import TrainMapper
-from .reading import read_panoptic_map
-from .segmentation import rasterise, transform_annotations
-from .targets import make_instances, panoptic_targets, semantic_targets
+from segcore.data.mappers.augmentation import resize_crop_colour_flip
+from segcore.data.mappers.base import TrainMapper
+from segcore.data.mappers.reading import read_panoptic_map
+from segcore.data.mappers.segmentation import rasterise, transform_annotations
+from segcore.data.mappers.targets import make_instances, panoptic_targets, semantic_targets
 
 
 class MaskFormerMapper(TrainMapper):

@@ -7,7 +7,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, PolygonMasks, polygons_to_bitmask
 from torch import Tensor
 
-from .reading import check_size
+from segcore.data.mappers.reading import check_size
 
 # Flat polygons x0, y0, x1, ... (float64), or a binary mask (H, W) uint8.
 Segmentation = list[np.ndarray] | np.ndarray

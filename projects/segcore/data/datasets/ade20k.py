@@ -1,0 +1,63 @@
+"""ADE20K: panoptic, instance, and semantic with the 847 classes of the full data set.
+
+Semantic segmentation with 150 classes (``ade20k_sem_seg_*``) is Detectron2's.
+"""
+
+from functools import partial
+
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from segcore.data.datasets.catalog import register
+from segcore.data.datasets.categories import instance_metadata, load_categories, panoptic_metadata
+from segcore.data.datasets.panoptic import register_panoptic
+from segcore.data.datasets.semantic import register_semantic
+
+FOLDERS = {"train": "training", "val": "validation"}
+
+
+def register_ade20k(root: str) -> None:
+    """``ade20k_{panoptic,instance}_{train,val}``: 150 classes, of which 100 are things."""
+    ade = f"{root}/ADEChallengeData2016"
+    categories = load_categories("ade20k_150")
+    for split, folder in FOLDERS.items():
+        images = f"{ade}/images/{folder}"
+        instances_json = f"{ade}/ade20k_instance_{split}.json"
+        register_panoptic(
+            f"ade20k_panoptic_{split}",
+            categories,
+            image_root=images,
+            panoptic_json=f"{ade}/ade20k_panoptic_{split}.json",
+            panoptic_root=f"{ade}/ade20k_panoptic_{split}",
+            sem_seg_root=f"{ade}/annotations_detectron2/{folder}",
+            instances_json=instances_json,
+            evaluator_type="ade20k_panoptic_seg",
+        )
+        name = f"ade20k_instance_{split}"
+        register(
+            name,
+            partial(load_coco_json, instances_json, images, name),
+            needs={images: "photos", instances_json: "instance annotation in COCO's format"},
+            evaluator_type="coco",
+            image_root=images,
+            json_file=instances_json,
+            **instance_metadata(categories),
+        )
+        # Detectron2 registers names alone.
+        semantic = MetadataCatalog.get(f"ade20k_sem_seg_{split}")
+        if semantic.get("stuff_colors") is None:
+            semantic.stuff_colors = panoptic_metadata(categories)["stuff_colors"]
+
+
+def register_ade20k_full(root: str) -> None:
+    """``ade20k_full_sem_seg_{train,val}``: 847 classes in 16-bit maps."""
+    ade = f"{root}/ADE20K_2021_17_01"
+    for split, folder in FOLDERS.items():
+        register_semantic(
+            f"ade20k_full_sem_seg_{split}",
+            load_categories("ade20k_full_847"),
+            image_root=f"{ade}/images_detectron2/{folder}",
+            sem_seg_root=f"{ade}/annotations_detectron2/{folder}",
+            map_suffix="tif",
+            ignore_label=65535,
+        )

@@ -1,0 +1,106 @@
+"""Data sets in COCO panoptic format with semantic maps beside the panoptic PNGs."""
+
+from functools import partial
+from pathlib import PurePath
+
+from detectron2.utils.file_io import PathManager
+
+from segcore.data.datasets.catalog import register
+from segcore.data.datasets.categories import panoptic_metadata
+from segcore.data.panoptic_format import DataError, read_panoptic_json
+
+
+def register_panoptic(
+    name: str,
+    categories: list[dict],
+    *,
+    image_root: str,
+    panoptic_json: str,
+    panoptic_root: str,
+    sem_seg_root: str,
+    evaluator_type: str,
+    ignore_label: int = 255,
+    instances_json: str | None = None,
+) -> None:
+    """Register data of which every photo has a panoptic PNG and a semantic PNG.
+
+    Args:
+        categories: dicts with id, name, isthing and color, in the order of contiguous ids.
+        instances_json: ground truth of COCO's instance evaluation.
+    """
+    metadata = panoptic_metadata(categories)
+    folders = {
+        "image_root": image_root,
+        "panoptic_root": panoptic_root,
+        "sem_seg_root": sem_seg_root,
+    }
+    files = {"panoptic_json": panoptic_json}
+    if instances_json is not None:
+        files["json_file"] = instances_json
+    register(
+        name,
+        partial(load_panoptic, panoptic_json, **folders, metadata=metadata),
+        needs={
+            image_root: "photos",
+            panoptic_json: "panoptic annotation in COCO's format",
+            panoptic_root: "panoptic PNGs",
+            sem_seg_root: f"semantic PNGs of contiguous class ids, {ignore_label} where unlabelled",
+        },
+        evaluator_type=evaluator_type,
+        ignore_label=ignore_label,
+        **folders,
+        **files,
+        **metadata,
+    )
+
+
+def load_panoptic(
+    panoptic_json: str, *, image_root: str, panoptic_root: str, sem_seg_root: str, metadata: dict
+) -> list[dict]:
+    """Detectron2's dataset dicts, one an annotation, with contiguous category ids.
+
+    The photo has the stem of the annotation's file name and the suffix ".jpg". ``image_id`` is that
+    of the JSON: an integer for COCO, a string for ADE20K and Mapillary Vistas.
+
+    Raises:
+        DataError: the JSON is not in COCO panoptic format, or a category of a segment is unknown.
+        FileNotFoundError: a file of the first photo is missing.
+    """
+    dataset_dicts = []
+    for annotation in read_panoptic_json(panoptic_json)["annotations"]:
+        file_name = annotation["file_name"]
+        stem = PurePath(file_name).stem
+        dataset_dicts.append(
+            {
+                "file_name": f"{image_root}/{stem}.jpg",
+                "image_id": annotation["image_id"],
+                "pan_seg_file_name": f"{panoptic_root}/{file_name}",
+                "sem_seg_file_name": f"{sem_seg_root}/{stem}.png",
+                "segments_info": _contiguous(annotation, metadata, panoptic_json),
+            }
+        )
+    for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name"):
+        for path in (record[key] for record in dataset_dicts[:1]):
+            if not PathManager.isfile(path):
+                raise FileNotFoundError(f"{path} ({key} of the first photo of {panoptic_json})")
+    return dataset_dicts
+
+
+def _contiguous(annotation: dict, metadata: dict, panoptic_json: str) -> list[dict]:
+    things = metadata["thing_dataset_id_to_contiguous_id"]
+    contiguous = metadata["stuff_dataset_id_to_contiguous_id"]
+    segments = annotation["segments_info"]
+    for segment in segments:
+        if segment["category_id"] not in contiguous:
+            raise DataError(
+                f"{panoptic_json}: segment {segment['id']} of {annotation['file_name']} has the "
+                f"category id {segment['category_id']}, which is none of the data set's"
+            )
+    return [
+        {
+            **segment,
+            "category_id": contiguous[segment["category_id"]],
+            "isthing": segment["category_id"] in things,
+        }
+        for segment in segments
+    ]
