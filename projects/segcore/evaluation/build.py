@@ -1,0 +1,148 @@
+"""Which evaluators a data set gets."""
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    SemSegEvaluator,
+)
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from segcore.evaluation.instance import InstanceSegEvaluator
+from segcore.evaluation.panoptic import PanopticEvaluator
+from segcore.requirements import require_panopticapi
+
+TASKS = ("semantic", "instance", "panoptic")
+
+# evaluator_type of the metadata -> task that the model performs -> kind of evaluator
+_PANOPTIC_DATA = {"semantic": "semantic", "instance": "instance", "panoptic": "panoptic"}
+KINDS_BY_TASK = {
+    "coco_panoptic_seg": _PANOPTIC_DATA,
+    "ade20k_panoptic_seg": _PANOPTIC_DATA,
+    "mapillary_vistas_panoptic_seg": _PANOPTIC_DATA,
+    "cityscapes_panoptic_seg": {
+        "semantic": "cityscapes_semantic",
+        "instance": "cityscapes_instance",
+        "panoptic": "panoptic",
+    },
+}
+# evaluator_type of data for one task -> kind of evaluator
+SINGLE_KINDS = {
+    "sem_seg": "semantic",
+    "coco": "coco",
+    "lvis": "lvis",
+    "cityscapes_sem_seg": "cityscapes_semantic",
+    "cityscapes_instance": "cityscapes_instance",
+}
+
+EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
+    "semantic": lambda name, folder: SemSegEvaluator(name, output_dir=folder),
+    "instance": lambda name, folder: InstanceSegEvaluator(name, output_dir=folder),
+    "panoptic": lambda name, folder: PanopticEvaluator(name, folder),
+    "coco": lambda name, folder: COCOEvaluator(name, output_dir=folder, use_fast_impl=False),
+    "lvis": lambda name, folder: LVISEvaluator(name, output_dir=folder),
+    "cityscapes_semantic": lambda name, _: CityscapesSemSegEvaluator(name),
+    "cityscapes_instance": lambda name, _: CityscapesInstanceEvaluator(name),
+}
+# Metadata that names the files of the ground truth.
+GROUND_TRUTH = {
+    "semantic": ("sem_seg_root",),
+    "instance": ("json_file",),
+    "panoptic": ("panoptic_json", "panoptic_root"),
+    "coco": ("json_file",),
+    "lvis": ("json_file",),
+    "cityscapes_semantic": ("gt_dir",),
+    "cityscapes_instance": ("gt_dir",),
+}
+# kind -> package that it imports, and how to get it
+PACKAGES = {
+    "cityscapes_semantic": ("cityscapesscripts", "pip install 'panoptic-toolkit[cityscapes]'"),
+    "cityscapes_instance": ("cityscapesscripts", "pip install 'panoptic-toolkit[cityscapes]'"),
+    "lvis": ("lvis", "pip install lvis"),
+}
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+) -> DatasetEvaluator:
+    """The evaluators for a data set and the tasks that the config's model performs, as one.
+
+    Args:
+        output_folder: where predictions are written; by default ``OUTPUT_DIR/inference``.
+
+    Raises:
+        ValueError: the data set's metadata name no known ``evaluator_type``, the model performs no
+            task that the data have ground truth for, or Cityscapes is asked for on several
+            machines.
+        FileNotFoundError: ground truth is not where the metadata say.
+        ImportError: a package of the evaluator is not installed.
+    """
+    check_evaluation(cfg, dataset_name)
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    evaluators = [
+        EVALUATORS[kind](dataset_name, folder) for kind in _evaluator_kinds(cfg, dataset_name)
+    ]
+    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
+    """Raise the errors of ``build_evaluator`` that can be known before any model runs."""
+    metadata = MetadataCatalog.get(dataset_name)
+    for kind in _evaluator_kinds(cfg, dataset_name):
+        _require_package(kind, dataset_name)
+        if kind.startswith("cityscapes") and comm.get_local_size() != comm.get_world_size():
+            raise ValueError(
+                f"the Cityscapes evaluator of {dataset_name} works on one machine only; evaluate "
+                "there, with --eval-only, and train with DATASETS.TEST '()'"
+            )
+        for key in GROUND_TRUTH[kind]:
+            path = metadata.get(key)
+            if path is not None and not PathManager.exists(path):
+                raise FileNotFoundError(
+                    f"{path} ({key} of the data set {dataset_name}) does not exist; put the data "
+                    "there, set the environment variable DETECTRON2_DATASETS to their folder, or "
+                    "train without evaluation by DATASETS.TEST '()'"
+                )
+
+
+def _require_package(kind: str, dataset_name: str) -> None:
+    if kind == "panoptic":
+        require_panopticapi()
+    if kind in PACKAGES:
+        package, command = PACKAGES[kind]
+        if find_spec(package) is None:
+            raise ImportError(f"evaluation on {dataset_name} needs {package}: {command}")
+
+
+def _evaluator_kinds(cfg: CfgNode, dataset_name: str) -> list[str]:
+    metadata = MetadataCatalog.get(dataset_name)
+    evaluator_type = metadata.get("evaluator_type")
+    if evaluator_type in SINGLE_KINDS:
+        return [SINGLE_KINDS[evaluator_type]]
+    if evaluator_type not in KINDS_BY_TASK:
+        raise ValueError(
+            f"the metadata of data set {dataset_name} has evaluator_type {evaluator_type!r}, "
+            f"expected one of {sorted({*SINGLE_KINDS, *KINDS_BY_TASK})}"
+        )
+    switches = cfg.MODEL.MASK_FORMER.TEST
+    kinds = [
+        KINDS_BY_TASK[evaluator_type][task] for task in TASKS if switches[f"{task.upper()}_ON"]
+    ]
+    if not metadata.get("thing_dataset_id_to_contiguous_id"):
+        kinds = [kind for kind in kinds if not kind.endswith("instance")]
+    if not kinds:
+        raise ValueError(
+            f"there is nothing to evaluate on {dataset_name}: switch on one of "
+            "MODEL.MASK_FORMER.TEST.SEMANTIC_ON, INSTANCE_ON (needs things) and PANOPTIC_ON"
+        )
+    return kinds

@@ -1,0 +1,177 @@
+"""Evaluators on a data set whose right answers are known."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluators, SemSegEvaluator
+
+from segcore.evaluation import InstanceSegEvaluator, PanopticEvaluator, build_evaluator
+from segcore.evaluation import build as build_module
+
+from .conftest import CATEGORIES, empty_output, evaluate, perfect_output, register
+
+
+def test_perfect_predictions_score_100(dataset, config, tmp_path: Path):
+    evaluator = build_evaluator(config("semantic", "instance", "panoptic"), dataset)
+    assert isinstance(evaluator, DatasetEvaluators)
+    results = evaluate(evaluator, perfect_output)
+    for name in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "PQ-cat", "PQ-grass", "PQ-dog"):
+        assert results["panoptic_seg"][name] == pytest.approx(100), name
+    for task in ("bbox", "segm"):
+        for name in ("AP", "AP50", "AP-cat", "AP-dog"):
+            assert results[task][name] == pytest.approx(100), (task, name)
+    for name in ("mIoU", "IoU-grass", "IoU-dog", "pACC"):
+        assert results["sem_seg"][name] == pytest.approx(100), name
+
+    folder = tmp_path / "output" / "inference"
+    written = json.loads((folder / "predictions.json").read_text())["annotations"]
+    assert [s["category_id"] for s in written[0]["segments_info"]] == [7, 3, 11]
+    boxes = json.loads((folder / "coco_instances_results.json").read_text())
+    assert {box["category_id"] for box in boxes} == {3, 11}
+
+
+def test_empty_predictions(dataset, config):
+    evaluator = build_evaluator(config("semantic", "instance", "panoptic"), dataset)
+    results = evaluate(evaluator, empty_output)
+    assert results["panoptic_seg"]["PQ"] == 0
+    assert results["panoptic_seg"]["PQ-dog"] == 0
+    assert math.isnan(results["segm"]["AP"])
+    assert 0 <= results["sem_seg"]["mIoU"] < 100
+
+
+def test_half_right_panoptic_quality(dataset):
+    """The dog of each image is taken for a cat: cat has 2 tp and 2 fp, dog has 2 fn."""
+
+    def output(number):
+        result = perfect_output(number)
+        result["panoptic_seg"][1][2]["category_id"] = 0
+        return result
+
+    quality = evaluate(PanopticEvaluator(dataset), output)["panoptic_seg"]
+    assert quality["PQ-cat"] == pytest.approx(100 * 2 / 3)
+    assert quality["SQ"] == pytest.approx(100 * 2 / 3)  # 1 for cat and grass, 0 for dog
+    assert quality["PQ-dog"] == 0
+    assert quality["PQ"] == pytest.approx(100 * (2 / 3 + 1) / 3)
+    assert quality["PQ_st"] == pytest.approx(100)
+
+
+def test_result_of_our_evaluator_is_that_of_panopticapi(dataset, tmp_path: Path):
+    """Shifted masks, against ``pq_compute`` on the same files."""
+    from detectron2.evaluation import COCOPanopticEvaluator
+
+    def output(number):
+        result = perfect_output(number)
+        ids, segments = result["panoptic_seg"]
+        return {"panoptic_seg": (ids.roll(1, dims=1), segments)}
+
+    ours = evaluate(PanopticEvaluator(dataset), output)["panoptic_seg"]
+    theirs = evaluate(COCOPanopticEvaluator(dataset, str(tmp_path)), output)["panoptic_seg"]
+    assert 0 < theirs["PQ"] < 100
+    assert {name: ours[name] for name in theirs} == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize(("isthing", "absent"), [(1, "PQ_st"), (0, "PQ_th")])
+def test_data_without_things_or_without_stuff(tmp_path: Path, isthing: int, absent: str):
+    from detectron2.data import DatasetCatalog
+
+    from .conftest import DATASET
+
+    categories = [category for category in CATEGORIES if category["isthing"] == isthing]
+    register(tmp_path, categories)
+
+    def output(number):
+        ids, segments = perfect_output(number)["panoptic_seg"]
+        segments = [s for s in segments if s["isthing"] == bool(isthing)]
+        ids[~torch.isin(ids, torch.tensor([s["id"] for s in segments]))] = 0
+        return {"panoptic_seg": (ids, segments)}
+
+    try:
+        quality = evaluate(PanopticEvaluator(DATASET), output)["panoptic_seg"]
+    finally:
+        DatasetCatalog.remove(DATASET)
+        MetadataCatalog.remove(DATASET)
+    assert quality["PQ"] == pytest.approx(100)
+    assert math.isnan(quality[absent])
+
+
+def test_missing_prediction_is_named(dataset):
+    evaluator = PanopticEvaluator(dataset)
+    evaluator.reset()
+    with pytest.raises(ValueError, match=r"2 of 2 annotated images .* image 1"):
+        evaluator.evaluate()
+
+
+def test_instance_of_a_stuff_class_is_an_error(dataset):
+    output = perfect_output(0)
+    output["instances"].pred_classes[:] = 1
+    evaluator = InstanceSegEvaluator(dataset)
+    evaluator.reset()
+    with pytest.raises(ValueError, match=r"class 1 .* none of the things .* \[0, 2\]"):
+        evaluator.process([{"image_id": 1}], [output])
+
+
+def test_prediction_is_not_changed(dataset):
+    output = perfect_output(0)
+    before = output["instances"].pred_classes.clone()
+    evaluator = InstanceSegEvaluator(dataset)
+    evaluator.reset()
+    evaluator.process([{"image_id": 1}], [output])
+    assert torch.equal(output["instances"].pred_classes, before)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("semantic", SemSegEvaluator),
+        ("instance", InstanceSegEvaluator),
+        ("panoptic", PanopticEvaluator),
+    ],
+)
+def test_one_task_one_evaluator(dataset, config, task, kind):
+    assert type(build_evaluator(config(task), dataset)) is kind
+
+
+def test_no_task(dataset, config):
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        build_evaluator(config(), dataset)
+
+
+def test_unknown_evaluator_type(config):
+    MetadataCatalog.get("evaluation_test_unknown").set(evaluator_type="mystery")
+    try:
+        with pytest.raises(ValueError, match="evaluator_type 'mystery', expected one of"):
+            build_evaluator(config("panoptic"), "evaluation_test_unknown")
+    finally:
+        MetadataCatalog.remove("evaluation_test_unknown")
+
+
+def test_absent_ground_truth(dataset, config, tmp_path: Path):
+    (tmp_path / "panoptic.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"panoptic\.json .*DETECTRON2_DATASETS"):
+        build_evaluator(config("panoptic"), dataset)
+
+
+def test_cityscapes_package_is_named(config, monkeypatch: pytest.MonkeyPatch):
+    MetadataCatalog.get("evaluation_test_city").set(evaluator_type="cityscapes_sem_seg")
+    monkeypatch.setattr(build_module, "find_spec", lambda name: None)
+    try:
+        with pytest.raises(ImportError, match=r"panoptic-toolkit\[cityscapes\]"):
+            build_evaluator(config("semantic"), "evaluation_test_city")
+    finally:
+        MetadataCatalog.remove("evaluation_test_city")
+
+
+def test_cityscapes_on_several_machines(config, monkeypatch: pytest.MonkeyPatch):
+    MetadataCatalog.get("evaluation_test_city").set(evaluator_type="cityscapes_instance")
+    monkeypatch.setattr(build_module, "find_spec", lambda name: "found")
+    monkeypatch.setattr(build_module.comm, "get_world_size", lambda: 16)
+    monkeypatch.setattr(build_module.comm, "get_local_size", lambda: 8)
+    try:
+        with pytest.raises(ValueError, match="one machine only"):
+            build_evaluator(config("instance"), "evaluation_test_city")
+    finally:
+        MetadataCatalog.remove("evaluation_test_city")
