@@ -134,7 +134,11 @@ def load_state(
 
     incompatible = model.load_state_dict(fitting, strict=False)
     report.left_over = [names_in_file.get(name, name) for name in incompatible.unexpected_keys]
-    report.missing = _missing(own, set(incompatible.missing_keys), report.other_shape)
+    if fitting.keys() - own.keys() <= set(incompatible.unexpected_keys):
+        absent = own.keys() - fitting.keys()
+    else:  # the model took names that are not its own: only it knows what it found
+        absent = set(incompatible.missing_keys)
+    report.missing = _missing(own, absent, report.other_shape)
     fresh = set(report.fresh())
     report.loaded = [name for name in own if name not in fresh]
     sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
