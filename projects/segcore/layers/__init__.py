@@ -1,0 +1,21 @@
+"""Building blocks that several networks share."""
+
+from segcore.layers.attention import MultiHeadAttention
+from segcore.layers.deformable_encoder import (
+    DeformableEncoder,
+    DeformableEncoderLayer,
+    grid_reference_points,
+)
+from segcore.layers.mlp import MLP
+from segcore.layers.ms_deform_attn import MSDeformAttn
+from segcore.layers.position_encoding import SinePositionEncoding
+
+__all__ = [
+    "MLP",
+    "DeformableEncoder",
+    "DeformableEncoderLayer",
+    "MSDeformAttn",
+    "MultiHeadAttention",
+    "SinePositionEncoding",
+    "grid_reference_points",
+]

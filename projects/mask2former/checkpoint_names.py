@@ -1,0 +1,35 @@
+"""Names of older official checkpoints, and how they are read as ours.
+
+Everything else has its official name here too, so this is the one place that renames.
+"""
+
+from collections.abc import Iterable
+
+HEAD = "sem_seg_head."
+PIXEL_DECODER = "sem_seg_head.pixel_decoder."
+PREDICTOR = "sem_seg_head.predictor."
+
+
+def rename_official(names: Iterable[str]) -> dict[str, str]:
+    """Old name -> our name, of those state-dict ``names`` that differ.
+
+    - ``static_query`` of the published files is ``query_feat``, whatever version they carry.
+    - MaskFormer (version 1) had the pixel decoder's entries in ``sem_seg_head`` itself. Names in
+      ``sem_seg_head.pixel_decoder`` are left alone, so that files without version metadata load.
+    """
+    renamed = ((name, _current_name(name)) for name in names)
+    return {old: new for old, new in renamed if old != new}
+
+
+def _current_name(name: str) -> str:
+    name = name.replace("static_query", "query_feat")
+    if name.startswith(HEAD) and not name.startswith((PIXEL_DECODER, PREDICTOR)):
+        name = PIXEL_DECODER + name.removeprefix(HEAD)
+    return name
+
+
+def rename_before_load(module, state_dict: dict, prefix: str, *args) -> None:
+    """A ``load_state_dict`` pre-hook that renames the entries under ``prefix``, in place."""
+    names = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
+    for old, new in rename_official(names).items():
+        state_dict[prefix + new] = state_dict.pop(prefix + old)

@@ -1,0 +1,104 @@
+"""The head of Mask2Former: pixel decoder and transformer decoder."""
+
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from mask2former.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class MaskFormerHead(nn.Module):
+    """Backbone features to class and mask predictions."""
+
+    # Official checkpoints of version 1 have the pixel decoder here: see checkpoint_names.
+    _version = 2
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        pixel_decoder: nn.Module,
+        transformer_predictor: nn.Module,
+        transformer_in_feature: str,
+    ):
+        """
+        Args:
+            num_classes: K, without "no object".
+            pixel_decoder: offers ``forward_features(features)`` -> (per-pixel embedding, encoded
+                map, list of maps).
+            transformer_predictor: called with maps and per-pixel embedding.
+            transformer_in_feature: which maps: "multi_scale_pixel_decoder" (the list),
+                "transformer_encoder" (the encoded map), "pixel_embedding", or a backbone feature.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.pixel_decoder = pixel_decoder
+        self.predictor = transformer_predictor
+        self.transformer_in_feature = transformer_in_feature
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        head, mask_former = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+        unknown = [name for name in head.IN_FEATURES if name not in input_shape]
+        if unknown:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES: expected features of the backbone, "
+                f"{sorted(input_shape)}, got {unknown}"
+            )
+        pixel_decoders = {
+            name: decoder
+            for name, decoder in SEM_SEG_HEADS_REGISTRY
+            if hasattr(decoder, "forward_features")
+        }
+        pixel_decoder = _registered(
+            "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", head.PIXEL_DECODER_NAME, pixel_decoders
+        )
+        predictor = _registered(
+            "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME",
+            mask_former.TRANSFORMER_DECODER_NAME,
+            dict(TRANSFORMER_DECODER_REGISTRY),
+        )
+        in_feature = mask_former.TRANSFORMER_IN_FEATURE
+        if in_feature in ("multi_scale_pixel_decoder", "transformer_encoder"):
+            in_channels = head.CONVS_DIM
+        elif in_feature == "pixel_embedding":
+            in_channels = head.MASK_DIM
+        elif in_feature in input_shape:
+            in_channels = input_shape[in_feature].channels
+        else:
+            raise ValueError(
+                "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE: expected 'multi_scale_pixel_decoder', "
+                f"'transformer_encoder', 'pixel_embedding' or one of {sorted(input_shape)}, "
+                f"got {in_feature!r}"
+            )
+        return {
+            "num_classes": head.NUM_CLASSES,
+            "pixel_decoder": pixel_decoder(cfg, input_shape),
+            "transformer_predictor": predictor(cfg, in_channels, mask_classification=True),
+            "transformer_in_feature": in_feature,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
+        """{name: (B, C_l, H_l, W_l)} -> the predictions of the transformer decoder."""
+        mask_features, encoded, multi_scale = self.pixel_decoder.forward_features(features)
+        match self.transformer_in_feature:
+            case "multi_scale_pixel_decoder":
+                maps = multi_scale
+            case "transformer_encoder":
+                maps = encoded
+            case "pixel_embedding":
+                maps = mask_features
+            case name:
+                maps = features[name]
+        return self.predictor(maps, mask_features)
+
+
+def _registered(key: str, name: str, available: dict[str, Any]) -> Any:
+    if name not in available:
+        raise ValueError(f"{key}: expected one of {sorted(available)}, got {name!r}")
+    return available[name]

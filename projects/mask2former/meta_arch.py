@@ -1,0 +1,260 @@
+"""Mask2Former as a Detectron2 model: photos to losses, or to segmentation results."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import BitMasks, ImageList, Instances
+from detectron2.utils.memory import retry_if_cuda_oom
+from torch import Tensor, nn
+
+from mask2former.checkpoint_names import rename_before_load
+from mask2former.criterion import build_criterion
+from segcore.inference import (
+    instance_inference,
+    panoptic_inference,
+    resize_mask_logits,
+    semantic_inference,
+)
+
+
+@META_ARCH_REGISTRY.register()
+class MaskFormer(nn.Module):
+    """Mask classification: every segment is a query's class and mask (MaskFormer; Mask2Former)."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        sem_seg_head: nn.Module,
+        criterion: nn.Module,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        size_divisibility: int = 32,
+        semantic_on: bool = True,
+        instance_on: bool = False,
+        panoptic_on: bool = False,
+        thing_ids: Collection[int] = (),
+        object_mask_threshold: float = 0.8,
+        overlap_threshold: float = 0.8,
+        topk_per_image: int = 100,
+        resize_before_inference: bool = False,
+    ):
+        """
+        Args:
+            backbone: image batch -> {feature name: map}.
+            sem_seg_head: features -> {"pred_logits", "pred_masks", "aux_outputs"}.
+            criterion: predictions and targets -> unweighted losses; has ``weight_dict``.
+            pixel_mean, pixel_std: of each channel, in the range of the input image.
+            size_divisibility: batches are padded to a multiple; negative: the backbone's own.
+            semantic_on, instance_on, panoptic_on: the results wanted.
+            thing_ids: classes in [0, K) whose segments are instances, for panoptic results.
+            object_mask_threshold, overlap_threshold: see :func:`panoptic_inference`.
+            topk_per_image: number of instances.
+            resize_before_inference: resize masks, not class scores, to the output size, even if
+                only semantic results are wanted (else it is always so).
+        """
+        super().__init__()
+        if not (semantic_on or instance_on or panoptic_on):
+            raise ValueError(
+                "semantic_on, instance_on, panoptic_on: expected at least one, got none "
+                "(MODEL.MASK_FORMER.TEST)"
+            )
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        if size_divisibility < 0:
+            size_divisibility = backbone.size_divisibility
+        self.size_divisibility = size_divisibility
+        self.semantic_on = semantic_on
+        self.instance_on = instance_on
+        self.panoptic_on = panoptic_on
+        self.thing_ids = frozenset(thing_ids)
+        self.object_mask_threshold = object_mask_threshold
+        self.overlap_threshold = overlap_threshold
+        self.topk_per_image = topk_per_image
+        self.resize_before_inference = resize_before_inference or instance_on or panoptic_on
+        for name, value in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            value = torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+        self.register_load_state_dict_pre_hook(rename_before_load)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        backbone = build_backbone(cfg)
+        test = cfg.MODEL.MASK_FORMER.TEST
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "criterion": build_criterion(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+            "semantic_on": test.SEMANTIC_ON,
+            "instance_on": test.INSTANCE_ON,
+            "panoptic_on": test.PANOPTIC_ON,
+            "thing_ids": thing_ids_of(cfg.DATASETS.TRAIN, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES),
+            "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
+            "overlap_threshold": test.OVERLAP_THRESHOLD,
+            "topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "resize_before_inference": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, results in evaluation.
+
+        Args:
+            batched_inputs: one dict an image in Detectron2's format: "image" (C, H, W), uint8 or
+                float, in the channel order of the means; "height", "width" of the output (default:
+                the image's own); in training "instances" with gt_classes and gt_masks.
+
+        Returns:
+            In training {loss name: weighted scalar}. Else one dict an image, with those wanted of
+            "sem_seg" (K, H, W), "panoptic_seg" (see :func:`panoptic_inference`) and "instances"
+            (see :func:`instance_inference`), at the output size.
+        """
+        if self.training:
+            # Before the network runs, so that a bad annotation is found by its name.
+            targets = [self._target(inputs) for inputs in batched_inputs]
+        images = ImageList.from_tensors(
+            [self._normalized(inputs["image"]) for inputs in batched_inputs],
+            self.size_divisibility,
+        )
+        outputs = self.sem_seg_head(self.backbone(images.tensor))
+        padded_size = tuple(images.tensor.shape[-2:])
+
+        if self.training:
+            for target in targets:
+                target["masks"] = _padded(target["masks"], padded_size)
+            losses = self.criterion(outputs, targets)
+            weights = self.criterion.weight_dict
+            return {name: loss * weights[name] for name, loss in losses.items() if name in weights}
+
+        predictions = zip(outputs["pred_logits"], outputs["pred_masks"], strict=True)
+        sizes = images.image_sizes
+        del images, outputs  # the masks at output size need the memory
+        return [
+            self._results(
+                class_logits,
+                mask_logits,
+                padded_size,
+                tuple(image_size),
+                (inputs.get("height", image_size[0]), inputs.get("width", image_size[1])),
+            )
+            for inputs, image_size, (class_logits, mask_logits) in zip(
+                batched_inputs, sizes, predictions, strict=True
+            )
+        ]
+
+    def _normalized(self, image: Tensor) -> Tensor:
+        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
+
+    def _target(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Classes (n,) and masks (n, H, W) bool of one image, checked."""
+        name = inputs.get("file_name", inputs.get("image_id", "without name"))
+        instances = inputs.get("instances")
+        if instances is None or not (instances.has("gt_classes") and instances.has("gt_masks")):
+            found = sorted(inputs) if instances is None else sorted(instances.get_fields())
+            raise ValueError(
+                f"image {name}: instances: expected Instances with gt_classes and gt_masks, "
+                f"got {found}"
+            )
+        labels = instances.gt_classes
+        num_classes = self.sem_seg_head.num_classes
+        outside = labels[(labels < 0) | (labels >= num_classes)]
+        if len(outside):
+            raise ValueError(
+                f"image {name}: gt_classes: expected labels in [0, {num_classes}), "
+                f"got {sorted(set(outside.tolist()))} (MODEL.SEM_SEG_HEAD.NUM_CLASSES)"
+            )
+        masks = _mask_tensor(instances, name)
+        if masks.shape != (len(labels), *inputs["image"].shape[-2:]):
+            raise ValueError(
+                f"image {name}: gt_masks: expected (labels, height, width) "
+                f"{(len(labels), *inputs['image'].shape[-2:])}, got {tuple(masks.shape)}"
+            )
+        return {
+            "labels": labels.to(self.device, torch.int64),
+            "masks": masks.to(self.device).to(torch.bool),
+        }
+
+    def _results(
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        padded_size: tuple[int, int],
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """The results of one image, of class logits (Q, K+1) and mask logits (Q, h, w)."""
+        if not self.resize_before_inference:
+            mask_logits = retry_if_cuda_oom(resize_mask_logits)(mask_logits, padded_size)
+            scores = retry_if_cuda_oom(semantic_inference)(class_logits, mask_logits)
+            return {
+                "sem_seg": retry_if_cuda_oom(sem_seg_postprocess)(scores, image_size, *output_size)
+            }
+
+        mask_logits = retry_if_cuda_oom(resize_mask_logits)(
+            mask_logits, padded_size, image_size, output_size
+        )
+        class_logits = class_logits.to(mask_logits.device)
+        results = {}
+        if self.semantic_on:
+            results["sem_seg"] = retry_if_cuda_oom(semantic_inference)(class_logits, mask_logits)
+        if self.panoptic_on:
+            results["panoptic_seg"] = retry_if_cuda_oom(panoptic_inference)(
+                class_logits,
+                mask_logits,
+                thing_ids=self.thing_ids,
+                object_mask_threshold=self.object_mask_threshold,
+                overlap_threshold=self.overlap_threshold,
+            )
+        if self.instance_on:
+            results["instances"] = retry_if_cuda_oom(instance_inference)(
+                class_logits,
+                mask_logits,
+                topk=self.topk_per_image,
+                thing_ids=self.thing_ids if self.panoptic_on else None,
+            )
+        return results
+
+
+def thing_ids_of(train_datasets: Sequence[str], num_classes: int) -> set[int]:
+    """The classes in [0, K) that are things, by the metadata of the first training data set.
+
+    A data set that does not tell things from stuff has things only.
+    """
+    if train_datasets:
+        metadata = MetadataCatalog.get(train_datasets[0])
+        things = metadata.get("thing_dataset_id_to_contiguous_id")
+        if things is not None:
+            return set(things.values())
+    return set(range(num_classes))
+
+
+def _mask_tensor(instances: Instances, name: str) -> Tensor:
+    masks = instances.gt_masks
+    if isinstance(masks, BitMasks):
+        return masks.tensor
+    if isinstance(masks, Tensor):
+        return masks
+    raise ValueError(
+        f"image {name}: gt_masks: expected a tensor (n, height, width) or BitMasks, "
+        f"got {type(masks).__name__}"
+    )
+
+
+def _padded(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, h, w) -> (n, H, W) with zeros at the bottom and on the right."""
+    (height, width), (padded_height, padded_width) = masks.shape[-2:], size
+    return F.pad(masks, (0, padded_width - width, 0, padded_height - height))

@@ -1,0 +1,256 @@
+"""Transformer decoder with masked attention (Mask2Former, sections 3.2.1 and 3.2.2)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import fvcore.nn.weight_init as weight_init
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d
+from detectron2.utils.registry import Registry
+from torch import Tensor, nn
+
+from segcore.layers import MLP, MultiHeadAttention, SinePositionEncoding
+
+TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
+TRANSFORMER_DECODER_REGISTRY.__doc__ = """
+Transformer decoders, called with (cfg, in_channels, mask_classification=True); their forward takes
+what the pixel decoder hands over and the per-pixel embedding.
+"""
+
+
+class _ResidualLayer(nn.Module):
+    """A residual around a sub-layer, with its LayerNorm after the sum, or before the sub-layer."""
+
+    def __init__(self, dim: int, pre_norm: bool):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.pre_norm = pre_norm
+
+    def _residual(self, queries: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.pre_norm:
+            return queries + sublayer(self.norm(queries))
+        return self.norm(queries + sublayer(queries))
+
+
+class CrossAttentionLayer(_ResidualLayer):
+    """Queries (B, Q, C) attend to the visible ones of S keys and values (B, S, C)."""
+
+    def __init__(self, dim: int, num_heads: int, pre_norm: bool = False):
+        super().__init__(dim, pre_norm)
+        self.multihead_attn = MultiHeadAttention(dim, num_heads)
+
+    def forward(
+        self, queries: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, visible: Tensor
+    ) -> Tensor:
+        return self._residual(
+            queries, lambda q: self.multihead_attn(q + query_pos, key, value, visible)
+        )
+
+
+class SelfAttentionLayer(_ResidualLayer):
+    """Queries (B, Q, C) attend to each other."""
+
+    def __init__(self, dim: int, num_heads: int, pre_norm: bool = False):
+        super().__init__(dim, pre_norm)
+        self.self_attn = MultiHeadAttention(dim, num_heads)
+
+    def forward(self, queries: Tensor, query_pos: Tensor) -> Tensor:
+        def attend(queries: Tensor) -> Tensor:
+            key = queries + query_pos
+            return self.self_attn(key, key, queries)
+
+        return self._residual(queries, attend)
+
+
+class FFNLayer(_ResidualLayer):
+    """Two linear layers with ReLU between."""
+
+    def __init__(self, dim: int, feedforward_dim: int, pre_norm: bool = False):
+        super().__init__(dim, pre_norm)
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        return self._residual(queries, lambda q: self.linear2(F.relu(self.linear1(q))))
+
+
+@TRANSFORMER_DECODER_REGISTRY.register()
+class MultiScaleMaskedTransformerDecoder(nn.Module):
+    """Learned queries attend, inside the masks that they predict, to one map after another."""
+
+    # Official checkpoints of version 1 call query_feat static_query: see checkpoint_names.
+    _version = 2
+
+    @configurable
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        num_classes: int,
+        hidden_dim: int,
+        num_queries: int,
+        num_heads: int,
+        feedforward_dim: int,
+        num_layers: int,
+        mask_dim: int,
+        pre_norm: bool = False,
+        enforce_input_projection: bool = False,
+        num_levels: int = 3,
+    ):
+        """
+        Args:
+            in_channels: of each map that the queries attend to.
+            num_classes: K, without "no object".
+            hidden_dim, num_heads, feedforward_dim: of the transformer.
+            num_queries: Q.
+            num_layers: true number of layers; there is one prediction more.
+            mask_dim: channels of the per-pixel embedding.
+            pre_norm: LayerNorm before attention and feed-forward network instead of after.
+            enforce_input_projection: 1x1 convolution of the maps even if in_channels is hidden_dim.
+            num_levels: number of maps.
+        """
+        super().__init__()
+        self.num_levels = num_levels
+        self.position_encoding = SinePositionEncoding(hidden_dim // 2)
+        layers = range(num_layers)
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            CrossAttentionLayer(hidden_dim, num_heads, pre_norm) for _ in layers
+        )
+        self.transformer_self_attention_layers = nn.ModuleList(
+            SelfAttentionLayer(hidden_dim, num_heads, pre_norm) for _ in layers
+        )
+        self.transformer_ffn_layers = nn.ModuleList(
+            FFNLayer(hidden_dim, feedforward_dim, pre_norm) for _ in layers
+        )
+        self.decoder_norm = nn.LayerNorm(hidden_dim)
+
+        self.query_feat = nn.Embedding(num_queries, hidden_dim)
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        self.level_embed = nn.Embedding(num_levels, hidden_dim)
+        project = in_channels != hidden_dim or enforce_input_projection
+        self.input_proj = nn.ModuleList(
+            _projection(in_channels, hidden_dim) if project else nn.Sequential()
+            for _ in range(num_levels)
+        )
+
+        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, in_channels: int, mask_classification: bool = True
+    ) -> dict[str, Any]:
+        if not mask_classification:
+            raise ValueError(f"mask_classification: {cls.__name__} always classifies its masks")
+        mask_former = cfg.MODEL.MASK_FORMER
+        if mask_former.DEC_LAYERS < 2:
+            raise ValueError(
+                "MODEL.MASK_FORMER.DEC_LAYERS counts the predictions, one more than there are "
+                f"layers: expected at least 2, got {mask_former.DEC_LAYERS}"
+            )
+        return {
+            "in_channels": in_channels,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "hidden_dim": mask_former.HIDDEN_DIM,
+            "num_queries": mask_former.NUM_OBJECT_QUERIES,
+            "num_heads": mask_former.NHEADS,
+            "feedforward_dim": mask_former.DIM_FEEDFORWARD,
+            "num_layers": mask_former.DEC_LAYERS - 1,
+            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+            "pre_norm": mask_former.PRE_NORM,
+            "enforce_input_projection": mask_former.ENFORCE_INPUT_PROJ,
+        }
+
+    def forward(self, maps: Sequence[Tensor], mask_features: Tensor) -> dict[str, Any]:
+        """Predict a class and a mask for each query.
+
+        Args:
+            maps: ``num_levels`` maps (B, in_channels, H_l, W_l), coarse to fine.
+            mask_features: per-pixel embedding (B, mask_dim, H, W).
+
+        Returns:
+            {"pred_logits": (B, Q, K+1), the last is "no object"; "pred_masks": logits (B, Q, H, W);
+            "aux_outputs": the same two of the queries before each layer, in training; else empty}.
+        """
+        if isinstance(maps, Tensor) or len(maps) != self.num_levels:
+            raise ValueError(
+                f"maps: expected {self.num_levels} feature maps, which "
+                "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE 'multi_scale_pixel_decoder' hands over, "
+                f"got {'one tensor' if isinstance(maps, Tensor) else len(maps)}"
+            )
+        keys, values = self._memory(maps)
+        # The attention mask is the resized mask. Resizing is linear, so the per-pixel embedding is
+        # resized once for each level instead of the masks of every layer.
+        resized_features = [
+            F.interpolate(
+                mask_features.detach(), size=level.shape[-2:], mode="bilinear", align_corners=False
+            )
+            for level in maps
+        ]
+
+        batch = len(mask_features)
+        queries = self.query_feat.weight.expand(batch, -1, -1)
+        query_pos = self.query_embed.weight
+        layers = zip(
+            self.transformer_cross_attention_layers,
+            self.transformer_self_attention_layers,
+            self.transformer_ffn_layers,
+            strict=True,
+        )
+        auxiliary = []
+        for index, (cross_attention, self_attention, ffn) in enumerate(layers):
+            level = index % self.num_levels
+            normed = self.decoder_norm(queries)
+            mask_embedding = self.mask_embed(normed)
+            if self.training:
+                auxiliary.append(self._prediction(normed, mask_embedding, mask_features))
+            visible = _visible(mask_embedding.detach(), resized_features[level])
+            queries = cross_attention(queries, query_pos, keys[level], values[level], visible)
+            queries = self_attention(queries, query_pos)
+            queries = ffn(queries)
+
+        normed = self.decoder_norm(queries)
+        final = self._prediction(normed, self.mask_embed(normed), mask_features)
+        return {**final, "aux_outputs": auxiliary}
+
+    def _memory(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values (B, H_l W_l, C) of each level."""
+        keys, values = [], []
+        for level, projection, embedding in zip(
+            maps, self.input_proj, self.level_embed.weight, strict=True
+        ):
+            value = projection(level).flatten(2).transpose(1, 2) + embedding
+            position = self.position_encoding(level.shape[-2:], device=level.device)
+            keys.append(value + position.to(value.dtype).flatten(2).transpose(1, 2))
+            values.append(value)
+        return keys, values
+
+    def _prediction(
+        self, normed: Tensor, mask_embedding: Tensor, mask_features: Tensor
+    ) -> dict[str, Tensor]:
+        return {
+            "pred_logits": self.class_embed(normed),
+            "pred_masks": _mask_logits(mask_embedding, mask_features),
+        }
+
+
+def _mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
+    """Products of query (B, Q, C) and pixel embeddings (B, C, H, W): (B, Q, H, W)."""
+    return torch.einsum("bqc,bchw->bqhw", mask_embedding, mask_features)
+
+
+@torch.no_grad()
+def _visible(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
+    """What a query may attend to: its mask, or all where that is empty; bool (B, 1, Q, HW)."""
+    visible = _mask_logits(mask_embedding, mask_features).flatten(2) >= 0
+    return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]
+
+
+def _projection(in_channels: int, out_channels: int) -> Conv2d:
+    convolution = Conv2d(in_channels, out_channels, kernel_size=1)
+    weight_init.c2_xavier_fill(convolution)
+    return convolution

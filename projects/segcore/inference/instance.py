@@ -1,0 +1,65 @@
+"""Instance segmentation from mask classification (MaskFormer, section 3.4)."""
+
+from collections.abc import Collection
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from segcore.inference.masks import MASKS_PER_CHUNK, masks_to_boxes
+
+
+def instance_inference(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    *,
+    topk: int,
+    thing_ids: Collection[int] | None = None,
+) -> Instances:
+    """The ``topk`` most probable pairs of query and class; a query may appear more than once.
+
+    The score of an instance is its class probability times the mean probability inside its mask.
+
+    Args:
+        class_logits: (Q, K+1), the last entry is "no object".
+        mask_logits: (Q, H, W).
+        topk: number of pairs; all of them where there are fewer.
+        thing_ids: drop pairs of other classes, after the choice of ``topk``; None keeps all.
+
+    Returns:
+        Instances sorted by falling score, with scores (n,), pred_classes (n,) int64,
+        pred_masks (n, H, W) bool and pred_boxes, the tight boxes of the masks.
+    """
+    class_probabilities = class_logits.to(mask_logits.dtype).softmax(dim=-1)[:, :-1]
+    num_classes = class_probabilities.shape[1]
+    scores, pairs = class_probabilities.flatten().topk(min(topk, class_probabilities.numel()))
+    queries, classes = pairs // num_classes, pairs % num_classes
+    if thing_ids is not None:
+        things = torch.as_tensor(sorted(thing_ids), dtype=classes.dtype, device=classes.device)
+        is_thing = torch.isin(classes, things)
+        scores, queries, classes = scores[is_thing], queries[is_thing], classes[is_thing]
+
+    # Each query once, however many classes it appears with.
+    queries, instance_query = queries.unique(return_inverse=True)
+    masks = mask_logits[queries] > 0
+    quality = torch.cat(
+        [_mask_quality(mask_logits[chunk]) for chunk in queries.split(MASKS_PER_CHUNK)]
+    )
+    boxes = masks_to_boxes(masks)
+    scores, order = (scores * quality[instance_query]).sort(descending=True, stable=True)
+    instance_query = instance_query[order]
+
+    instances = Instances(tuple(mask_logits.shape[1:]))
+    instances.scores = scores
+    instances.pred_classes = classes[order]
+    instances.pred_masks = masks[instance_query]
+    instances.pred_boxes = Boxes(boxes[instance_query])
+    return instances
+
+
+def _mask_quality(mask_logits: Tensor) -> Tensor:
+    """Mean probability inside each mask of (N, H, W) logits, (N,); 0 for an empty mask."""
+    inside = mask_logits > 0
+    dtype = torch.promote_types(mask_logits.dtype, torch.float32)  # a half cannot count pixels
+    total = mask_logits.sigmoid().mul_(inside).sum(dim=(1, 2), dtype=dtype)
+    return total / (inside.sum(dim=(1, 2)) + 1e-6)

@@ -1,0 +1,57 @@
+"""What the inference steps share: mask logits at output size, boxes of masks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Masks that are resized, or turned into probabilities, at a time: bounds the temporary memory.
+MASKS_PER_CHUNK = 16
+
+
+def resize_mask_logits(
+    mask_logits: Tensor,
+    padded_size: tuple[int, int],
+    image_size: tuple[int, int] | None = None,
+    output_size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Mask logits (Q, h, w) of the network -> (Q, H, W) at the size of the result.
+
+    Bilinear (align_corners False) to ``padded_size``, the size of the network's input; then, with
+    ``image_size``, cut to it and bilinear to ``output_size``. The padded size is never held for all
+    masks at once.
+    """
+    if image_size is None:
+        return _bilinear(mask_logits, padded_size)
+    output_size = output_size or image_size
+    resized = mask_logits.new_empty((len(mask_logits), *output_size))
+    height, width = image_size
+    for source, target in zip(
+        mask_logits.split(MASKS_PER_CHUNK), resized.split(MASKS_PER_CHUNK), strict=True
+    ):
+        image = _bilinear(source, padded_size)[:, :height, :width]
+        target.copy_(_bilinear(image, output_size))
+    return resized
+
+
+def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """Tight boxes of bool masks (N, H, W): float32 (N, 4) as (x0, y0, x1, y1) in pixel edges.
+
+    The box of a mask with one pixel (x, y) is (x, y, x + 1, y + 1), that of an empty one all 0.
+    """
+    x0, x1 = _extent(masks.any(dim=1))
+    y0, y1 = _extent(masks.any(dim=2))
+    return torch.stack((x0, y0, x1, y1), dim=1).to(torch.float32)
+
+
+def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """First occupied index of each row of bool (N, L), and one past the last; 0 without any."""
+    index = torch.arange(occupied.shape[1], device=occupied.device)
+    end = (occupied * (index + 1)).amax(dim=1)
+    start = torch.where(occupied, index, occupied.shape[1]).amin(dim=1)
+    return torch.where(end > 0, start, 0), end

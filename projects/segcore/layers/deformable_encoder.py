@@ -1,0 +1,96 @@
+"""Transformer encoder with multi-scale deformable attention (Deformable DETR, section 4.1)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segcore.layers.ms_deform_attn import MSDeformAttn
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention and a feed-forward network, each in a residual, LayerNorm after."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        num_levels: int,
+        num_heads: int = 8,
+        num_points: int = 4,
+        feedforward_dim: int = 1024,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.self_attn = MSDeformAttn(embed_dim, num_levels, num_heads, num_points)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        attended = self.self_attn(
+            tokens + positions, reference_points, tokens, spatial_shapes, padding_mask
+        )
+        tokens = self.norm1(tokens + self.dropout(attended))
+        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+
+
+class DeformableEncoder(nn.Module):
+    """``num_layers`` encoder layers ``layers.{i}``; keyword arguments are those of a layer."""
+
+    def __init__(self, embed_dim: int, *, num_layers: int, num_levels: int, **layer_options):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DeformableEncoderLayer(embed_dim, num_levels=num_levels, **layer_options)
+            for _ in range(num_layers)
+        )
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Encode the tokens of all levels, S of them, level after level in row-major order.
+
+        Args:
+            tokens: (B, S, C).
+            positions: (B or 1, S, C), added to the queries of every layer.
+            reference_points: (B, S, levels, 2), (x, y) in [0, 1], float32.
+            spatial_shapes: (H, W) of each level.
+            padding_mask: bool (B, S), True = padding, whose values count as zero.
+
+        Returns:
+            (B, S, C).
+        """
+        for layer in self.layers:
+            tokens = layer(tokens, positions, reference_points, spatial_shapes, padding_mask)
+        return tokens
+
+
+def grid_reference_points(
+    spatial_shapes: Sequence[tuple[int, int]], device: torch.device | str | None = None
+) -> Tensor:
+    """Centre of every token's own cell, (S, 2) as (x, y) in [0, 1], float32."""
+    levels = []
+    for height, width in spatial_shapes:
+        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+        levels.append(torch.stack((grid_x, grid_y), dim=-1).flatten(0, 1))
+    return torch.cat(levels)
