@@ -406,7 +406,8 @@ def _header_problems(
 ) -> Iterator[Problem]:
     """Missing files and sizes that disagree, from the headers of the photo and its PNG."""
     expected = (photo["width"], photo["height"])
-    for path in (images / photo["file_name"], pngs / annotation["file_name"]):
+    photo_path = images / photo["file_name"]
+    for path in (photo_path, pngs / annotation["file_name"]):
         if not path.is_file():
             yield Problem(
                 "missing file",
@@ -416,7 +417,10 @@ def _header_problems(
             continue
         try:
             with Image.open(path) as image:
-                size, orientation = image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
+                size = image.size
+                # Asking a PNG for EXIF decodes it, and id PNGs are not turned anyway.
+                exif = image.getexif() if path == photo_path else {}
+                orientation = exif.get(ExifTags.Base.Orientation, 1)
         except IMAGE_ERRORS as error:
             yield _broken(path, error)
             continue

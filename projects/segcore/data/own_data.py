@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
 from iopath.common.file_io import file_lock
 
-from segcore.data.check import Report, check_panoptic_dataset
+from segcore.data.check import Problem, Report, check_panoptic_dataset
 from segcore.data.derived import DerivedFiles, PanopticSource, derive
+from segcore.data.mappers import TRAIN_MAPPERS
 from segcore.data.panoptic_format import (
     Category,
     DataError,
@@ -35,9 +37,7 @@ logger = logging.getLogger(__name__)
 DATASET_NAMES = {"TRAIN": "own_panoptic_train", "TEST": "own_panoptic_test"}
 PATH_KEYS = ("IMAGES", "JSON", "PNGS")
 LABEL_DIVISOR = 1000
-# Mappers that read panoptic PNGs alone, so that nothing has to be derived for training.
-PANOPTIC_ONLY_MAPPERS = {"coco_panoptic_lsj"}
-INSTANCE_MAPPERS = {"coco_instance_lsj", "mask_former_instance"}
+TEST_NEEDS = {"with_semantic": True}
 
 
 def setup_own_data(
@@ -76,11 +76,12 @@ def setup_own_data(
             "or correct the categories"
         )
 
-    for split, name in DATASET_NAMES.items():
+    needs = {"TRAIN": _training_needs(cfg.INPUT.DATASET_MAPPER_NAME), "TEST": TEST_NEEDS}
+    for split in DATASET_NAMES:
         if split in sources:
-            _register(name, sources[split], derived[split], classes, cfg.INPUT.DATASET_MAPPER_NAME)
+            _register(split, sources[split], derived[split], classes, needs[split])
         else:
-            _register_without_images(name, split, classes)
+            _register_without_images(split, classes)
     cfg.DATASETS.TRAIN = (DATASET_NAMES["TRAIN"],)
     cfg.DATASETS.TEST = (DATASET_NAMES["TEST"],) if "TEST" in sources else ()
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(classes)
@@ -91,7 +92,20 @@ def setup_own_data(
 
 def check_own_data(cfg: CfgNode) -> list[Report]:
     """The full check of every split that ``DATASETS.PANOPTIC`` sets, whatever was remembered."""
-    return [_check(split, source) for split, source in _configured_sources(cfg).items()]
+    sources = _configured_sources(cfg)
+    reports = [_check(split, source) for split, source in sources.items()]
+    if all(report.ok for report in reports):
+        categories = {
+            split: read_panoptic_json(source.json)["categories"]
+            for split, source in sources.items()
+        }
+        try:
+            _require_same_categories(sources, categories)
+        except DataError as error:
+            reports[-1].problems.append(
+                Problem("different categories", str(sources["TEST"].json), str(error))
+            )
+    return reports
 
 
 def _configured_sources(cfg: CfgNode) -> dict[str, PanopticSource]:
@@ -148,40 +162,47 @@ def _require_same_categories(
             )
 
 
+def _training_needs(mapper_name: str) -> dict[str, bool]:
+    """What the mapper reads besides panoptic PNGs, as options of :func:`load_panoptic_dicts`."""
+    mapper = TRAIN_MAPPERS.get(mapper_name)
+    if mapper is None:  # the user's own
+        return {"with_semantic": True}
+    return {
+        "with_semantic": mapper.reads_semantic_map,
+        "with_instances": "annotations" in mapper.needs,
+    }
+
+
 def _register(
-    name: str,
+    split: str,
     source: PanopticSource,
     derived: DerivedFiles,
     categories: list[Category],
-    mapper_name: str,
+    needs: dict[str, bool],
 ) -> None:
-    loader = functools.partial(
-        load_panoptic_dicts,
-        source,
-        derived,
-        with_semantic=mapper_name not in PANOPTIC_ONLY_MAPPERS | INSTANCE_MAPPERS
-        or name == DATASET_NAMES["TEST"],
-        with_instances=mapper_name in INSTANCE_MAPPERS,
-    )
     files = {
         "image_root": str(source.images),
         "panoptic_root": str(source.pngs),
         "panoptic_json": str(derived.panoptic),
         "json_file": str(derived.instances),
     }
-    _replace_in_catalogs(name, loader, {**_metadata(categories), **files})
+    _replace_in_catalogs(
+        DATASET_NAMES[split],
+        functools.partial(load_panoptic_dicts, source, derived, **needs),
+        {**_metadata(categories), **files},
+    )
 
 
-def _register_without_images(name: str, split: str, categories: list[Category]) -> None:
+def _register_without_images(split: str, categories: list[Category]) -> None:
     """Metadata of the classes, which models ask of the training split even for evaluation."""
 
     def refuse() -> list[dict]:
         raise DataError(f"DATASETS.PANOPTIC.{split} is not set, so there are no images of it")
 
-    _replace_in_catalogs(name, refuse, _metadata(categories))
+    _replace_in_catalogs(DATASET_NAMES[split], refuse, _metadata(categories))
 
 
-def _replace_in_catalogs(name: str, loader, metadata: dict) -> None:
+def _replace_in_catalogs(name: str, loader: Callable[[], list[dict]], metadata: dict) -> None:
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)

@@ -1,0 +1,284 @@
+"""Every sort of problem is planted into a sound data set, and found under its name."""
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from segcore.data.check import check_panoptic_dataset
+from segcore.data.panoptic_format import DataError
+
+
+def check(folder, **options):
+    return check_panoptic_dataset(
+        folder.images, folder.json, folder.pngs, progress=False, **options
+    )
+
+
+def found(report) -> dict[str, list]:
+    by_kind = {}
+    for problem in report.problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
+    return by_kind
+
+
+def assert_found(report, kind: str, *words: str, is_error: bool = True) -> None:
+    """The report has a problem of that kind whose text has all the words."""
+    problems = found(report)
+    assert kind in problems, f"expected {kind!r}, found {problems}"
+    assert any(
+        all(word in str(problem) for word in words) and problem.is_error == is_error
+        for problem in problems[kind]
+    ), problems[kind]
+    assert report.ok != is_error
+    assert kind in report.summary()
+
+
+def save_photo(folder, size, orientation=None):
+    exif = Image.Exif()
+    if orientation:
+        exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", size).save(folder.images / "a.jpg", exif=exif)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_sound_data(folder, quick):
+    report = check(folder, quick=quick, evaluation=True)
+    assert report.problems == []
+    report.raise_if_failed()
+    assert (report.num_photos, report.num_annotations) == (2, 2)
+    counts = {
+        count.name: (count.is_thing, count.segments, count.crowds) for count in report.classes
+    }
+    assert counts == {
+        "road": (False, 2, 0),
+        "car": (True, 2, 0),
+        "person": (True, 1, 1),
+        "sky": (False, 1, 0),
+    }
+    assert "No problems" in report.summary()
+
+
+@pytest.mark.parametrize("attribute", ["images", "json", "pngs"])
+def test_wrong_paths(folder, attribute):
+    wrong = folder.images.parent / "elsewhere"
+    setattr(folder, attribute, wrong)
+    report = check(folder)
+    assert [problem.file for problem in report.errors] == [str(wrong)]
+    with pytest.raises(DataError, match="elsewhere"):
+        report.raise_if_failed()
+
+
+def test_not_json(folder):
+    folder.json.write_text("not json")
+    assert_found(check(folder), "wrong path or format", "panoptic.json", "not a JSON file")
+
+
+# Plants in the JSON: each takes the folder, whose files are written afterwards. Found by the quick
+# check as well.
+
+
+def _drop(record, key):
+    del record[key]
+
+
+JSON_PLANTS = {
+    "isthing missing": (
+        lambda f: _drop(f.data["categories"][1], "isthing"),
+        ("broken category", "number 2", "'isthing'"),
+    ),
+    "isthing of another type": (
+        lambda f: f.data["categories"][1].update(isthing="yes"),
+        ("broken category", "'yes'"),
+    ),
+    "wrong colour": (
+        lambda f: f.data["categories"][0].update(color=[1, 2, 300]),
+        ("broken category", "'color'"),
+    ),
+    "category without name": (
+        lambda f: _drop(f.data["categories"][3], "name"),
+        ("broken category", "number 4", "'name'"),
+    ),
+    "duplicate category": (
+        lambda f: f.data["categories"].append(dict(f.data["categories"][0], name="street")),
+        ("duplicate category", "2 category records", "7"),
+    ),
+    "no categories": (lambda f: f.data["categories"].clear(), ("no categories",)),
+    "no annotations": (lambda f: f.data["annotations"].clear(), ("no annotations",)),
+    "image without height": (
+        lambda f: _drop(f.data["images"][0], "height"),
+        ("broken image", "number 1", "'height'"),
+    ),
+    "duplicate image": (
+        lambda f: f.data["images"].append(dict(f.data["images"][0])),
+        ("duplicate image", "id 1"),
+    ),
+    "annotation without file name": (
+        lambda f: _drop(f.data["annotations"][0], "file_name"),
+        ("broken annotation", "number 1", "'file_name'"),
+    ),
+    "segments of another type": (
+        lambda f: f.data["annotations"][0].update(segments_info={}),
+        ("broken annotation", "'segments_info'"),
+    ),
+    "duplicate annotation": (
+        lambda f: f.data["annotations"].append(dict(f.data["annotations"][0])),
+        ("duplicate annotation", "image_id 1"),
+    ),
+    "annotation without image": (
+        lambda f: f.data["annotations"][0].update(image_id="1"),
+        ("annotation without image", "a.png", "'1'"),
+    ),
+    "segment id 0": (
+        lambda f: f.segments[0].update(id=0),
+        ("broken segment", "a.png", "segment 0", "unlabelled"),
+    ),
+    "segment id beyond 24 bits": (
+        lambda f: f.segments[0].update(id=256**3),
+        ("broken segment", "16777216"),
+    ),
+    "segment without category": (
+        lambda f: _drop(f.segments[1], "category_id"),
+        ("broken segment", "segment 300", "'category_id'"),
+    ),
+    "unknown category": (
+        lambda f: f.segments[2].update(category_id=99),
+        ("unknown category", "a.png", "segment 70000", "99"),
+    ),
+    "duplicate segment": (
+        lambda f: f.segments.append(dict(f.segments[2])),
+        ("duplicate segment", "a.png", "70000"),
+    ),
+    "missing photo": (
+        lambda f: f.data["images"][0].update(file_name="gone.jpg"),
+        ("missing file", "gone.jpg"),
+    ),
+    "missing PNG": (
+        lambda f: f.data["annotations"][0].update(file_name="gone.png"),
+        ("missing file", "gone.png"),
+    ),
+    "JSON has another size": (
+        lambda f: f.data["images"][0].update(height=32, width=24),
+        ("different sizes", "a.jpg", "32 x 24", "24 x 32"),
+    ),
+}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("name", JSON_PLANTS)
+def test_problem_in_the_json(folder, name, quick):
+    plant, expected = JSON_PLANTS[name]
+    plant(folder)
+    folder.write()
+    assert_found(check(folder, quick=quick), *expected)
+
+
+def test_harmless_oddities_are_warnings(folder):
+    del folder.data["annotations"][1]
+    folder.segments.clear()
+    folder.ids["a.png"][:] = 0
+    folder.write()
+    report = check(folder)
+    assert_found(report, "image without annotation", "more/b.png", is_error=False)
+    assert_found(report, "no segments", "a.png", is_error=False)
+    report.raise_if_failed()
+
+
+def test_equal_names_matter_to_evaluation(folder):
+    folder.data["images"][1]["file_name"] = "more/a.png"
+    (folder.images / "more" / "b.png").rename(folder.images / "more" / "a.png")
+    folder.write()
+    assert check(folder).ok
+    assert_found(check(folder, evaluation=True), "same file name", "a.jpg", "more/a.png")
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_sizes_of_photo_and_png(folder, quick):
+    save_photo(folder, (33, 24))
+    Image.new("RGB", (30, 21)).save(folder.pngs / "b_ids.png")
+    report = check(folder, quick=quick)
+    assert_found(report, "different sizes", "a.jpg", "33 x 24", "32 x 24")
+    assert_found(report, "different sizes", "b_ids.png", "30 x 21", "30 x 20")
+
+
+def test_exif_orientation_that_changes_the_size(folder):
+    save_photo(folder, (32, 24), orientation=6)
+    assert_found(check(folder), "EXIF orientation", "a.jpg", "orientation 6", "24 x 32")
+
+
+def test_exif_orientation_that_agrees_with_the_json(folder):
+    save_photo(folder, (24, 32), orientation=6)
+    assert_found(check(folder), "EXIF orientation", "a.jpg", "will be turned", is_error=False)
+    save_photo(folder, (32, 24), orientation=1)
+    assert check(folder).problems == []
+
+
+def test_broken_photo(folder):
+    (folder.images / "a.jpg").write_bytes(b"no picture")
+    assert_found(check(folder, quick=True), "broken image", "a.jpg")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "more/b.png"])
+def test_photo_that_breaks_off(folder, name):
+    path = folder.images / name
+    path.write_bytes(path.read_bytes()[:-300])
+    assert_found(check(folder), "broken image", name)
+
+
+def test_photo_of_one_pixel(folder):
+    folder.data["images"][0].update(height=1, width=1)
+    folder.ids["a.png"] = np.full((1, 1), 9, dtype=np.int32)
+    del folder.segments[1:]
+    folder.write()
+    save_photo(folder, (1, 1))
+    assert check(folder).problems == []
+
+
+def test_panoptic_png_that_breaks_off(folder):
+    path = folder.pngs / "a.png"
+    path.write_bytes(path.read_bytes()[:80])
+    assert_found(check(folder), "broken panoptic PNG", "a.png")
+
+
+def test_panoptic_png_with_a_palette(folder):
+    Image.new("P", (32, 24)).save(folder.pngs / "a.png")
+    assert_found(check(folder), "broken panoptic PNG", "a.png", "'P'", "convert it")
+
+
+def test_png_id_without_segment(folder):
+    folder.ids["a.png"][0, :4] = 1 + 256 * 2 + 65536 * 3
+    folder.write()
+    assert_found(
+        check(folder), "PNG id without segment", "a.png", "4 pixels", "197121", "(1, 2, 3)"
+    )
+    assert check(folder, quick=True).ok  # which looks at no pixels
+
+
+def test_segment_without_pixels(folder):
+    folder.segments.append({"id": 12345, "category_id": 7})
+    folder.write()
+    assert_found(check(folder), "segment without pixels", "a.png", "12345")
+
+
+def test_wrong_area(folder):
+    folder.segments[3]["area"] = 35
+    folder.write()
+    report = check(folder)
+    assert_found(report, "different areas", "segment 2 has 36", "35", is_error=False)
+    assert len(report.problems) == 1
+
+
+def test_a_broken_record_does_not_hide_other_problems(folder):
+    folder.data["annotations"].append({"image_id": None})
+    folder.segments.append({"id": 4, "category_id": 99})
+    del folder.data["images"][1]["width"]
+    folder.write()
+    assert {"broken annotation", "broken image", "unknown category"} <= found(check(folder)).keys()
+
+
+def test_many_problems_are_listed_briefly(folder):
+    folder.segments.extend({"id": number, "category_id": 7} for number in range(1000, 1020))
+    folder.write()
+    report = check(folder)
+    assert len(report.errors) == 20
+    assert "segment without pixels (20)" in report.summary()
+    assert "... and 15 more" in report.summary()
