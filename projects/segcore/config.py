@@ -6,8 +6,8 @@ from segcore.requirements import require_detectron2
 
 require_detectron2()
 
-from detectron2.config import CfgNode  # noqa: E402
-from detectron2.config import get_cfg as get_detectron2_cfg  # noqa: E402
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
 
 PROJECTS_ENTRY_POINT = "segcore.projects"
 

@@ -1,5 +1,10 @@
 """Data: data sets (registered by this import), training mappers, own data, quickstart."""
 
+from segcore.requirements import require_detectron2, require_panopticapi
+
+require_detectron2()
+require_panopticapi()
+
 from segcore.data import datasets  # noqa: F401 registers them
 from segcore.data.mappers import build_train_mapper
 

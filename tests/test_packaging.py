@@ -1,0 +1,132 @@
+"""Package metadata, pinned versions, and what can be imported where something is missing."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ROOT / "projects"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# Module -> distribution, where the names differ.
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python", "cityscapesscripts": "cityscapesScripts"}
+# Installed by tools/, since no package metadata can name them, and what Detectron2 requires itself.
+OUTSIDE = {"detectron2", "panopticapi", "matplotlib", "termcolor", "yacs", "yaml"}
+
+
+def requirements(lines) -> dict[str, Requirement]:
+    parsed = map(Requirement, lines)
+    return {canonicalize_name(requirement.name): requirement for requirement in parsed}
+
+
+RANGES = requirements(PROJECT["dependencies"])
+EXTRAS = requirements(line for lines in PROJECT["optional-dependencies"].values() for line in lines)
+PINS = requirements(
+    line
+    for line in (ROOT / "requirements-ci.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+)
+
+
+def imported_modules(package: Path) -> dict[str, Path]:
+    """Top-level name of every absolute import -> one file that has it."""
+    found = {}
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            else:
+                continue
+            found.update((name.split(".")[0], path) for name in names)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(RANGES | EXTRAS))
+def test_every_range_has_a_pin_inside_it(name):
+    assert name in PINS, f"requirements-ci.txt has no version for {name}"
+    (pin,) = PINS[name].specifier
+    assert pin.operator == "=="
+    assert pin.version in (RANGES | EXTRAS)[name].specifier
+
+
+def test_every_imported_package_is_required():
+    ours = {path.name for path in PACKAGES.iterdir() if path.is_dir()}
+    known = sys.stdlib_module_names | ours | OUTSIDE
+    for module, path in imported_modules(PACKAGES).items():
+        if module not in known:
+            name = canonicalize_name(DISTRIBUTIONS.get(module, module))
+            assert name in RANGES | EXTRAS, f"{path} imports {module}, no requirement names it"
+
+
+def test_requirements_are_ranges():
+    for requirement in RANGES.values():
+        assert requirement.url is None
+        assert [part.operator for part in requirement.specifier] == [">="]
+
+
+def run_without(modules: set[str], script: str) -> subprocess.CompletedProcess:
+    """Run ``script`` in a fresh Python in which ``modules`` seem not to be installed."""
+    hide = f"""
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {modules!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name in {modules!r} else real(name, *a)
+"""
+    return subprocess.run([sys.executable, "-c", hide + script], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("module", ["segcore", "segcore.ops"])
+def test_operators_import_with_nothing_but_torch(module):
+    allowed = {"torch", "numpy", "typing_extensions", "segcore"} | sys.stdlib_module_names
+    hidden = {*imported_modules(PACKAGES), "fvcore", "yacs"} - allowed
+    answer = run_without(hidden, f"import {module}")
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("module", ["segcore.config", "segcore.data"])
+def test_missing_detectron2_says_what_to_run(module):
+    answer = run_without({"detectron2"}, f"import {module}")
+    assert "ImportError: Detectron2 is not installed" in answer.stderr
+    assert "python tools/install_detectron2.py" in answer.stderr
+
+
+def test_train_net_says_what_to_run():
+    script = f"import runpy; runpy.run_path({str(ROOT / 'train_net.py')!r})"
+    answer = run_without({"detectron2"}, script)
+    assert "ImportError: Detectron2 is not installed" in answer.stderr
+
+
+def test_missing_panopticapi_says_what_to_run():
+    answer = run_without({"panopticapi"}, "import segcore.data.panoptic_format")
+    assert "ImportError: panopticapi is not installed" in answer.stderr
+    assert "pip install --no-deps panopticapi-lite" in answer.stderr
+
+
+def test_no_registry_host_is_named():
+    host = re.compile(rb"pypi\.(org|python)|pythonhosted", re.IGNORECASE)
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if files.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in files.stdout.splitlines():
+        path = ROOT / name
+        if path.is_file() and path != Path(__file__):
+            match = host.search(path.read_bytes())
+            assert match is None, f"{name} names {match[0].decode()}"
