@@ -1,0 +1,21 @@
+"""Training and evaluation: launcher, trainer, and the way from the command line to a config."""
+
+from segcore.engine.launch import launch
+from segcore.engine.setup import (
+    argument_parser,
+    explicit_num_classes,
+    fit_to_machine,
+    load_config,
+    setup_config,
+)
+from segcore.engine.trainer import Trainer
+
+__all__ = [
+    "Trainer",
+    "argument_parser",
+    "explicit_num_classes",
+    "fit_to_machine",
+    "launch",
+    "load_config",
+    "setup_config",
+]

@@ -1,0 +1,158 @@
+"""Training batches that are a function of (seed, iteration), so that training can stop and resume.
+
+Sample number n of the endless stream is always the same image under the same augmentation, however
+many loader workers and processes there are and wherever the stream was entered.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_dicts
+from detectron2.data.samplers import (
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from segcore.engine.randomness import seed_random_generators
+
+# Keeps the random streams of samples and of training steps apart.
+SAMPLE_STREAM = 0
+
+
+class SeededDataset(Dataset):
+    """Dataset dicts through a mapper, its random numbers seeded by the sample's number.
+
+    Indexed by (sample number in the stream, index of the image).
+    """
+
+    def __init__(self, dataset_dicts: list[dict], mapper: Callable[[dict], dict], seed: int):
+        self.mapped = MapDataset(DatasetFromList(dataset_dicts, copy=False), mapper)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.mapped)
+
+    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+        number, index = sample
+        seed_random_generators(self.seed, SAMPLE_STREAM, number)
+        return self.mapped[index]
+
+
+class NumberedSampler(Sampler):
+    """The indices of a sampler that gives each process its share, with their job-wide numbers."""
+
+    def __init__(self, sampler: Iterable[int]):
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rank, world_size = comm.get_rank(), comm.get_world_size()
+        for count, index in enumerate(self.sampler):
+            yield count * world_size + rank, index
+
+
+class ResumableBatchSampler(Sampler):
+    """Batches of samples, from the batch of iteration ``start_iter`` on; no image is read for it.
+
+    Args:
+        groups: for each image the group it belongs to; a batch is of one group.
+    """
+
+    def __init__(
+        self,
+        samples: Iterable[tuple[int, int]],
+        groups: Sequence[int],
+        batch_size: int,
+        start_iter: int = 0,
+    ):
+        self.samples = samples
+        self.groups = groups
+        self.batch_size = batch_size
+        self.start_iter = start_iter
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return islice(self._batches(), self.start_iter, None)
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        incomplete: dict[int, list[tuple[int, int]]] = {}
+        for number, index in self.samples:
+            batch = incomplete.setdefault(self.groups[index], [])
+            batch.append((number, index))
+            if len(batch) == self.batch_size:
+                yield incomplete.pop(self.groups[index])
+
+
+def build_train_loader(
+    cfg: CfgNode, mapper: Callable[[dict], dict], start_iter: int = 0
+) -> DataLoader:
+    """The loader of this process: lists of mapped dicts, ``IMS_PER_BATCH / processes`` each.
+
+    Args:
+        cfg: ``DATASETS.TRAIN``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, and ``SEED``, which must
+            not be negative here (see ``randomness.resolve_seed``).
+        mapper: from a dataset dict to the model's input.
+        start_iter: the iteration whose batch comes first.
+
+    Raises:
+        ValueError: the batch does not divide among the processes, or the sampler is unknown.
+    """
+    world_size = comm.get_world_size()
+    total_batch_size = cfg.SOLVER.IMS_PER_BATCH
+    if total_batch_size <= 0 or total_batch_size % world_size:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {total_batch_size}, which {world_size} process(es) cannot "
+            "share equally"
+        )
+    dataset_dicts = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+    batches = ResumableBatchSampler(
+        NumberedSampler(_build_sampler(cfg, dataset_dicts)),
+        groups=_aspect_ratio_groups(cfg, dataset_dicts),
+        batch_size=total_batch_size // world_size,
+        start_iter=start_iter,
+    )
+    return DataLoader(
+        SeededDataset(dataset_dicts, mapper, cfg.SEED),
+        batch_sampler=batches,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_keep_list,
+    )
+
+
+def _build_sampler(cfg: CfgNode, dataset_dicts: list[dict]) -> Sampler:
+    name, seed, size = cfg.DATALOADER.SAMPLER_TRAIN, cfg.SEED, len(dataset_dicts)
+    if name == "TrainingSampler":
+        return TrainingSampler(size, seed=seed)
+    if name == "RepeatFactorTrainingSampler":
+        repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset_dicts, cfg.DATALOADER.REPEAT_THRESHOLD
+        )
+        return RepeatFactorTrainingSampler(repeat_factors, seed=seed)
+    if name == "RandomSubsetTrainingSampler":
+        return RandomSubsetTrainingSampler(
+            size, cfg.DATALOADER.RANDOM_SUBSET_RATIO, seed_shuffle=seed, seed_subset=seed
+        )
+    raise ValueError(
+        f"DATALOADER.SAMPLER_TRAIN is {name!r}, expected TrainingSampler, "
+        "RepeatFactorTrainingSampler or RandomSubsetTrainingSampler"
+    )
+
+
+def _aspect_ratio_groups(cfg: CfgNode, dataset_dicts: list[dict]) -> list[int]:
+    """Detectron2's two groups, wider than high and the others, so that a batch needs less padding.
+
+    One group where a data set does not state the sizes, as most semantic ones.
+    """
+    sizes_known = all("width" in record and "height" in record for record in dataset_dicts)
+    if not (cfg.DATALOADER.ASPECT_RATIO_GROUPING and sizes_known):
+        return [0] * len(dataset_dicts)
+    return [int(record["width"] > record["height"]) for record in dataset_dicts]
+
+
+def _keep_list(batch: list[dict]) -> list[dict]:
+    return batch

@@ -1,0 +1,132 @@
+"""The trainer of all projects: Detectron2's, on any device, with exact resume and our data."""
+
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from segcore.checkpoint import SafeCheckpointer
+from segcore.data.mappers import build_train_mapper
+from segcore.engine.randomness import resolve_seed
+from segcore.engine.train_loader import build_train_loader
+from segcore.engine.train_loop import TrainLoop, autocast_dtype
+from segcore.evaluation import SemanticSegmentorWithTTA, build_evaluator
+from segcore.solver import build_lr_scheduler, build_optimizer
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's ``DefaultTrainer`` with its hooks, periods and ``resume_or_load``, except:
+
+    * training runs on the CPU as well, alone or with several gloo processes;
+    * a run that was stopped and resumed gives the same losses as one that was not: the checkpoint
+      holds optimiser, schedule, loss scale and seed, and all random numbers follow from the seed
+      and the iteration (a negative ``SEED`` draws one and keeps it);
+    * the training data are opened when ``train`` starts, at the iteration it starts from.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # Not DefaultTrainer's own constructor: it needs CUDA for AMP and for several processes.
+        TrainerBase.__init__(self)
+        self.keeps_seed_of_checkpoint = cfg.SEED < 0
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = _with_seed(cfg, resolve_seed(cfg.SEED))
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        device = next(model.parameters()).device
+        _require_backend_for(device.type)
+        model = create_ddp_model(
+            model,
+            broadcast_buffers=False,
+            device_ids=None if device.type == "cpu" else [comm.get_local_rank()],
+        )
+        self._trainer = TrainLoop(
+            model,
+            optimizer,
+            dtype=autocast_dtype(cfg, device.type),
+            seed=cfg.SEED,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = SafeCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            metadata=MetadataCatalog.get(cfg.DATASETS.TRAIN[0]),
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def train(self) -> Any:
+        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``; evaluate as ``TEST`` says."""
+        self.data_loader = self.build_train_loader(self.cfg, self.start_iter)
+        return super().train()
+
+    def state_dict(self) -> dict[str, Any]:
+        # v0.6 leaves out what the inner trainer holds: optimiser and loss scale.
+        state = TrainerBase.state_dict(self)
+        state["_trainer"] = self._trainer.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+        if self.keeps_seed_of_checkpoint:
+            self.cfg = _with_seed(self.cfg, self._trainer.seed)
+        self._trainer.seed = self.cfg.SEED
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> Any:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0) -> DataLoader:
+        return build_train_loader(cfg, build_train_mapper(cfg), start_iter)
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name, output_folder)
+
+    @classmethod
+    def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Semantic evaluation with test-time augmentation; result names end with "_TTA"."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        switches = cfg.MODEL.MASK_FORMER.TEST
+        switches.SEMANTIC_ON, switches.INSTANCE_ON, switches.PANOPTIC_ON = True, False, False
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
+        return {f"{name}_TTA": result for name, result in results.items()}
+
+
+def _with_seed(cfg: CfgNode, seed: int) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SEED = seed
+    cfg.freeze()
+    return cfg
+
+
+def _require_backend_for(device_type: str) -> None:
+    if comm.get_world_size() > 1 and device_type == "cpu" and dist.get_backend() == "nccl":
+        raise ValueError(
+            "MODEL.DEVICE is cpu, but the processes were started for GPUs; "
+            "hide the GPUs (CUDA_VISIBLE_DEVICES=) to train on the CPU with several processes"
+        )

@@ -1,0 +1,126 @@
+"""From the command line to a config."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from segcore.engine import explicit_num_classes, fit_to_machine, load_config, setup_config
+
+PUBLISHED = Path(__file__).resolve().parents[3] / "configs"
+OWN_DATA = "DATASETS: {PANOPTIC: {TRAIN: {JSON: own.json}}}\n"
+SEVEN = "MODEL: {SEM_SEG_HEAD: {NUM_CLASSES: 7}}\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(name: str, text: str) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_file_and_options(write):
+    path = write("a.yaml", "SOLVER: {BASE_LR: 0.5, MAX_ITER: 3}\n")
+    cfg = setup_config(path, ["SOLVER.MAX_ITER", "4"])
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (0.5, 4)
+    assert not cfg.is_frozen()
+
+
+def test_no_file():
+    assert setup_config("", ["SEED", "3"]).SEED == 3
+
+
+def test_absent_file():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml does not exist"):
+        setup_config("nowhere.yaml")
+
+
+def test_unknown_key(write):
+    with pytest.raises(KeyError, match="NO_SUCH_KEY"):
+        setup_config(write("a.yaml", "SOLVER: {NO_SUCH_KEY: 1}\n"))
+
+
+def test_python_tag_of_official_files(write):
+    text = 'INPUT: {MIN_SIZE_TRAIN: !!python/object/apply:eval ["[8 * x for x in range(1, 4)]"]}\n'
+    assert setup_config(write("official.yaml", text)).INPUT.MIN_SIZE_TRAIN == (8, 16, 24)
+
+
+@pytest.mark.parametrize("num_gpus", [None, 0, 1])
+def test_cpu_without_gpu(monkeypatch, num_gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = load_config("")
+    fit_to_machine(cfg, num_gpus)
+    assert cfg.MODEL.DEVICE == "cpu"
+
+
+@pytest.mark.parametrize(("num_gpus", "device"), [(None, "cuda"), (0, "cpu"), (2, "cuda")])
+def test_device_with_gpu(monkeypatch, num_gpus, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = load_config("", ["MODEL.RESNETS.NORM", "SyncBN"])
+    fit_to_machine(cfg, num_gpus)
+    assert device == cfg.MODEL.DEVICE
+    assert cfg.MODEL.RESNETS.NORM == ("BN" if device == "cpu" else "SyncBN")
+
+
+def test_sync_norms_on_cpu_become_plain_with_one_warning(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # setup_logger, if an earlier test has called it, keeps the records from caplog.
+    monkeypatch.setattr(logging.getLogger("segcore"), "propagate", True)
+    opts = ["MODEL.RESNETS.NORM", "SyncBN", "MODEL.FPN.NORM", "SyncBN"]
+    cfg = setup_config("", opts)
+    assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.FPN.NORM == "BN"
+    assert cfg.MODEL.SEM_SEG_HEAD.NORM == "GN"
+    (warning,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert "MODEL.FPN.NORM, MODEL.RESNETS.NORM" in warning.getMessage()
+
+
+def test_class_count_beside_own_data_is_explicit(write):
+    assert explicit_num_classes(write("a.yaml", OWN_DATA + SEVEN)) == 7
+
+
+def test_class_count_on_the_command_line_is_explicit(write):
+    opts = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "9"]
+    assert explicit_num_classes(write("a.yaml", OWN_DATA + SEVEN), opts) == 9
+    assert explicit_num_classes("", opts) == 9
+
+
+def test_class_count_of_the_base_is_not_explicit(write):
+    write("base.yaml", SEVEN)
+    assert explicit_num_classes(write("a.yaml", "_BASE_: base.yaml\n" + OWN_DATA)) is None
+
+
+def test_class_count_above_own_data_is_explicit(write):
+    write("own.yaml", OWN_DATA)
+    assert explicit_num_classes(write("a.yaml", "_BASE_: own.yaml\n" + SEVEN)) == 7
+
+
+def test_own_data_on_the_command_line(write):
+    opts = ["DATASETS.PANOPTIC.TRAIN.JSON", "own.json"]
+    assert explicit_num_classes(write("a.yaml", SEVEN), opts) is None
+
+
+def test_several_bases(write):
+    write("parts/first.yaml", OWN_DATA + SEVEN)
+    write("parts/second.yaml", "SEED: 1\n")
+    path = write("a.yaml", "_BASE_: [parts/first.yaml, parts/second.yaml]\n")
+    assert explicit_num_classes(path) == 7
+
+
+def test_empty_paths_are_no_own_data(write):
+    text = "DATASETS: {PANOPTIC: {TRAIN: {IMAGES: '', JSON: '', PNGS: ''}}}\n" + SEVEN
+    assert explicit_num_classes(write("a.yaml", text)) is None
+
+
+def test_without_file_and_options():
+    assert explicit_num_classes("") is None
+
+
+def test_published_files_have_no_explicit_class_count():
+    paths = sorted(PUBLISHED.glob("**/maskformer2_*.yaml"))
+    assert paths
+    assert {explicit_num_classes(str(path)) for path in paths} == {None}

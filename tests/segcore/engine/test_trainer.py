@@ -1,0 +1,175 @@
+"""Training steps: exact resume, precision, and the stop at a number that is not finite."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from segcore.engine.train_loop import TrainLoop, autocast_dtype
+
+from .conftest import TinyTrainer, augment
+
+
+def train(cfg, *, resume=False, stop_at=None, init_seed=0):
+    torch.manual_seed(init_seed)  # default_setup's part
+    trainer = TinyTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.stop_at = stop_at
+    if stop_at is None:
+        trainer.train()
+    else:
+        with pytest.raises(InterruptedError):
+            trainer.train()
+    return trainer
+
+
+def in_folder(cfg, name):
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / name)
+    return cfg
+
+
+def assert_same_weights(first, second):
+    for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("workers", "bfloat16"), [(0, False), (2, True)])
+def test_resumed_run_equals_unbroken_run(cfg, workers, bfloat16):
+    cfg.SOLVER.AMP.CPU_BFLOAT16 = bfloat16
+    unbroken = train(in_folder(cfg, "unbroken"))
+
+    cfg.DATALOADER.NUM_WORKERS = workers
+    broken = in_folder(cfg, "broken")
+    stopped = train(broken, stop_at=4)
+    assert stopped.losses == unbroken.losses[:4]
+    # The checkpoint is that of iteration 2; nothing else of the first process is left.
+    resumed = train(broken, resume=True, init_seed=99)
+    assert resumed.start_iter == 3
+    assert resumed.losses == unbroken.losses[3:]
+    assert len(set(unbroken.losses)) == 7
+    assert_same_weights(resumed.model, unbroken.model)
+
+
+def test_drawn_seed_is_kept(cfg):
+    cfg.SEED = -1
+    broken = in_folder(cfg, "broken")
+    seed = train(broken, stop_at=4).cfg.SEED
+    resumed = train(broken, resume=True)
+    assert resumed.cfg.SEED == seed >= 0
+
+    cfg.SEED = seed
+    unbroken = train(in_folder(cfg, "unbroken"))
+    assert resumed.losses == unbroken.losses[3:]
+
+
+def test_seed_of_the_config_wins_over_the_checkpoint(cfg):
+    train(cfg, stop_at=4)
+    cfg.SEED = 6
+    assert train(cfg, resume=True).cfg.SEED == 6
+
+
+def test_resume_without_checkpoint_starts_at_the_beginning(cfg):
+    assert train(cfg, resume=True).start_iter == 0
+
+
+def test_resume_of_a_finished_run_does_nothing(cfg):
+    finished = train(cfg)
+    again = train(cfg, resume=True)
+    assert again.start_iter == cfg.SOLVER.MAX_ITER
+    assert_same_weights(again.model, finished.model)
+
+
+def test_checkpoint_loads_without_executing_code(cfg):
+    trainer = train(cfg)
+    path = trainer.checkpointer.get_checkpoint_file()
+    state = torch.load(path, weights_only=True)
+    assert state["iteration"] == 6
+    assert state["trainer"]["_trainer"]["seed"] == 5
+    assert len(state["trainer"]["_trainer"]["optimizer"]["state"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("enabled", "dtype", "cpu_bfloat16", "device", "expected"),
+    [
+        (False, "float16", True, "cpu", None),
+        (False, "float16", True, "cuda", None),
+        (True, "float16", False, "cpu", None),
+        (True, "float16", True, "cpu", torch.bfloat16),
+        (True, "float16", False, "cuda", torch.float16),
+        (True, "bfloat16", False, "cuda", torch.bfloat16),
+    ],
+)
+def test_autocast_dtype(cfg, enabled, dtype, cpu_bfloat16, device, expected):
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = enabled, dtype
+    cfg.SOLVER.AMP.CPU_BFLOAT16 = cpu_bfloat16
+    assert autocast_dtype(cfg, device) is expected
+
+
+def test_unknown_autocast_dtype(cfg):
+    cfg.SOLVER.AMP.DTYPE = "half"
+    with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE is 'half'"):
+        autocast_dtype(cfg, "cuda")
+
+
+@pytest.mark.parametrize(("cpu_bfloat16", "expected"), [(False, None), (True, torch.bfloat16)])
+def test_precision_on_cpu(cfg, cpu_bfloat16, expected):
+    cfg.SOLVER.MAX_ITER = 1
+    cfg.SOLVER.AMP.CPU_BFLOAT16 = cpu_bfloat16
+    model = train(cfg).model
+    assert model.autocast_dtype is expected
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+class BrokenPhotoTrainer(TinyTrainer):
+    @staticmethod
+    def mapper(record):
+        record = augment(record)
+        if record["file_name"] == "photo_3.jpg":
+            record["image"][:] = np.nan
+        return record
+
+
+def test_loss_that_is_not_finite_stops_the_training(cfg):
+    cfg.SOLVER.WARMUP_ITERS = 0
+    trainer = BrokenPhotoTrainer(cfg)
+    with pytest.raises(FloatingPointError) as caught:
+        trainer.train()
+    message = str(caught.value)
+    for part in ("iteration", "photo_3.jpg", "loss_points nan", "loss_size", "rates 0.0", "norm"):
+        assert part in message
+    assert not Path(cfg.OUTPUT_DIR, "model_final.pth").exists()
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+class SquareRoot(nn.Module):
+    """At 0 the loss is finite, its gradient is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch):
+        return {"loss": self.weight.sqrt().sum()}
+
+
+def test_gradient_that_is_not_finite_stops_the_training():
+    model = SquareRoot()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loop = TrainLoop(model, optimizer, data_loader=[[{"file_name": "a.jpg"}]])
+    with pytest.raises(FloatingPointError, match=r"gradient is not\n  images a\.jpg: loss 0"):
+        loop.train(0, 1)
+    assert model.weight.item() == 0
+
+
+def test_resume_with_another_precision():
+    """A state without a loss scale loads where one is used, and the other way round."""
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    plain = TrainLoop(model, optimizer)
+    scaled = TrainLoop(model, optimizer, dtype=torch.float16)
+    assert scaled.grad_scaler.is_enabled()
+    scaled.load_state_dict(plain.state_dict())
+    plain.load_state_dict(scaled.state_dict())

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Train, resume or evaluate any config: ``python train_net.py --config-file X [KEY VALUE ...]``."""
+
+import sys
+from argparse import Namespace
+
+from segcore.requirements import require_detectron2
+
+require_detectron2()
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+import segcore.data  # noqa: F401, registers the data sets
+from segcore.checkpoint import SafeCheckpointer
+from segcore.data.own_data import check_own_data, setup_own_data
+from segcore.data.panoptic_format import DataError
+from segcore.engine import (
+    Trainer,
+    argument_parser,
+    explicit_num_classes,
+    fit_to_machine,
+    launch,
+    load_config,
+)
+from segcore.evaluation import check_evaluation
+
+
+def setup(args: Namespace) -> CfgNode:
+    """Config, loggers, own data; everything that can be wrong before a model is built."""
+    cfg = load_config(args.config_file, args.opts)
+    for name in ("segcore", "mask2former"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    fit_to_machine(cfg, args.num_gpus)
+    setup_own_data(cfg, explicit_num_classes(args.config_file, args.opts))
+    cfg.freeze()
+    default_setup(cfg, args)
+    for dataset_name in cfg.DATASETS.TEST:
+        check_evaluation(cfg, dataset_name)
+    return cfg
+
+
+def main(args: Namespace) -> dict:
+    cfg = setup(args)
+    if not args.eval_only:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+
+    model = Trainer.build_model(cfg)
+    SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_tta(cfg, model))
+    return results
+
+
+def check_data(args: Namespace) -> int:
+    """Print a report on own data; the exit code says whether they can be used."""
+    reports = check_own_data(load_config(args.config_file, args.opts))
+    for report in reports:
+        print(report.summary(), end="\n\n")
+    if not reports:
+        print("nothing to check: DATASETS.PANOPTIC.TRAIN and .TEST name no data")
+    return 0 if reports and all(report.ok for report in reports) else 1
+
+
+if __name__ == "__main__":
+    arguments = argument_parser().parse_args()
+    try:
+        if arguments.check_data:
+            sys.exit(check_data(arguments))
+        launch(
+            main,
+            arguments.num_gpus,
+            num_machines=arguments.num_machines,
+            machine_rank=arguments.machine_rank,
+            dist_url=arguments.dist_url,
+            args=(arguments,),
+        )
+    except (DataError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
