@@ -21,7 +21,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
 from iopath.common.file_io import file_lock
 
-from segcore.data.check import Problem, Report, check_panoptic_dataset
+from segcore.data.check import check_panoptic_dataset
 from segcore.data.derived import DerivedFiles, PanopticSource, derive
 from segcore.data.mappers import TRAIN_MAPPERS
 from segcore.data.panoptic_format import (
@@ -31,6 +31,7 @@ from segcore.data.panoptic_format import (
     ignore_label,
     read_panoptic_json,
 )
+from segcore.data.report import Problem, Report
 
 logger = logging.getLogger(__name__)
 

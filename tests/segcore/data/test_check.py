@@ -98,6 +98,10 @@ JSON_PLANTS = {
         lambda f: _drop(f.data["categories"][3], "name"),
         ("broken category", "number 4", "'name'"),
     ),
+    "category id of another type": (
+        lambda f: f.data["categories"][3].update(id=[5]),
+        ("broken category", "number 4", "[5]"),
+    ),
     "duplicate category": (
         lambda f: f.data["categories"].append(dict(f.data["categories"][0], name="street")),
         ("duplicate category", "2 category records", "7"),

@@ -1,0 +1,142 @@
+"""Problems of a photo and its panoptic PNG: missing, broken, of another size, other segments."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from segcore.data.check_json import sound_segments
+from segcore.data.panoptic_format import (
+    IMAGE_ERRORS,
+    UNLABELLED,
+    Annotation,
+    DataError,
+    Photo,
+    locate_segments,
+    read_panoptic_png,
+)
+from segcore.data.report import Problem
+
+TURNING_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap height and width
+
+
+def header_problems(
+    images: Path, photo: Photo, pngs: Path, annotation: Annotation
+) -> Iterator[Problem]:
+    """Missing files and sizes that disagree, from the headers of the photo and its PNG."""
+    expected = (photo["width"], photo["height"])
+    photo_path = images / photo["file_name"]
+    for path in (photo_path, pngs / annotation["file_name"]):
+        if not path.is_file():
+            yield Problem(
+                "missing file",
+                str(path),
+                "does not exist: correct the folder's path, or 'file_name' in the JSON",
+            )
+            continue
+        try:
+            with Image.open(path) as image:
+                size = image.size
+                # Asking a PNG for EXIF decodes it, and id PNGs are not turned anyway.
+                exif = image.getexif() if path == photo_path else {}
+                orientation = exif.get(ExifTags.Base.Orientation, 1)
+        except IMAGE_ERRORS as error:
+            yield _broken(path, error)
+            continue
+        yield from _size_problems(path, size, orientation, expected)
+
+
+def _broken(path: Path, error: Exception) -> Problem:
+    return Problem("broken image", str(path), f"cannot be read ({error}): save it anew")
+
+
+def _size_problems(
+    path: Path, size: tuple[int, int], orientation: int, expected: tuple[int, int]
+) -> Iterator[Problem]:
+    """Compare (width, height) as stored, and as Detectron2 turns it for EXIF, with the JSON's."""
+    turned = size[::-1] if orientation in TURNING_ORIENTATIONS else size
+    is_turned = orientation in range(2, 9)
+    if turned != expected and size == expected:
+        yield Problem(
+            "EXIF orientation",
+            str(path),
+            f"is {size[0]} x {size[1]} as the JSON says, but its EXIF orientation {orientation} "
+            f"turns it to {turned[0]} x {turned[1]}: remove the EXIF tag if the annotation is of "
+            "the photo as stored, else annotate the turned photo",
+        )
+    elif turned != expected:
+        yield Problem(
+            "different sizes",
+            str(path),
+            f"is {turned[0]} x {turned[1]} (width x height), but the JSON says "
+            f"{expected[0]} x {expected[1]}: correct the JSON, or replace the file",
+        )
+    elif is_turned:
+        yield Problem(
+            "EXIF orientation",
+            str(path),
+            f"will be turned by its EXIF orientation {orientation}: make sure that the annotation "
+            "is of the turned photo, or remove the tag",
+            is_error=False,
+        )
+
+
+def pixel_problems(
+    images: Path, photo: Photo, pngs: Path, annotation: Annotation
+) -> Iterator[Problem]:
+    """Header problems, photos that break off, and segments that disagree with the PNG."""
+    found = list(header_problems(images, photo, pngs, annotation))
+    yield from found
+    wrong = {problem.file for problem in found if problem.is_error}
+    photo_path, png_path = images / photo["file_name"], pngs / annotation["file_name"]
+    if str(photo_path) not in wrong:
+        try:
+            with Image.open(photo_path) as image:
+                # A JPEG decodes at an eighth of its size several times faster, whole as it is.
+                image.draft("RGB", (max(image.width // 8, 1), max(image.height // 8, 1)))
+                image.load()
+        except IMAGE_ERRORS as error:
+            yield _broken(photo_path, error)
+    if str(png_path) in wrong:
+        return
+    try:
+        ids = read_panoptic_png(png_path)
+    except DataError as error:
+        message = str(error).removeprefix(f"{png_path}: ")
+        yield Problem("broken panoptic PNG", str(png_path), message)
+        return
+    yield from _area_problems(str(png_path), ids, annotation)
+
+
+def _area_problems(file: str, ids: np.ndarray, annotation: Annotation) -> Iterator[Problem]:
+    segments = sound_segments(annotation)
+    index = locate_segments(ids, segments)
+    areas = np.bincount(index.ravel(), minlength=len(segments) + 1)
+    for segment, area in zip(segments, areas, strict=False):
+        if area == 0:
+            yield Problem(
+                "segment without pixels",
+                file,
+                f"segment {segment['id']} of the JSON has no pixel: remove it from "
+                "'segments_info', or draw it",
+            )
+        elif segment.get("area", area) != area:
+            yield Problem(
+                "different areas",
+                file,
+                f"segment {segment['id']} has {area} pixels, but the JSON's area is "
+                f"{segment['area']}; the pixels count",
+                is_error=False,
+            )
+    listed = {segment.get("id") for segment in annotation["segments_info"]}
+    unlisted, counts = np.unique(ids[index == len(segments)], return_counts=True)
+    for identity, count in zip(unlisted.tolist(), counts.tolist(), strict=True):
+        if identity != UNLABELLED and identity not in listed:
+            color = (identity % 256, identity // 256 % 256, identity // 65536)
+            yield Problem(
+                "PNG id without segment",
+                file,
+                f"{count} pixels have id {identity} (colour {color}), which 'segments_info' does "
+                "not list: list the segment, or paint them black (unlabelled)",
+            )
