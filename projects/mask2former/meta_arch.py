@@ -13,7 +13,7 @@ from detectron2.structures import BitMasks, ImageList, Instances
 from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor, nn
 
-from mask2former.checkpoint_names import rename_before_load
+from mask2former.checkpoint_names import rename_before_load, rename_official
 from mask2former.criterion import build_criterion
 from segcore.inference import (
     instance_inference,
@@ -105,6 +105,9 @@ class MaskFormer(nn.Module):
             "topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "resize_before_inference": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         }
+
+    # Asked by SafeCheckpointer, which compares shapes and reports names before the model renames.
+    checkpoint_renames = staticmethod(rename_official)
 
     @property
     def device(self) -> torch.device:
