@@ -36,7 +36,7 @@ def resize_mask_logits(
 def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
@@ -44,8 +44,9 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
 
     The box of a mask with one pixel (x, y) is (x, y, x + 1, y + 1), that of an empty one all 0.
     """
-    x0, x1 = _extent(masks.any(dim=1))
-    y0, y1 = _extent(masks.any(dim=2))
+    pixels = masks.view(torch.uint8)  # which a CPU reduces 20 times faster than bool
+    x0, x1 = _extent(pixels.amax(dim=1).bool())
+    y0, y1 = _extent(pixels.amax(dim=2).bool())
     return torch.stack((x0, y0, x1, y1), dim=1).to(torch.float32)
 
 

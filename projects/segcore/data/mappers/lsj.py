@@ -4,13 +4,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Boxes, Instances
 
 from segcore.data.mappers.augmentation import large_scale_jitter
 from segcore.data.mappers.base import TrainMapper
 from segcore.data.mappers.reading import read_panoptic_map
 from segcore.data.mappers.segmentation import bounding_boxes, rasterise, transform_annotations
 from segcore.data.mappers.targets import make_instances, panoptic_targets
+from segcore.inference import masks_to_boxes
 
 # Sides of a box in pixels from which on an instance counts as still there.
 MIN_BOX_SIDE = 1e-5
@@ -32,7 +33,7 @@ class CocoPanopticLSJ(LSJMapper):
     ) -> Instances:
         id_map = read_panoptic_map(sample.pop("pan_seg_file_name"), sample, transforms)
         instances = panoptic_targets(id_map, sample["segments_info"])
-        instances.gt_boxes = BitMasks(instances.gt_masks).get_bounding_boxes()
+        instances.gt_boxes = Boxes(masks_to_boxes(instances.gt_masks.bool()))
         return instances
 
 

@@ -1,13 +1,15 @@
 """Instance annotations, polygons or run lengths, under geometric transforms."""
 
+import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Boxes, PolygonMasks, polygons_to_bitmask
+from detectron2.structures import Boxes, PolygonMasks, polygons_to_bitmask
 from torch import Tensor
 
 from segcore.data.mappers.reading import check_size
+from segcore.inference import masks_to_boxes
 
 # Flat polygons x0, y0, x1, ... (float64), or a binary mask (H, W) uint8.
 Segmentation = list[np.ndarray] | np.ndarray
@@ -43,24 +45,24 @@ def _transform(segmentation, sample: dict, transforms: T.TransformList) -> Segme
 
 def rasterise(segmentations: list[Segmentation], size: tuple[int, int]) -> Tensor:
     """Masks (n, H, W) uint8; polygons by the rule of COCO."""
-    masks = torch.zeros((len(segmentations), *size), dtype=torch.uint8)
+    masks = np.empty((len(segmentations), *size), dtype=np.uint8)
     for mask, segmentation in zip(masks, segmentations, strict=True):
         if isinstance(segmentation, list):
-            segmentation = polygons_to_bitmask(segmentation, *size)
-        mask.copy_(_tensor(segmentation))
-    return masks
+            # Column-major as COCO's masks are; OpenCV turns it 15 times faster than numpy.
+            columns = polygons_to_bitmask(segmentation, *size).T.view(np.uint8)
+            cv2.transpose(columns, dst=mask)
+        else:
+            mask[:] = segmentation
+    return torch.from_numpy(masks)
 
 
 def bounding_boxes(segmentations: list[Segmentation]) -> Boxes:
     """Boxes (n, 4) of polygons before rasterising, or of masks; no area where nothing is left."""
-    masks = (
-        PolygonMasks([segmentation])
-        if isinstance(segmentation, list)
-        else BitMasks(_tensor(segmentation)[None])
-        for segmentation in segmentations
-    )
-    return Boxes.cat([mask.get_bounding_boxes() for mask in masks])
+    return Boxes.cat([_bounding_box(segmentation) for segmentation in segmentations])
 
 
-def _tensor(mask: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(mask))
+def _bounding_box(segmentation: Segmentation) -> Boxes:
+    if isinstance(segmentation, list):
+        return PolygonMasks([segmentation]).get_bounding_boxes()
+    mask = torch.from_numpy(np.ascontiguousarray(segmentation))
+    return Boxes(masks_to_boxes(mask[None].bool()))
