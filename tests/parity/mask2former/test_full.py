@@ -40,11 +40,11 @@ def test_full(case, comparison):
     fill_model(model, overrides=case.weight_overrides)
     model.sem_seg_head.predictor.train()  # for the auxiliary predictions; it has no dropout
 
-    sizes = case.info["input"]["requested_output_sizes_hw"]
-    inputs = [
-        {"image": torch.from_numpy(case.arrays[f"image{i}"]), "height": height, "width": width}
-        for i, (height, width) in enumerate(sizes)
-    ]
+    images = sum(re.fullmatch(r"image\d+", name) is not None for name in case.arrays)
+    inputs = [{"image": torch.from_numpy(case.arrays[f"image{i}"])} for i in range(images)]
+    sizes = case.info["input"].get("requested_output_sizes_hw", [])  # default: the image's own
+    for entry, size in zip(inputs, sizes, strict=False):
+        entry["height"], entry["width"] = size
     modules = {name: module_of(name) for name in case.arrays if module_of(name)}
     backbone = ["backbone.stem"] if "stem" in case.arrays else []
     with Capture(model, {"backbone", HEAD, *backbone, *modules.values()}) as capture:

@@ -1,5 +1,7 @@
 """Inference from given class and mask logits."""
 
+import re
+
 import torch
 
 from mask2former.meta_arch import MaskFormer
@@ -36,7 +38,7 @@ def test_postprocess(case, comparison):
         comparison.close("resized_masks", resized, expected, case.tolerance)
     for arrays, run in case.config["runs"].items():
         # A run is named by its arrays: "sem_seg<i>, panoptic<i>, inst<i>", "all_classes_inst<i>".
-        prefix = "all_classes_" if arrays.startswith("all_classes_") else ""
+        prefix = re.match("(.*?)(?:sem_seg|panoptic|inst)<i>", arrays)[1]
         results = meta_arch(case, run)._results(class_logits, mask_logits, *sizes)
         wanted = {"sem_seg": "semantic", "panoptic_seg": "panoptic", "instances": "instance"}
         assert set(results) == {key for key, task in wanted.items() if run[f"{task}_on"]}

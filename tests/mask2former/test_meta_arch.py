@@ -1,0 +1,192 @@
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BitMasks, Instances, PolygonMasks
+
+from mask2former.meta_arch import MaskFormer, thing_ids_of
+from segcore.inference import semantic_inference
+
+NUM_CLASSES, NUM_QUERIES = 3, 5
+
+
+def image(rows, columns, **extra):
+    generator = torch.Generator().manual_seed(rows)
+    pixels = torch.randint(0, 256, (3, rows, columns), generator=generator, dtype=torch.uint8)
+    return {"image": pixels, "file_name": f"{rows}x{columns}.jpg", **extra}
+
+
+def with_target(inputs, labels=(0, 2), masks=None):
+    height, width = inputs["image"].shape[-2:]
+    instances = Instances((height, width))
+    instances.gt_classes = torch.tensor(labels, dtype=torch.int64)
+    if masks is None:
+        masks = torch.zeros(len(labels), height, width, dtype=torch.bool)
+        for i, mask in enumerate(masks):
+            mask[i * 10 : i * 10 + 15, 5:30] = True
+    instances.gt_masks = masks
+    return {**inputs, "instances": instances}
+
+
+ALL_ON = {"semantic_on": True, "instance_on": True, "panoptic_on": True, "thing_ids": [0, 1]}
+
+
+def test_results_in_detectron2_format(build_small_model):
+    model = build_small_model(**ALL_ON, object_mask_threshold=0.0, overlap_threshold=0.0).eval()
+    with torch.no_grad():
+        results = model([image(50, 70, height=100, width=141), image(64, 33)])
+    for result, size in zip(results, [(100, 141), (64, 33)], strict=True):
+        assert result["sem_seg"].shape == (NUM_CLASSES, *size)
+        panoptic, segments = result["panoptic_seg"]
+        assert panoptic.shape == size and panoptic.dtype == torch.int32
+        assert set(panoptic.unique().tolist()) - {0} == {segment["id"] for segment in segments}
+        instances = result["instances"]
+        assert instances.image_size == size
+        assert instances.pred_masks.shape[1:] == size
+        assert set(instances.pred_classes.tolist()) <= {0, 1}
+
+
+def test_instances_keep_every_class_without_panoptic(build_small_model):
+    options = ALL_ON | {"panoptic_on": False, "semantic_on": False}
+    model = build_small_model(**options).eval()
+    with torch.no_grad():
+        (result,) = model([image(50, 70)])
+    assert set(result) == {"instances"}
+    # Fewer pairs of query and class than the 100 asked for.
+    assert len(result["instances"]) == NUM_QUERIES * NUM_CLASSES
+
+
+def test_semantic_only_resizes_scores(build_small_model):
+    model = build_small_model(semantic_on=True).eval()
+    inputs = [image(50, 70, height=25, width=35)]
+    with torch.no_grad():
+        (result,) = model(inputs)
+        model.resize_before_inference = True
+        (other,) = model(inputs)
+    assert result["sem_seg"].shape == other["sem_seg"].shape == (NUM_CLASSES, 25, 35)
+    assert not torch.allclose(result["sem_seg"], other["sem_seg"])
+    torch.testing.assert_close(result["sem_seg"], other["sem_seg"], atol=0.3, rtol=0)
+
+
+def test_padding_comes_after_normalisation(build_small_model):
+    model = build_small_model()
+    seen = {}
+    model.backbone.register_forward_pre_hook(lambda module, inputs: seen.update(batch=inputs[0]))
+    small, large = image(40, 65), image(64, 32)
+    with torch.no_grad():
+        model.eval()([small, large])
+    assert seen["batch"].shape == (2, 3, 64, 96)
+    expected = (small["image"].float() - model.pixel_mean) / model.pixel_std
+    assert torch.equal(seen["batch"][0, :, :40, :65], expected)
+    assert not seen["batch"][0, :, 40:].any() and not seen["batch"][0, :, :, 65:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, "BitMasks"])
+def test_training_takes_every_kind_of_mask(build_small_model, dtype):
+    inputs = with_target(image(50, 70))
+    masks = inputs["instances"].gt_masks
+    inputs["instances"].gt_masks = BitMasks(masks) if dtype == "BitMasks" else masks.to(dtype)
+    model = build_small_model().train()
+    seen = {}
+    model.criterion.register_forward_pre_hook(lambda module, inputs: seen.update(inputs=inputs))
+    torch.manual_seed(0)
+    losses = model([inputs, with_target(image(64, 60), labels=())])
+    # The criterion also computed the auxiliary losses; those without weight are dropped.
+    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+    outputs, targets = seen["inputs"]
+    assert len(outputs["aux_outputs"]) == 4
+    assert [tuple(target["masks"].shape) for target in targets] == [(2, 64, 96), (0, 64, 96)]
+    assert targets[0]["masks"].dtype == torch.bool
+    assert torch.equal(targets[0]["masks"][:, :50, :70], masks)
+    assert targets[0]["masks"].sum() == masks.sum()
+
+
+def test_losses_are_weighted(build_small_model):
+    model = build_small_model().train()
+    inputs = [with_target(image(50, 70))]
+    totals = []
+    for factor in (1.0, 3.0):
+        model.criterion.weight_dict = {"loss_ce": factor}
+        torch.manual_seed(0)
+        totals.append(model(inputs)["loss_ce"])
+    torch.testing.assert_close(totals[1], 3 * totals[0])
+
+
+def test_bad_targets_name_the_image(build_small_model):
+    model = build_small_model().train()
+    good = with_target(image(50, 70))
+    with pytest.raises(ValueError, match=r"64x60.jpg: instances: expected Instances.*'image'"):
+        model([good, image(64, 60)])
+    with pytest.raises(ValueError, match=r"64x60.jpg: gt_classes: .*\[0, 3\), got \[-1, 3\]"):
+        model([good, with_target(image(64, 60), labels=(0, 3, -1))])
+    with pytest.raises(ValueError, match=r"64x60.jpg: gt_masks: .*\(2, 64, 60\), got \(2, 8, 8\)"):
+        model([with_target(image(64, 60), masks=torch.zeros(2, 8, 8))])
+    polygons = PolygonMasks([[[0.0, 0, 9, 0, 9, 9]]] * 2)
+    with pytest.raises(ValueError, match=r"64x60.jpg: gt_masks: .*BitMasks, got PolygonMasks"):
+        model([with_target(image(64, 60), masks=polygons)])
+
+
+def test_something_must_be_wanted(build_small_model):
+    with pytest.raises(ValueError, match="semantic_on, instance_on, panoptic_on: expected at"):
+        build_small_model(semantic_on=False)
+
+
+def test_negative_divisibility_is_the_backbones(build_small_model):
+    assert build_small_model(size_divisibility=-1).size_divisibility == 0
+
+
+def test_float64_model(build_small_model):
+    model = build_small_model(**ALL_ON).double().eval()
+    with torch.no_grad():
+        (result,) = model([image(50, 70)])
+    assert result["sem_seg"].dtype == torch.float64
+
+
+def test_bfloat16_autocast_trains(build_small_model):
+    model = build_small_model().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model([with_target(image(50, 70))])
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_means_are_no_checkpoint_entries(build_small_model):
+    names = build_small_model().state_dict()
+    assert "pixel_mean" not in names and "criterion.empty_weight" in names
+
+
+def test_things_by_metadata():
+    name = "test_meta_arch_things"
+    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {17: 1, 4: 0}
+    try:
+        assert thing_ids_of([name, "another"], 5) == {0, 1}
+    finally:
+        MetadataCatalog.pop(name)
+    assert thing_ids_of([], 3) == {0, 1, 2}
+    assert thing_ids_of(["test_meta_arch_unlabelled"], 3) == {0, 1, 2}
+    MetadataCatalog.pop("test_meta_arch_unlabelled")
+
+
+def test_out_of_memory_on_the_gpu_retries(build_small_model, monkeypatch):
+    """Detectron2's retry catches the first failure of a step."""
+    calls = []
+
+    def fails_once(class_logits, mask_logits):
+        calls.append(mask_logits.device)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return semantic_inference(class_logits, mask_logits)
+
+    monkeypatch.setattr("mask2former.meta_arch.semantic_inference", fails_once)
+    model = build_small_model(semantic_on=True).eval()
+    with torch.no_grad():
+        (result,) = model([image(50, 70)])
+    assert len(calls) == 2 and result["sem_seg"].shape == (NUM_CLASSES, 50, 70)
+
+
+def test_is_a_detectron2_model():
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    assert META_ARCH_REGISTRY.get("MaskFormer") is MaskFormer
