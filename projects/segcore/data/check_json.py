@@ -41,7 +41,7 @@ def _record_problems(
     """Faults of single records, and two records with one id."""
     for position, record in enumerate(records):
         for fault in faults(record):
-            yield Problem(f"broken {name}", json, f"{name} number {position + 1}: {fault}")
+            yield Problem("broken record", json, f"{name} number {position + 1}: {fault}")
     ids = Counter(record[key] for record in records if _is_id(record.get(key)))
     for identity, count in ids.items():
         if count > 1:

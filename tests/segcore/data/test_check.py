@@ -84,23 +84,23 @@ def _drop(record, key):
 JSON_PLANTS = {
     "isthing missing": (
         lambda f: _drop(f.data["categories"][1], "isthing"),
-        ("broken category", "number 2", "'isthing'"),
+        ("broken record", "number 2", "'isthing'"),
     ),
     "isthing of another type": (
         lambda f: f.data["categories"][1].update(isthing="yes"),
-        ("broken category", "'yes'"),
+        ("broken record", "'yes'"),
     ),
     "wrong colour": (
         lambda f: f.data["categories"][0].update(color=[1, 2, 300]),
-        ("broken category", "'color'"),
+        ("broken record", "'color'"),
     ),
     "category without name": (
         lambda f: _drop(f.data["categories"][3], "name"),
-        ("broken category", "number 4", "'name'"),
+        ("broken record", "number 4", "'name'"),
     ),
     "category id of another type": (
         lambda f: f.data["categories"][3].update(id=[5]),
-        ("broken category", "number 4", "[5]"),
+        ("broken record", "number 4", "[5]"),
     ),
     "duplicate category": (
         lambda f: f.data["categories"].append(dict(f.data["categories"][0], name="street")),
@@ -110,7 +110,7 @@ JSON_PLANTS = {
     "no annotations": (lambda f: f.data["annotations"].clear(), ("no annotations",)),
     "image without height": (
         lambda f: _drop(f.data["images"][0], "height"),
-        ("broken image", "number 1", "'height'"),
+        ("broken record", "image number 1", "'height'"),
     ),
     "duplicate image": (
         lambda f: f.data["images"].append(dict(f.data["images"][0])),
@@ -118,11 +118,11 @@ JSON_PLANTS = {
     ),
     "annotation without file name": (
         lambda f: _drop(f.data["annotations"][0], "file_name"),
-        ("broken annotation", "number 1", "'file_name'"),
+        ("broken record", "number 1", "'file_name'"),
     ),
     "segments of another type": (
         lambda f: f.data["annotations"][0].update(segments_info={}),
-        ("broken annotation", "'segments_info'"),
+        ("broken record", "'segments_info'"),
     ),
     "duplicate annotation": (
         lambda f: f.data["annotations"].append(dict(f.data["annotations"][0])),
@@ -276,7 +276,7 @@ def test_a_broken_record_does_not_hide_other_problems(folder):
     folder.segments.append({"id": 4, "category_id": 99})
     del folder.data["images"][1]["width"]
     folder.write()
-    assert {"broken annotation", "broken image", "unknown category"} <= found(check(folder)).keys()
+    assert {"broken record", "unknown category"} <= found(check(folder)).keys()
 
 
 def test_many_problems_are_listed_briefly(folder):
