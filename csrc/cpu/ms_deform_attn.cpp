@@ -1,0 +1,348 @@
+#include "../common/ms_deform_attn.h"
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../common/bilinear.h"
+#include "simd.h"
+
+namespace segcore {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Channels that are summed in registers at once: blocks, then half a block, then what is left.
+constexpr int64_t kBlock = 32;
+
+// Queries of one head that the backward fetches ahead: they lie `heads` rows apart, which the
+// hardware does not foresee. Anything from 2 to 8 halves its time.
+constexpr int64_t kQueriesAhead = 4;
+
+// Multiply-adds below which one more thread costs more than it brings.
+constexpr int64_t kWorkPerThread = 1 << 16;
+
+template <typename T>
+struct Inputs {
+  MsDeformAttnSizes sizes;
+  const Level* levels;
+  const T* value;      // (batch, heads, tokens, channels): neighbouring cells of a head adjoin
+  const T* locations;  // (batch, queries, heads, levels, points, 2)
+  const T* weights;    // (batch, queries, heads, levels, points)
+
+  // First element of a head in value and its gradient.
+  int64_t head_offset(int64_t n, int64_t m) const {
+    return (n * sizes.heads + m) * sizes.tokens * sizes.channels;
+  }
+  // Index of a (batch, query, head) triple, in the order of the output.
+  int64_t triple(int64_t n, int64_t q, int64_t m) const {
+    return (n * sizes.queries + q) * sizes.heads + m;
+  }
+  int64_t first_sample(int64_t triple, int64_t level) const {
+    return (triple * sizes.levels + level) * sizes.points;
+  }
+};
+
+// The four corners of a sample: top left, top right, bottom left, bottom right.
+template <typename T>
+struct Corners {
+  int64_t offset[4];
+  T weight[4];
+};
+
+template <typename T>
+SEGCORE_INLINE Corners<T> make_corners(
+    const AxisSample<T>& y, const AxisSample<T>& x, const Level& level, int64_t stride, T scale) {
+  const int64_t top = (level.first_token + y.cell[0] * level.width) * stride;
+  const int64_t bottom = (level.first_token + y.cell[1] * level.width) * stride;
+  const int64_t left = x.cell[0] * stride, right = x.cell[1] * stride;
+  const T upper = scale * y.weight[0], lower = scale * y.weight[1];
+  return {
+      {top + left, top + right, bottom + left, bottom + right},
+      {upper * x.weight[0], upper * x.weight[1], lower * x.weight[0], lower * x.weight[1]}};
+}
+
+// The samples of one query and head that touch their map; returns how many there are.
+template <typename T>
+SEGCORE_INLINE int64_t collect_samples(
+    const Inputs<T>& in, int64_t triple, Corners<T>* samples) {
+  const int64_t first = in.first_sample(triple, 0);
+  const T* location = in.locations + 2 * first;
+  const T* weight = in.weights + first;
+  int64_t count = 0;
+  for (int64_t l = 0; l < in.sizes.levels; ++l) {
+    const Level level = in.levels[l];
+    for (int64_t p = 0; p < in.sizes.points; ++p, location += 2, ++weight) {
+      const T x = cell_position(location[0], level.width);
+      const T y = cell_position(location[1], level.height);
+      if (!touches_map(x, level.width) || !touches_map(y, level.height)) continue;
+      const AxisSample<T> rows = sample_axis(y, level.height);
+      const AxisSample<T> columns = sample_axis(x, level.width);
+      samples[count++] = make_corners(rows, columns, level, in.sizes.channels, *weight);
+    }
+  }
+  return count;
+}
+
+// output[c] = sum over the samples of the weighted corners, for `channels` <= kBlock channels.
+template <typename T>
+SEGCORE_INLINE void gather(
+    const T* value, const Corners<T>* samples, int64_t count, int64_t channels, T* output) {
+  T sum[kBlock] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const Corners<T>& s = samples[i];
+    const T* corner[4];
+    for (int k = 0; k < 4; ++k) corner[k] = value + s.offset[k];
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) {
+      sum[c] += s.weight[0] * corner[0][c] + s.weight[1] * corner[1][c] +
+          s.weight[2] * corner[2][c] + s.weight[3] * corner[3][c];
+    }
+  }
+  std::copy(sum, sum + channels, output);
+}
+
+// Output of the triples [begin, end).
+template <typename T>
+SEGCORE_TARGET_CLONES void forward_items(
+    const Inputs<T>& in, Corners<T>* samples, int64_t begin, int64_t end, T* output) {
+  const MsDeformAttnSizes& s = in.sizes;
+  for (int64_t triple = begin; triple < end; ++triple) {
+    const int64_t n = triple / s.heads / s.queries, m = triple % s.heads;
+    const T* value = in.value + in.head_offset(n, m);
+    const int64_t count = collect_samples(in, triple, samples);
+    T* out = output + triple * s.channels;
+    int64_t c = 0;
+    for (; c + kBlock <= s.channels; c += kBlock) {
+      gather(value + c, samples, count, kBlock, out + c);
+    }
+    if (c + kBlock / 2 <= s.channels) {
+      gather(value + c, samples, count, kBlock / 2, out + c);
+      c += kBlock / 2;
+    }
+    if (c < s.channels) gather(value + c, samples, count, s.channels - c, out + c);
+  }
+}
+
+template <typename T>
+struct Gradients {
+  T* value;
+  T* locations;
+  T* weights;
+};
+
+// One cache line of memory that is read, or written, soon.
+constexpr int64_t kLine = 64;
+enum Access { kRead = 0, kWrite = 1 };
+
+template <Access access, typename T>
+SEGCORE_INLINE void prefetch(const T* data, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLine / sizeof(T)) __builtin_prefetch(data + i, access);
+}
+
+// grad_value += weight * grad_output in one corner; returns <grad_output, value>.
+template <typename T>
+SEGCORE_INLINE T scatter(
+    const T* grad_output, const T* value, T weight, int64_t channels, T* grad_value) {
+  T dot = 0;
+#pragma omp simd reduction(+ : dot)
+  for (int64_t c = 0; c < channels; ++c) {
+    dot += grad_output[c] * value[c];
+    grad_value[c] += weight * grad_output[c];
+  }
+  return dot;
+}
+
+// One corner after the other: where a corner was clamped, two of them are the same cell.
+template <typename T>
+SEGCORE_INLINE void scatter_corners(
+    const T* grad_output,
+    const T* value,
+    const Corners<T>& corners,
+    int64_t channels,
+    T* grad_value,
+    T* dots) {
+  for (int k = 0; k < 4; ++k) {
+    const int64_t cell = corners.offset[k];
+    dots[k] += scatter(grad_output, value + cell, corners.weight[k], channels, grad_value + cell);
+  }
+}
+
+// Gradients of one level of one head, from all queries. Nothing else writes to these cells: no
+// atomics are needed, and the order of the sums does not depend on the number of threads.
+template <typename T>
+SEGCORE_TARGET_CLONES void backward_level(
+    const Inputs<T>& in, const T* grad_output, int64_t n, int64_t m, int64_t l, Gradients<T> grad) {
+  const MsDeformAttnSizes& s = in.sizes;
+  const Level level = in.levels[l];
+  const T* value = in.value + in.head_offset(n, m);
+  T* grad_value = grad.value + in.head_offset(n, m);
+  for (int64_t q = 0; q < s.queries; ++q) {
+    const int64_t triple = in.triple(n, q, m), first = in.first_sample(triple, l);
+    const int64_t next_triple = in.triple(n, std::min(q + kQueriesAhead, s.queries - 1), m);
+    const int64_t next_first = in.first_sample(next_triple, l);
+    prefetch<kRead>(grad_output + next_triple * s.channels, s.channels);
+    prefetch<kRead>(in.locations + 2 * next_first, 2 * s.points);
+    prefetch<kRead>(in.weights + next_first, s.points);
+    prefetch<kWrite>(grad.locations + 2 * next_first, 2 * s.points);
+    prefetch<kWrite>(grad.weights + next_first, s.points);
+
+    const T* go = grad_output + triple * s.channels;
+    for (int64_t sample = first; sample < first + s.points; ++sample) {
+      const T x_position = cell_position(in.locations[2 * sample], level.width);
+      const T y_position = cell_position(in.locations[2 * sample + 1], level.height);
+      if (!touches_map(x_position, level.width) || !touches_map(y_position, level.height)) {
+        continue;  // its gradients are zero already
+      }
+      const AxisSample<T> x = sample_axis(x_position, level.width);
+      const AxisSample<T> y = sample_axis(y_position, level.height);
+      const T weight = in.weights[sample];
+      const Corners<T> corners = make_corners(y, x, level, s.channels, weight);
+      T dots[4] = {};
+      int64_t c = 0;
+      for (; c + kBlock <= s.channels; c += kBlock) {
+        scatter_corners(go + c, value + c, corners, kBlock, grad_value + c, dots);
+      }
+      if (c + kBlock / 2 <= s.channels) {
+        scatter_corners(go + c, value + c, corners, kBlock / 2, grad_value + c, dots);
+        c += kBlock / 2;
+      }
+      if (c < s.channels) {
+        scatter_corners(go + c, value + c, corners, s.channels - c, grad_value + c, dots);
+      }
+      const SampleGradient<T> gradient = sample_gradient(y, x, dots);
+      grad.weights[sample] = gradient.weight;
+      grad.locations[2 * sample] = weight * static_cast<T>(level.width) * gradient.x;
+      grad.locations[2 * sample + 1] = weight * static_cast<T>(level.height) * gradient.y;
+    }
+  }
+}
+
+Tensor in_precision(const Tensor& tensor, ScalarType type) {
+  return torch::stable::contiguous(torch::stable::to(tensor, type));
+}
+
+// One copy of the value pays: every cell is read many times, and cells of one head that lie a power
+// of two apart would compete for the same few cache lines. Half types are converted on the way.
+Tensor head_major(const Tensor& value, ScalarType type) {
+  return in_precision(torch::stable::transpose(value, 1, 2), type);
+}
+
+// The arguments as the kernels read them.
+struct Prepared {
+  const MsDeformAttnArguments& arguments;
+  const Tensor value, locations, weights;
+
+  Prepared(
+      const MsDeformAttnArguments& checked,
+      const Tensor& value_,
+      const Tensor& locations_,
+      const Tensor& weights_,
+      ScalarType precision)
+      : arguments(checked),
+        value(head_major(value_, precision)),
+        locations(in_precision(locations_, precision)),
+        weights(in_precision(weights_, precision)) {}
+
+  template <typename T>
+  Inputs<T> inputs() const {
+    return {
+        arguments.sizes,
+        arguments.levels.data(),
+        value.const_data_ptr<T>(),
+        locations.const_data_ptr<T>(),
+        weights.const_data_ptr<T>()};
+  }
+};
+
+template <typename T>
+void forward(const Inputs<T>& in, T* output) {
+  const MsDeformAttnSizes& s = in.sizes;
+  const int64_t work = std::max<int64_t>(1, s.samples() * s.channels * 4);
+  torch::stable::parallel_for(
+      0, s.batch * s.queries * s.heads, std::max<int64_t>(1, kWorkPerThread / work),
+      [&](int64_t begin, int64_t end) {
+        std::vector<Corners<T>> samples(s.samples());
+        forward_items(in, samples.data(), begin, end, output);
+      });
+}
+
+template <typename T>
+void backward(const Inputs<T>& in, const T* grad_output, const Gradients<T>& grad) {
+  const MsDeformAttnSizes& s = in.sizes;
+  const int64_t work = std::max<int64_t>(1, s.queries * s.points * s.channels * 8);
+  torch::stable::parallel_for(
+      0, s.batch * s.heads * s.levels, std::max<int64_t>(1, kWorkPerThread / work),
+      [&](int64_t begin, int64_t end) {
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t l = item % s.levels, m = item / s.levels % s.heads;
+          backward_level(in, grad_output, item / s.levels / s.heads, m, l, grad);
+        }
+      });
+}
+
+Tensor ms_deform_attn(
+    const Tensor& value,
+    const std::vector<int64_t>& spatial_shapes,
+    const Tensor& sampling_locations,
+    const Tensor& attention_weights) {
+  const auto arguments =
+      check_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights);
+  const ScalarType type = value.scalar_type(), precision = accumulation_type(type);
+  const Prepared prepared(arguments, value, sampling_locations, attention_weights, precision);
+  const MsDeformAttnSizes& s = arguments.sizes;
+  Tensor output =
+      torch::stable::new_empty(value, {s.batch, s.queries, s.heads * s.channels}, precision);
+  if (precision == ScalarType::Double) {
+    forward(prepared.inputs<double>(), output.mutable_data_ptr<double>());
+  } else {
+    forward(prepared.inputs<float>(), output.mutable_data_ptr<float>());
+  }
+  return torch::stable::to(output, type);
+}
+
+std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
+    const Tensor& grad_output,
+    const Tensor& value,
+    const std::vector<int64_t>& spatial_shapes,
+    const Tensor& sampling_locations,
+    const Tensor& attention_weights) {
+  const auto arguments = check_ms_deform_attn_backward(
+      grad_output, value, spatial_shapes, sampling_locations, attention_weights);
+  const ScalarType type = value.scalar_type(), precision = accumulation_type(type);
+  const Prepared prepared(arguments, value, sampling_locations, attention_weights, precision);
+  const Tensor grad = in_precision(grad_output, precision);
+  Tensor grad_value = torch::stable::new_zeros(value, prepared.value.sizes(), precision);
+  Tensor grad_locations = torch::stable::new_zeros(value, sampling_locations.sizes(), precision);
+  Tensor grad_weights = torch::stable::new_zeros(value, attention_weights.sizes(), precision);
+  if (precision == ScalarType::Double) {
+    backward<double>(
+        prepared.inputs<double>(),
+        grad.const_data_ptr<double>(),
+        {grad_value.mutable_data_ptr<double>(),
+         grad_locations.mutable_data_ptr<double>(),
+         grad_weights.mutable_data_ptr<double>()});
+  } else {
+    backward<float>(
+        prepared.inputs<float>(),
+        grad.const_data_ptr<float>(),
+        {grad_value.mutable_data_ptr<float>(),
+         grad_locations.mutable_data_ptr<float>(),
+         grad_weights.mutable_data_ptr<float>()});
+  }
+  return {
+      in_precision(torch::stable::transpose(grad_value, 1, 2), type), grad_locations, grad_weights};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
+  library.impl("ms_deform_attn", TORCH_BOX(&ms_deform_attn));
+  library.impl("ms_deform_attn_backward", TORCH_BOX(&ms_deform_attn_backward));
+}
+
+}  // namespace segcore

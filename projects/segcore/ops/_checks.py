@@ -1,0 +1,63 @@
+"""Checks of the arguments of operators: each message names the argument, what was expected and
+what came."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+VALUE_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Refuse what is not a tensor of float64, float32, float16 or bfloat16."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in VALUE_TYPES:
+        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in VALUE_TYPES)
+        raise TypeError(f"{name}: expected one of {expected}, got {tensor.dtype}")
+
+
+def check_dims(name: str, tensor: Tensor, dims: Sequence[str]) -> None:
+    """Refuse a tensor with another number of dimensions than ``dims`` has names."""
+    if tensor.dim() != len(dims):
+        raise ValueError(f"{name}: expected shape ({', '.join(dims)}), got {tuple(tensor.shape)}")
+
+
+def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
+    """Refuse a tensor of another shape."""
+    if tuple(tensor.shape) != tuple(expected):
+        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {tuple(tensor.shape)}")
+
+
+def check_same_device(**tensors: Tensor) -> None:
+    """Refuse tensors that are not all on the device of the first."""
+    (first, reference), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.device != reference.device:
+            raise ValueError(
+                f"{name}: expected the device of {first}, {reference.device}, got {tensor.device}"
+            )
+
+
+def as_level_sizes(
+    spatial_shapes: Sequence[Sequence[int]] | Tensor, num_tokens: int
+) -> list[tuple[int, int]]:
+    """The (height, width) of every level, as integers whose products sum to ``num_tokens``."""
+    if isinstance(spatial_shapes, Tensor):
+        if spatial_shapes.device.type != "cpu" or spatial_shapes.dtype != torch.int64:
+            raise TypeError(
+                "spatial_shapes: expected (height, width) integers or a CPU int64 tensor, got "
+                f"{spatial_shapes.dtype} on {spatial_shapes.device}"
+            )
+        check_dims("spatial_shapes", spatial_shapes, ("levels", "2"))
+        spatial_shapes = spatial_shapes.tolist()
+    if any(len(size) != 2 for size in spatial_shapes):
+        raise ValueError(f"spatial_shapes: expected (height, width) pairs, got {spatial_shapes}")
+    sizes = [(height, width) for height, width in spatial_shapes]
+    if any(height < 1 or width < 1 for height, width in sizes):
+        raise ValueError(f"spatial_shapes: expected sizes of at least 1, got {sizes}")
+    tokens = sum(height * width for height, width in sizes)
+    if tokens != num_tokens:
+        raise ValueError(f"spatial_shapes: {sizes} have {tokens} cells, value has {num_tokens}")
+    return sizes
