@@ -276,7 +276,10 @@ def test_a_broken_record_does_not_hide_other_problems(folder):
     folder.segments.append({"id": 4, "category_id": 99})
     del folder.data["images"][1]["width"]
     folder.write()
-    assert {"broken record", "unknown category"} <= found(check(folder)).keys()
+    report = check(folder)
+    assert_found(report, "broken record", "annotation number 3", "'image_id'")
+    assert_found(report, "broken record", "image number 2", "'width'")
+    assert_found(report, "unknown category", "segment 4", "99")
 
 
 def test_many_problems_are_listed_briefly(folder):
