@@ -9,6 +9,8 @@ require_detectron2()
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+import segcore.backbones  # noqa: F401 registers them
+
 PROJECTS_ENTRY_POINT = "segcore.projects"
 
 
