@@ -1,0 +1,150 @@
+"""Optimiser and learning-rate schedule from ``cfg.SOLVER``."""
+
+from itertools import chain
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import LRMultiplier
+from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
+from detectron2.solver.build import maybe_add_gradient_clipping
+from fvcore.common.param_scheduler import ParamScheduler
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+OPTIMIZERS = {"ADAMW": torch.optim.AdamW, "SGD": torch.optim.SGD}
+
+NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+# Position parameters that are no nn.Embedding (Swin Transformer, appendix A2).
+NEVER_DECAYED = ("relative_position_bias_table", "absolute_pos_embed")
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or SGD over the trainable parameters, with gradient clipping inside ``step``.
+
+    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` "full_model" bounds the L2 norm over all parameters; other
+    types are Detectron2's, parameter by parameter. Under float16 autocast the gradient scaler has
+    un-scaled the gradients when they are clipped.
+    """
+    solver = cfg.SOLVER
+    if solver.OPTIMIZER not in OPTIMIZERS:
+        raise ValueError(
+            f"SOLVER.OPTIMIZER: expected one of {', '.join(OPTIMIZERS)}, got {solver.OPTIMIZER!r}"
+        )
+    groups = parameter_groups(cfg, model)
+    if not groups:
+        raise ValueError("the model has no trainable parameter")
+    # Twice as fast on a CPU. On a GPU a fused step would get gradients that are still scaled.
+    fused = all(p.device.type == "cpu" for group in groups for p in group["params"])
+    arguments = {"lr": solver.BASE_LR, "fused": fused}
+    if solver.OPTIMIZER == "SGD":
+        arguments |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+
+    clip = solver.CLIP_GRADIENTS
+    if clip.CLIP_TYPE != "full_model":
+        optimizer_class = maybe_add_gradient_clipping(cfg, OPTIMIZERS[solver.OPTIMIZER])
+        return optimizer_class(groups, **arguments)
+    optimizer = OPTIMIZERS[solver.OPTIMIZER](groups, **arguments)
+    if clip.ENABLED and clip.CLIP_VALUE > 0:
+        _clip_full_model(optimizer, clip.CLIP_VALUE)
+    return optimizer
+
+
+def _clip_full_model(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    def clip(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    optimizer.register_step_pre_hook(clip)
+
+
+def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
+    """Trainable parameters, each once, grouped by learning rate and weight decay.
+
+    * ``BACKBONE_MULTIPLIER`` scales the learning rate where the module's path has "backbone".
+    * ``WEIGHT_DECAY_NORM`` and ``WEIGHT_DECAY_EMBED`` hold for what a norm or an nn.Embedding owns
+      itself; position biases of the backbone do not decay; all else, biases too, decays.
+    """
+    solver = cfg.SOLVER
+    groups, seen = {}, set()
+    for path, module in model.named_modules():
+        lr = solver.BASE_LR * (solver.BACKBONE_MULTIPLIER if "backbone" in path else 1.0)
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            if isinstance(module, nn.Embedding):
+                weight_decay = solver.WEIGHT_DECAY_EMBED
+            elif isinstance(module, NORMS):
+                weight_decay = solver.WEIGHT_DECAY_NORM
+            elif name in NEVER_DECAYED:
+                weight_decay = 0.0
+            else:
+                weight_decay = solver.WEIGHT_DECAY
+            group = {"params": [], "lr": lr, "weight_decay": weight_decay}
+            groups.setdefault((lr, weight_decay), group)["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """The schedule ``SOLVER.LR_SCHEDULER_NAME``: "WarmupPolyLR", or one of Detectron2's."""
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
+        return build_detectron2_lr_scheduler(cfg, optimizer)
+    schedule = WarmupPoly(
+        power=solver.POLY_LR_POWER,
+        constant_ending=solver.POLY_LR_CONSTANT_ENDING,
+        warmup_factor=solver.WARMUP_FACTOR,
+        warmup_length=solver.WARMUP_ITERS / solver.MAX_ITER,
+        warmup_method=solver.WARMUP_METHOD,
+    )
+    return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
+
+
+class WarmupPoly(ParamScheduler):
+    """Warm-up factor times ``(1 - where) ** power``, ``where`` in [0, 1] through the training.
+
+    Args:
+        constant_ending: the factor never falls below it once the warm-up is over.
+        warmup_factor: factor of the warm-up at its start ("linear") or all through ("constant").
+        warmup_length: share of the training.
+    """
+
+    def __init__(
+        self,
+        *,
+        power: float,
+        constant_ending: float,
+        warmup_factor: float,
+        warmup_length: float,
+        warmup_method: str,
+    ) -> None:
+        if warmup_method not in ("linear", "constant"):
+            raise ValueError(
+                f"SOLVER.WARMUP_METHOD: expected 'linear' or 'constant', got {warmup_method!r}"
+            )
+        self.power = power
+        self.constant_ending = constant_ending
+        self.warmup_factor = warmup_factor
+        self.warmup_length = warmup_length
+        self.warmup_method = warmup_method
+
+    def __call__(self, where: float) -> float:
+        # Beyond the end, where a resumed training may look, the factor is that of the end.
+        poly = max(1 - where, 0.0) ** self.power
+        if where >= self.warmup_length:
+            return max(poly, self.constant_ending)
+        if self.warmup_method == "constant":
+            return self.warmup_factor * poly
+        progress = where / self.warmup_length
+        return (self.warmup_factor * (1 - progress) + progress) * poly
