@@ -106,7 +106,7 @@ def _sum_of_samples(
     value: Tensor, sizes: list[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     batch, _, heads, channels = value.shape
-    queries, points = locations.shape[1], locations.shape[4]
+    queries = locations.shape[1]
     # Farther than one map away is as good as anywhere outside; grid_sample takes NaN for an edge.
     grid = 2 * locations.nan_to_num(nan=-1.0).clamp(-1, 2) - 1
     grid = grid.permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # (N*M, L, Q, P, 2)

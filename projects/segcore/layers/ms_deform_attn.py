@@ -1,0 +1,156 @@
+"""Multi-scale deformable attention as a module (Deformable DETR, Zhu et al., 2021, section 4.1)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segcore.ops import ms_deform_attn
+
+
+class MSDeformAttn(nn.Module):
+    """Every query reads a few points of every level, near its reference point.
+
+    Offsets of the points and their weights are linear in the query; the weights of a head sum to
+    one over all levels and points.
+    """
+
+    def __init__(
+        self, embed_dim: int = 256, num_levels: int = 4, num_heads: int = 8, num_points: int = 4
+    ) -> None:
+        """
+        Args:
+            embed_dim: width C of queries, values and output, a multiple of ``num_heads``
+            num_levels: L levels of the feature pyramid
+            num_heads: M heads of C / M channels
+            num_points: P points a head reads on a level
+        """
+        super().__init__()
+        arguments = {
+            "embed_dim": embed_dim,
+            "num_levels": num_levels,
+            "num_heads": num_heads,
+            "num_points": num_points,
+        }
+        for name, number in arguments.items():
+            if number < 1:
+                raise ValueError(f"{name}: expected at least 1, got {number}")
+        if embed_dim % num_heads:
+            raise ValueError(
+                f"embed_dim: expected a multiple of {num_heads} heads, got {embed_dim}"
+            )
+        self.embed_dim = embed_dim
+        self.num_levels = num_levels
+        self.num_heads = num_heads
+        self.num_points = num_points
+        samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dim, samples * 2)
+        self.attention_weights = nn.Linear(embed_dim, samples)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Head m looks into direction m of M, with its point p at p + 1 cells; equal weights."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(dim=-1, keepdim=True)
+        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = directions[:, None, None] * steps[:, None]  # (M, 1, P, 2)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(
+                offsets.expand(-1, self.num_levels, -1, -1).reshape(-1)
+            )
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[Sequence[int]] | Tensor,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            query: (N, Q, C)
+            reference_points: (N, Q, L, 2) points (x, y), or (N, Q, L, 4) boxes (centre x, centre y,
+                width, height), in units of the map; float32 at least, whatever the type of query
+            value: (N, S, C), the cells of all levels one after the other
+            spatial_shapes: (H, W) of the L levels, in cells, with sum(H * W) = S
+            padding_mask: (N, S), true where value is padding, which counts as zero
+
+        Returns:
+            (N, Q, C)
+
+        Raises:
+            ValueError, TypeError: an argument has a wrong shape or type
+        """
+        self._check(query, reference_points, value, spatial_shapes, padding_mask)
+        batch, queries, _ = query.shape
+        heads, levels, points = self.num_heads, self.num_levels, self.num_points
+
+        value = self.value_proj(value)
+        if padding_mask is not None:
+            value = value.masked_fill(padding_mask[..., None], 0)
+        value = value.unflatten(-1, (heads, -1))
+        weights = self.attention_weights(query).view(batch, queries, heads, levels * points)
+        precision = torch.promote_types(weights.dtype, torch.float32)
+        weights = weights.softmax(-1, dtype=precision).view(batch, queries, heads, levels, points)
+        offsets = self.sampling_offsets(query).view(batch, queries, heads, levels, points, 2)
+        locations = self._locations(offsets.to(precision), reference_points, spatial_shapes)
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+
+    def _locations(
+        self,
+        offsets: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: Sequence[Sequence[int]] | Tensor,
+    ) -> Tensor:
+        """(N, Q, M, L, P, 2) in units of the map."""
+        reference = reference_points[:, :, None, :, None].to(
+            torch.promote_types(reference_points.dtype, offsets.dtype)
+        )
+        if reference.shape[-1] == 4:
+            return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
+        sizes = torch.as_tensor(spatial_shapes, dtype=offsets.dtype, device=offsets.device)
+        return reference + offsets / sizes.flip(-1)[:, None]
+
+    def _check(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[Sequence[int]] | Tensor,
+        padding_mask: Tensor | None,
+    ) -> None:
+        channels = self.embed_dim
+        for name, tensor in (("query", query), ("value", value)):
+            if tensor.dim() != 3 or tensor.shape[-1] != channels:
+                raise ValueError(
+                    f"{name}: expected shape (N, tokens, {channels}), got {tuple(tensor.shape)}"
+                )
+        if len(spatial_shapes) != self.num_levels:
+            raise ValueError(
+                f"spatial_shapes: expected {self.num_levels} levels, got {len(spatial_shapes)}"
+            )
+        batch, queries, _ = query.shape
+        expected = (batch, queries, self.num_levels)
+        shape = tuple(reference_points.shape)
+        if shape not in ((*expected, 2), (*expected, 4)):
+            raise ValueError(
+                f"reference_points: expected shape {expected} + (2 or 4,), got {shape}"
+            )
+        if padding_mask is not None and padding_mask.shape != value.shape[:2]:
+            raise ValueError(
+                f"padding_mask: expected shape {tuple(value.shape[:2])}, "
+                f"got {tuple(padding_mask.shape)}"
+            )
+        if padding_mask is not None and padding_mask.dtype != torch.bool:
+            raise TypeError(f"padding_mask: expected bool, got {padding_mask.dtype}")
