@@ -108,8 +108,9 @@ def test_missing_detectron2_says_what_to_run(module):
     assert "python tools/install_detectron2.py" in answer.stderr
 
 
-def test_train_net_says_what_to_run():
-    script = f"import runpy; runpy.run_path({str(ROOT / 'train_net.py')!r})"
+@pytest.mark.parametrize("program", ["train_net.py", "demo.py"])
+def test_programs_say_what_to_run(program):
+    script = f"import runpy; runpy.run_path({str(ROOT / program)!r})"
     answer = run_without({"detectron2"}, script)
     assert "ImportError: Detectron2 is not installed" in answer.stderr
 

@@ -241,8 +241,9 @@ def github_is_reachable() -> bool:
 def install_from_github() -> None:
     """Compile and install the official Detectron2; takes minutes and needs a C++ compiler."""
     say(f"Compiling the official Detectron2 at commit {COMMIT[:12]}: some minutes")
+    # Its own requirements have upper bounds, so constraints from outside could not be met.
     pip("install", "--no-build-isolation", f"detectron2 @ git+{GITHUB}@{COMMIT}",
-        GIT_TERMINAL_PROMPT="0", GIT_HTTP_LOW_SPEED_LIMIT="1000",
+        PIP_CONSTRAINT="", GIT_TERMINAL_PROMPT="0", GIT_HTTP_LOW_SPEED_LIMIT="1000",
         GIT_HTTP_LOW_SPEED_TIME=str(UNREACHABLE_AFTER))  # fmt: skip
 
 
