@@ -50,14 +50,16 @@ def class_metadata(checkpoint: str | Path | Mapping[str, Any]) -> Metadata | Non
 def use_class_metadata(cfg: CfgNode, metadata: Metadata, name: str) -> None:
     """Make a config describe the classes of a checkpoint, so that no data set is needed; in place.
 
-    The metadata is put into Detectron2's catalog under ``name``, which becomes the data set of
-    training and test. Where the config names own data, the class count follows from it too.
+    The metadata are put into Detectron2's catalog under ``name``, which becomes the data set of
+    training and test. A class count that fits neither things nor stuff becomes that of all classes,
+    as where own data would set it.
     """
     MetadataCatalog.pop(name, None)
     MetadataCatalog.get(name).set(**plain_metadata(metadata))
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
-    if cfg.DATASETS.PANOPTIC.TRAIN.JSON:
-        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(metadata.stuff_classes)
+    counts = [len(metadata.get(key) or ()) for key in ("thing_classes", "stuff_classes")]
+    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES not in counts:
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = max(counts)
 
 
 def _plain(value: Any) -> Any:
@@ -65,4 +67,4 @@ def _plain(value: Any) -> Any:
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value.item() if hasattr(value, "item") else value
+    return value.tolist() if hasattr(value, "tolist") else value  # NumPy arrays and scalars

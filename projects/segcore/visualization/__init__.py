@@ -1,0 +1,25 @@
+"""Results as pictures and tables."""
+
+from segcore.visualization.classes import categories_of
+from segcore.visualization.overlay import draw_instances, draw_panoptic, draw_semantic
+from segcore.visualization.sheet import sheet
+from segcore.visualization.table import (
+    Row,
+    format_rows,
+    instance_rows,
+    panoptic_rows,
+    semantic_rows,
+)
+
+__all__ = [
+    "Row",
+    "categories_of",
+    "draw_instances",
+    "draw_panoptic",
+    "draw_semantic",
+    "format_rows",
+    "instance_rows",
+    "panoptic_rows",
+    "semantic_rows",
+    "sheet",
+]

@@ -67,8 +67,10 @@ def test_save_and_load_is_exact(tmp_path):
     assert_same(loaded.state_dict(), saved.state_dict())
     report = checkpointer.report
     assert report.missing == report.left_over == []
-    assert report.parameters_loaded == report.parameters_total == sum(
-        parameter.numel() for parameter in loaded.parameters()
+    assert (
+        report.parameters_loaded
+        == report.parameters_total
+        == sum(parameter.numel() for parameter in loaded.parameters())
     )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["last_checkpoint", "model_0001.pth"]
 

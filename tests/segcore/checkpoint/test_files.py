@@ -7,6 +7,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+
 from segcore.checkpoint import UnsafeCheckpointError, read_checkpoint, write_checkpoint
 from segcore.checkpoint.files import atomic_file
 

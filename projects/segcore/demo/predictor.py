@@ -1,0 +1,76 @@
+"""A model and its classes, ready for photos."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultPredictor
+
+from segcore.checkpoint import LoadReport, SafeCheckpointer, class_metadata, use_class_metadata
+from segcore.data.own_data import setup_own_data
+from segcore.visualization import categories_of
+
+CHECKPOINT_CLASSES = "classes_of_the_checkpoint"
+
+
+class PhotoPredictor:
+    """Detectron2's ``DefaultPredictor`` on the safe way to weights, with the right class names.
+
+    Classes are those stored in the checkpoint; where it has none (as official files), those of the
+    config's data set. Own data need not be there if the checkpoint has its classes.
+
+    Args:
+        cfg: not frozen or frozen; left as it is.
+        weights: file or Detectron2 URL; "" for what ``MODEL.WEIGHTS`` says.
+
+    Raises:
+        ValueError: the checkpoint lacks parameters of the model, so results would be random.
+    """
+
+    def __init__(self, cfg: CfgNode, weights: str = ""):
+        cfg = cfg.clone()
+        cfg.defrost()
+        weights = weights or cfg.MODEL.WEIGHTS
+        if not weights:
+            raise ValueError("no weights: give --weights, or MODEL.WEIGHTS in the config")
+        cfg.MODEL.WEIGHTS = ""  # the stock predictor would load them in an unsafe way
+        stored = class_metadata(weights)
+        if stored is not None:
+            use_class_metadata(cfg, stored, CHECKPOINT_CLASSES)
+        else:
+            setup_own_data(cfg, quick=True)
+        self.categories = categories_of(
+            MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        )
+        self.predictor = DefaultPredictor(cfg)
+        checkpointer = SafeCheckpointer(self.predictor.model)
+        checkpointer.load(weights)
+        _require_all_parameters(self.predictor.model, checkpointer.report)
+
+    def __call__(self, photo: np.ndarray) -> dict[str, Any]:
+        """Predict one photo.
+
+        Args:
+            photo: (H, W, 3) uint8, BGR, of any size.
+
+        Returns:
+            Detectron2's results on the CPU, with those of "panoptic_seg" (ids (H, W),
+            segments_info), "instances", "sem_seg" (K, H, W) that the model gives.
+        """
+        return {name: _to_cpu(result) for name, result in self.predictor(photo).items()}
+
+
+def _to_cpu(result: Any) -> Any:
+    return (result[0].cpu(), result[1]) if isinstance(result, tuple) else result.to("cpu")
+
+
+def _require_all_parameters(model: torch.nn.Module, report: LoadReport) -> None:
+    parameters = dict(model.named_parameters())
+    fresh = [name for name in report.fresh() if name in parameters]
+    if fresh:
+        raise ValueError(
+            f"the checkpoint lacks parameters of the model, or has them in another shape, so that "
+            f"predictions would be random: does it belong to this config?\n{report.table()}"
+        )

@@ -1,0 +1,56 @@
+"""Which files are photos, and what their pixels are."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segcore.demo import find_photos, read_photo
+
+EXIF_ORIENTATION = 0x0112
+
+
+def save(path, mode="RGB", size=(8, 4), **options):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.new(mode, size).save(path, **options)
+    return path
+
+
+def test_files_and_folders(tmp_path):
+    a, b = save(tmp_path / "folder/b.PNG"), save(tmp_path / "folder/a.jpg")
+    (tmp_path / "folder/notes.txt").write_text("text")
+    (tmp_path / "folder/inner.jpg").mkdir()
+    other = save(tmp_path / "other.jpg")
+    missing = tmp_path / "missing.jpg"
+    assert find_photos([other, tmp_path / "folder", missing, a]) == [other, b, a, missing]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+def test_every_colour_mode_becomes_bgr(tmp_path, mode):
+    photo = read_photo(save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), mode))
+    assert (photo.shape, photo.dtype) == ((4, 8, 3), np.uint8)
+
+
+def test_channel_order(tmp_path):
+    Image.new("RGB", (2, 2), (250, 100, 10)).save(tmp_path / "a.png")
+    assert read_photo(tmp_path / "a.png")[0, 0].tolist() == [10, 100, 250]
+
+
+def test_exif_orientation(tmp_path):
+    upright = np.zeros((4, 8, 3), np.uint8)
+    upright[0, :] = 255
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6  # to be turned clockwise for viewing
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), upright)
+
+
+def test_unreadable_files_say_why(tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match=r"text\.jpg: cannot identify"):
+        read_photo(tmp_path / "text.jpg")
+    with pytest.raises(ValueError, match=r"none\.jpg: No such file"):
+        read_photo(tmp_path / "none.jpg")
+    path = save(tmp_path / "cut.png", size=(300, 300))
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"cut\.png: "):
+        read_photo(path)

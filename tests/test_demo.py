@@ -1,0 +1,171 @@
+"""demo.py from end to end, with a tiny Mask2Former of random weights."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.modeling import build_model
+from PIL import Image
+
+from segcore.checkpoint import SafeCheckpointer
+from segcore.config import get_cfg
+from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
+from segcore.demo import PhotoPredictor
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = {
+    "thing_classes": ["cat", "dog", "sky"],
+    "stuff_classes": ["cat", "dog", "sky"],
+    "thing_dataset_id_to_contiguous_id": {17: 0, 18: 1},
+    "stuff_dataset_id_to_contiguous_id": {17: 0, 18: 1, 187: 2},
+}
+CONFIG = """
+_BASE_: {base}
+DATASETS:
+  PANOPTIC:
+    TRAIN: {{IMAGES: /nowhere/images, JSON: /nowhere/panoptic.json, PNGS: /nowhere/panoptic}}
+MODEL:
+  DEVICE: cpu
+  SEM_SEG_HEAD: {{CONVS_DIM: 32, MASK_DIM: 32, TRANSFORMER_ENC_LAYERS: 1}}
+  MASK_FORMER:
+    HIDDEN_DIM: 32
+    DIM_FEEDFORWARD: 32
+    DEC_LAYERS: 2
+    NUM_OBJECT_QUERIES: 8
+    TEST: {{OBJECT_MASK_THRESHOLD: 0.0, OVERLAP_THRESHOLD: 0.0}}
+INPUT: {{MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 96}}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with config.yaml and model.pth, as training on own data leaves them."""
+    folder = tmp_path_factory.mktemp("trained")
+    base = ROOT / "configs/_base_/mask2former_small.yaml"
+    (folder / "config.yaml").write_text(CONFIG.format(base=base))
+    cfg = get_cfg()
+    cfg.merge_from_file(str(folder / "config.yaml"))
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
+    cfg.DATASETS.TRAIN = ()
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    SafeCheckpointer(model, str(folder), metadata=Metadata(name="own").set(**CLASSES)).save("model")
+    return folder
+
+
+def configuration(folder, *opts):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(folder / "config.yaml"))
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def photo(path, height=48, width=80):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run(folder, *arguments):
+    command = [sys.executable, "-W", "ignore", str(ROOT / "demo.py"), *map(str, arguments)]
+    command += ["--config-file", str(folder / "config.yaml")]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_photos_to_files_and_table(trained, tmp_path):
+    photo(tmp_path / "photos/a.png")
+    photo(tmp_path / "photos/b.jpg", 70, 50)
+    (tmp_path / "photos/broken.jpg").write_text("no picture")
+    output = tmp_path / "out"
+    done = run(
+        trained,
+        *(tmp_path / "photos", tmp_path / "none.jpg"),
+        *("--weights", trained / "model.pth", "--output", output, "--score-threshold", "0.1"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 of 4 photos done" in done.stdout
+    assert "broken.jpg: cannot identify" in done.stdout
+    assert "none.jpg: No such file" in done.stdout
+    assert "parameters (100.0%)" in done.stdout
+
+    data = read_panoptic_json(output / "panoptic.json")
+    assert [(i["height"], i["width"]) for i in data["images"]] == [(48, 80), (70, 50)]
+    assert [c["name"] for c in data["categories"]] == ["cat", "dog", "sky"]
+    for image, annotation in zip(data["images"], data["annotations"], strict=True):
+        ids = read_panoptic_png(output / "panoptic" / annotation["file_name"])
+        assert ids.shape == (image["height"], image["width"])
+        segments = annotation["segments_info"]
+        assert segments
+        assert {s["id"]: s["area"] for s in segments} == {
+            s["id"]: (ids == s["id"]).sum() for s in segments
+        }
+        assert {s["category_id"] for s in segments} <= {17, 18, 187}
+        overlay = Image.open(output / "overlay" / annotation["file_name"].replace("png", "jpg"))
+        assert overlay.size == (image["width"], image["height"])
+    for line in ("class    kind", "stuff" if "187" in str(data) else "thing"):
+        assert line in done.stdout
+    assert all(r["score"] >= 0.1 for r in json.loads((output / "instances.json").read_text()))
+
+
+def test_exit_code_and_errors(trained, tmp_path):
+    output = ("--output", tmp_path / "out")
+    failed = run(trained, tmp_path / "x.jpg", "--weights", trained / "model.pth", *output)
+    assert failed.returncode == 1
+    assert "0 of 1 photos done" in failed.stdout
+    failed = run(trained, tmp_path / "x.jpg", "--weights", trained / "other.pth", *output)
+    assert failed.returncode == 1
+    assert "error: " in failed.stderr
+    assert "other.pth" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_predictor_gives_detectron2_results(trained):
+    cfg = configuration(trained)
+    predictor = PhotoPredictor(cfg, str(trained / "model.pth"))
+    result = predictor(np.zeros((48, 80, 3), np.uint8))
+    assert result["sem_seg"].shape == (3, 48, 80)
+    assert result["panoptic_seg"][0].shape == (48, 80)
+    assert result["instances"].image_size == (48, 80)
+    assert (
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == configuration(trained).MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    )
+
+
+def test_classes_of_the_data_set_where_the_checkpoint_has_none(trained, tmp_path):
+    checkpoint = torch.load(trained / "model.pth", weights_only=True)
+    torch.save({"model": checkpoint["model"]}, tmp_path / "bare.pth")
+    name = "test_demo_registered"
+    MetadataCatalog.get(name).set(**{**CLASSES, "stuff_classes": ["x", "y", "z"]})
+    opts = [f"DATASETS.PANOPTIC.TRAIN.{key}" for key in ("IMAGES", "JSON", "PNGS")]
+    cfg = configuration(trained, *(text for key in opts for text in (key, "")))
+    cfg.DATASETS.TRAIN = (name,)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
+    categories = PhotoPredictor(cfg, str(tmp_path / "bare.pth")).categories
+    assert [c["name"] for c in categories] == ["x", "y", "z"]
+    MetadataCatalog.remove(name)
+
+
+def test_checkpoint_of_another_model_is_refused(trained, caplog):
+    cfg = configuration(trained, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "9")
+    with caplog.at_level(logging.ERROR), pytest.raises(ValueError, match=r"(?s)random.*query_feat"):
+        PhotoPredictor(cfg, str(trained / "model.pth"))
+
+
+def test_no_weights_at_all(trained):
+    with pytest.raises(ValueError, match="no weights: give --weights"):
+        PhotoPredictor(configuration(trained))

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Convert checkpoints between .pkl, .pth and .safetensors; nothing that they hold is executed.
+
+    python tools/convert_checkpoint.py model_final.pkl model.safetensors
+    python tools/convert_checkpoint.py resnet101.pth R-101.pkl --backbone torchvision-resnet
+    python tools/convert_checkpoint.py swin_tiny.pth swin_tiny.pkl --backbone swin
+    python tools/convert_checkpoint.py model_final.pkl model.pth --config-file configs/...
+
+With --config-file the model is built and loaded, which gives the entries their present names, adds
+the class names of the config's data set, and prints what was loaded, missing and left over.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from tabulate import tabulate
+
+import segcore.data  # noqa: F401, registers the data sets
+from segcore.checkpoint import (
+    SafeCheckpointer,
+    UnsafeCheckpointError,
+    class_metadata,
+    plain_metadata,
+    read_checkpoint,
+    write_checkpoint,
+)
+from segcore.checkpoint.convert import BACKBONES
+from segcore.checkpoint.report import group_names
+from segcore.engine import setup_config
+
+# What describes the weights; optimizer, schedule and iteration stay behind.
+KEPT_KEYS = ("model", "__author__", "matching_heuristics", "metadata")
+
+
+def convert(source: str, backbone: str | None, config_file: str | None) -> dict[str, Any]:
+    """The weights of a file in the form that is to be written."""
+    if config_file:
+        return _through_model(source, config_file)
+    checkpoint = read_checkpoint(source)
+    if backbone:
+        return BACKBONES[backbone](checkpoint["model"])
+    return {key: checkpoint[key] for key in KEPT_KEYS if key in checkpoint}
+
+
+def _through_model(source: str, config_file: str) -> dict[str, Any]:
+    cfg = setup_config(config_file, ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    checkpointer = SafeCheckpointer(model)
+    checkpointer.load(source)
+    print(checkpointer.report.table())
+    metadata = class_metadata(source) or MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    return {"model": model.state_dict(), "metadata": plain_metadata(metadata)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help=".pkl, .pth or .safetensors")
+    parser.add_argument("target", help="the suffix says the format")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
+        "--backbone", choices=BACKBONES, help="what the source is, if an ImageNet backbone"
+    )
+    way.add_argument("--config-file", help="load it into this model and write that")
+    args = parser.parse_args()
+    try:
+        checkpoint = convert(args.source, args.backbone, args.config_file)
+        write_checkpoint(checkpoint, args.target)
+    except (OSError, ValueError, UnsafeCheckpointError) as error:
+        sys.exit(f"error: {error}")
+    entries = tabulate(group_names(checkpoint["model"]), headers=["names", "entries"])
+    print(f"{args.target}\n{entries}")
+
+
+if __name__ == "__main__":
+    main()
