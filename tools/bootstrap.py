@@ -62,8 +62,9 @@ def install_detectron2() -> None:
 def build_operators(**environment: str) -> None:
     """Compile csrc/ in place; the compiler's words go to ``BUILD_LOG``, shown on failure."""
     command = [str(PYTHON), "setup.py", "build_ext", "--inplace"]
+    path = os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", os.defpath)])  # for ninja
+    environment = {**os.environ, "PATH": path, **cuda_environment(), **environment}
     with BUILD_LOG.open("w") as log:
-        environment = {**os.environ, **cuda_environment(), **environment}
         build = subprocess.run(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
