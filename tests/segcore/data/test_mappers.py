@@ -276,12 +276,19 @@ def test_photo_without_instances(record, annotations):
     assert kept.gt_masks.shape == (0, 40, 40)
 
 
-def test_padding_mask_marks_what_is_no_photo(record):
-    sample = mapper(CocoInstanceLSJ, T.FixedSizeCrop((32, 32)))(record)
-    expected = torch.ones(32, 32, dtype=torch.bool)
-    expected[:HEIGHT, :WIDTH] = False
-    assert torch.equal(sample["padding_mask"], expected)
-    assert (sample["image"][:, expected] == 128).all()
+@pytest.mark.parametrize("value", [0, 255])
+def test_padding_is_no_part_of_any_target(record, value):
+    """Detectron2's FixedSizeCrop pads segmentations with 0 in v0.6 and with 255 later."""
+    mask = np.asfortranarray(boxes_mask(3, 4, 21, 13))
+    record["annotations"][0]["segmentation"] = mask_util.encode(mask)
+    pad = T.PadTransform(0, 0, 4, 12, WIDTH, HEIGHT, 128, value)
+    sample = mapper(CocoInstanceLSJ, pad)(record)
+    padding = torch.ones(32, 34, dtype=torch.bool)
+    padding[:HEIGHT, :WIDTH] = False
+    assert torch.equal(sample["padding_mask"], padding)
+    assert (sample["image"][:, padding] == 128).all()
+    assert sample["instances"].gt_masks.sum() == mask.sum()
+    assert not mapper(CocoPanopticLSJ, pad)(record)["instances"].gt_masks[:, padding].any()
 
 
 def test_exif_orientation_is_applied(record, tmp_path):
@@ -348,6 +355,13 @@ def test_segmentation_of_another_type(record, segmentation):
     record["annotations"][0]["segmentation"] = segmentation
     with pytest.raises(TypeError, match=r"file_name\.png.*polygons"):
         mapper(MaskFormerInstance)(record)
+
+
+@pytest.mark.parametrize("polygon", [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]])
+def test_polygon_without_area(record, polygon):
+    record["annotations"][0]["segmentation"] = [polygon]
+    with pytest.raises(ValueError, match=r"file_name\.png.*at least 3 points"):
+        mapper(CocoInstanceLSJ)(record)
 
 
 @pytest.mark.parametrize(

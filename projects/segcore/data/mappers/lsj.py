@@ -50,7 +50,7 @@ class CocoInstanceLSJ(LSJMapper):
         self, sample: dict, transforms: T.TransformList, size: tuple[int, int]
     ) -> Instances:
         photo = np.ones((sample["height"], sample["width"]), dtype=np.uint8)
-        # The padding is 0 in Detectron2 v0.6 and 255 later.
+        # FixedSizeCrop pads with 0, or 255 after v0.6.
         sample["padding_mask"] = torch.from_numpy(transforms.apply_segmentation(photo) != 1)
 
         classes, segmentations = transform_annotations(sample, transforms)

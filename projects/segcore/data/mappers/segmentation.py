@@ -23,6 +23,7 @@ def transform_annotations(
     Raises:
         SizeMismatchError: a run-length encoding is not of the photo's size.
         TypeError: a segmentation is neither polygons nor a run-length encoding.
+        ValueError: a polygon has fewer than 3 points.
     """
     annotations = [a for a in sample.pop("annotations") if not a.get("iscrowd", 0)]
     segmentations = [_transform(a.get("segmentation"), sample, transforms) for a in annotations]
@@ -31,12 +32,18 @@ def transform_annotations(
 
 def _transform(segmentation, sample: dict, transforms: T.TransformList) -> Segmentation:
     if isinstance(segmentation, list):
+        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+            raise ValueError(
+                f"annotation of {sample['file_name']}: expected polygons of at least 3 points "
+                f"x0, y0, x1, y1, ..., got lengths {[len(polygon) for polygon in segmentation]}"
+            )
         # Copies, because transforms work in place; floats, because they would truncate integers.
         polygons = [np.array(p, dtype=np.float64).reshape(-1, 2) for p in segmentation]
         return [polygon.reshape(-1) for polygon in transforms.apply_polygons(polygons)]
     if isinstance(segmentation, dict):
         check_size(segmentation["size"], "run-length encoded annotation", sample)
-        return transforms.apply_segmentation(mask_util.decode(segmentation))
+        mask = transforms.apply_segmentation(mask_util.decode(segmentation))
+        return (mask == 1).view(np.uint8)  # FixedSizeCrop pads with 0, or 255 after v0.6
     raise TypeError(
         f"annotation of {sample['file_name']}: expected 'segmentation' to be a list of polygons or "
         f"a COCO run-length encoding (dict), got {type(segmentation).__name__}"
