@@ -60,7 +60,7 @@ def install_detectron2() -> None:
 
 
 def build_operators(**environment: str) -> None:
-    """Compile csrc/ in place; the compiler's words go to ``BUILD_LOG``, shown on failure."""
+    """Compile csrc/ in place; the compiler's words go to ``BUILD_LOG``, errors are shown too."""
     command = [str(PYTHON), "setup.py", "build_ext", "--inplace"]
     path = os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", os.defpath)])  # for ninja
     environment = {**os.environ, "PATH": path, **cuda_environment(), **environment}
@@ -69,8 +69,13 @@ def build_operators(**environment: str) -> None:
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     if build.returncode != 0:
-        print("".join(BUILD_LOG.open().readlines()[-30:]), file=sys.stderr)
-        raise SetupError(f"the operators could not be compiled; the whole log is {BUILD_LOG}")
+        errors = [
+            line[:200] for line in BUILD_LOG.open() if re.search(r"\b[Ee]rror\b|not found", line)
+        ]
+        raise SetupError(
+            f"the operators could not be compiled, see {BUILD_LOG}\n"
+            + "".join(errors[:10]).rstrip()
+        )
 
 
 STEPS = (
@@ -187,7 +192,7 @@ def bootstrap() -> None:
         except SetupError as error:
             if not step.without:
                 raise
-            say(f"WARNING: {error}; {step.without}")
+            say(f"WARNING: {error}\n==> {step.without}")
             continue
         stamp.write_text(digest(step))
         say(f"[{number}/{len(due)}] done in {time.monotonic() - started:.0f} s")

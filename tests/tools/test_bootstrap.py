@@ -97,7 +97,7 @@ def test_failure_with_a_way_around_is_a_warning(tool, add_step, capsys):
     add_step("a", error=tool.SetupError("no compiler"), without="the slow way is taken")
     after = add_step("b")
     tool.bootstrap()
-    assert "WARNING: no compiler; the slow way is taken" in capsys.readouterr().out
+    assert "WARNING: no compiler\n==> the slow way is taken" in capsys.readouterr().out
     assert after == ["b"]
 
 
