@@ -55,11 +55,9 @@ def rasterise(segmentations: list[Segmentation], size: tuple[int, int]) -> Tenso
     masks = np.empty((len(segmentations), *size), dtype=np.uint8)
     for mask, segmentation in zip(masks, segmentations, strict=True):
         if isinstance(segmentation, list):
-            # Column-major as COCO's masks are; OpenCV turns it 15 times faster than numpy.
-            columns = polygons_to_bitmask(segmentation, *size).T.view(np.uint8)
-            cv2.transpose(columns, dst=mask)
-        else:
-            mask[:] = segmentation
+            # Column-major as COCO's masks are; OpenCV turns it many times faster than numpy.
+            segmentation = cv2.transpose(polygons_to_bitmask(segmentation, *size).T.view(np.uint8))
+        mask[:] = segmentation
     return torch.from_numpy(masks)
 
 
