@@ -20,8 +20,24 @@ BACKBONES = {
     "swin_b": "swin_base_384",
     "swin_l": "swin_large_IN21k_384",
 }
+# Official files that were named after another schedule than they have.
+RENAMED = {
+    "ade20k/semantic-segmentation/maskformer2_R101_bs16_90k.yaml": (
+        "ade20k/semantic-segmentation/maskformer2_R101_bs16_160k.yaml"
+    )
+}
 # "eval" stands for trainable batch norm with its stored statistics.
 BATCH_NORMS = {"frozen": "FrozenBN", "eval": "BN"}
+
+
+def published_cfg(upstream_config: str) -> CfgNode:
+    """Our configuration of the official file ``upstream_config``, on the CPU, without weights."""
+    ours = RENAMED.get(upstream_config, upstream_config)
+    cfg = get_cfg()
+    cfg.merge_from_file(str(CONFIGS / ours))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    return cfg
 
 
 def build_model_for_case(
