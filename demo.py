@@ -7,6 +7,7 @@ them), and prints a table of segments for every photo.
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from segcore.requirements import require_detectron2
 
@@ -22,7 +23,7 @@ from segcore.engine import setup_config
 from segcore.visualization import format_rows
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("photos", nargs="+", help="photos, or folders of photos")
     parser.add_argument("--config-file", required=True, metavar="FILE")
@@ -35,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings of the config"
     )
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -12,7 +12,12 @@ the class names of the config's data set, and prints what was loaded, missing an
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
+
+from segcore.requirements import require_detectron2
+
+require_detectron2()
 
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
@@ -55,7 +60,7 @@ def _through_model(source: str, config_file: str) -> dict[str, Any]:
     return {"model": model.state_dict(), "metadata": plain_metadata(metadata)}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,7 +71,7 @@ def main() -> None:
         "--backbone", choices=BACKBONES, help="what the source is, if an ImageNet backbone"
     )
     way.add_argument("--config-file", help="load it into this model and write that")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     try:
         checkpoint = convert(args.source, args.backbone, args.config_file)
         write_checkpoint(checkpoint, args.target)
