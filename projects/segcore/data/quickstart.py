@@ -16,6 +16,7 @@ import colorsys
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -341,12 +342,15 @@ def main() -> None:
     parser.add_argument("--num-train", type=int, default=300)
     parser.add_argument("--num-val", type=int, default=50)
     arguments = parser.parse_args()
-    root = generate(
-        arguments.root,
-        seed=arguments.seed,
-        num_train=arguments.num_train,
-        num_val=arguments.num_val,
-    )
+    try:
+        root = generate(
+            arguments.root,
+            seed=arguments.seed,
+            num_train=arguments.num_train,
+            num_val=arguments.num_val,
+        )
+    except DataError as error:
+        sys.exit(f"error: {error}")
     print(f"Quickstart data set: {root}")
 
 

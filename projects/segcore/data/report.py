@@ -67,14 +67,14 @@ class Report:
             (count.name, "thing" if count.is_thing else "stuff", count.segments, count.crowds)
             for count in self.classes
         ]
-        parts = [
-            self.json,
-            f"{self.num_photos} photos, {self.num_annotations} annotated; "
-            f"{sum(count.segments for count in self.classes)} segments of {len(self.classes)} "
-            f"classes ({things} things, {len(self.classes) - things} stuff)",
-        ]
+        parts = [self.json]
         if rows:
-            parts.append(tabulate(rows, headers=("class", "kind", "segments", "of them crowd")))
+            parts += [
+                f"{self.num_photos} photos, {self.num_annotations} annotated; "
+                f"{sum(count.segments for count in self.classes)} segments of {len(rows)} classes "
+                f"({things} things, {len(rows) - things} stuff)",
+                tabulate(rows, headers=("class", "kind", "segments", "of them crowd")),
+            ]
         parts += [
             _listing(severity, problems)
             for severity, problems in (("error", self.errors), ("warning", self.warnings))
