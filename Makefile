@@ -24,8 +24,8 @@ lint: install  ## Check style and format
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
 
-bench: install  ## Measure the operators beside their PyTorch twins
-	@$(VENV_PYTHON) -m benchmarks
+bench: install  ## Measure speed and memory, each script of benchmarks/ a table
+	@set -e; for script in benchmarks/[!_]*.py; do echo "==> $$script"; $(VENV_PYTHON) $$script; done
 
 cuda: install  ## Compile the GPU code, without a GPU (TORCH_CUDA_ARCH_LIST=9.0)
 	@$(PYTHON) tools/bootstrap.py --cuda
