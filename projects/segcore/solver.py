@@ -44,8 +44,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     groups = parameter_groups(cfg, model)
     if not groups:
         raise ValueError("the model has no trainable parameter")
-    # Fused is twice as fast on a CPU. On a GPU a gradient scaler would leave un-scaling to it, after
-    # the clipping; torch's default there is fast as well.
+    # Fused is twice as fast on a CPU. On a GPU a gradient scaler would leave the un-scaling to it,
+    # after the clipping; torch's default there is fast as well.
     on_cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
     arguments = {"lr": solver.BASE_LR, "fused": on_cpu or None}
     if solver.OPTIMIZER == "SGD":
