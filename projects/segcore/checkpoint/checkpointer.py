@@ -13,7 +13,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.data import Metadata
 from torch import nn
 
-from segcore.checkpoint.files import atomic_file, read_checkpoint, write_checkpoint
+from segcore.checkpoint.files import atomic_file, local_file, read_checkpoint, write_checkpoint
 from segcore.checkpoint.metadata import METADATA_KEY, plain_metadata
 from segcore.checkpoint.report import LoadReport
 
@@ -76,19 +76,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             UnsafeCheckpointError: the file asks for more than tensors and plain containers.
             ValueError: the file is damaged, or nothing in it fits the model.
         """
-        if path and not os.path.isfile(path):
-            path = self._fetch(path)
+        if path:
+            path = local_file(path, self.path_manager)
         # fvcore's load, past DetectionCheckpointer's: that one reads files in ways of its own.
         return super(DetectionCheckpointer, self).load(path, checkpointables)
-
-    def _fetch(self, path: str) -> str:
-        try:
-            local = self.path_manager.get_local_path(path)
-        except OSError as error:
-            raise FileNotFoundError(f"checkpoint {path} cannot be fetched: {error}") from error
-        if not os.path.isfile(local):
-            raise FileNotFoundError(f"checkpoint {path}: no such file")
-        return local
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         self.report = LoadReport(source=filename)

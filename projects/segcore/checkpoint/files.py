@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from detectron2.utils.file_io import PathManager
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -66,6 +67,23 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         raise ValueError(f"{path}: expected a name ending in {', '.join(writers)}")
     with atomic_file(path) as file:
         writers[path.suffix](checkpoint, file)
+
+
+def local_file(path: str | Path, path_manager: Any = PathManager) -> str:
+    """The file of a path or Detectron2 URL, fetched if need be.
+
+    Raises:
+        FileNotFoundError: it does not exist or cannot be fetched.
+    """
+    if os.path.isfile(path):
+        return str(path)
+    try:
+        local = path_manager.get_local_path(str(path))
+    except OSError as error:
+        raise FileNotFoundError(f"checkpoint {path} cannot be fetched: {error}") from error
+    if not os.path.isfile(local):
+        raise FileNotFoundError(f"checkpoint {path}: no such file")
+    return local
 
 
 @contextmanager

@@ -6,9 +6,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.utils.file_io import PathManager
 
-from segcore.checkpoint.files import read_checkpoint
+from segcore.checkpoint.files import local_file, read_checkpoint
 
 METADATA_KEY = "metadata"
 CLASS_KEYS = (
@@ -39,7 +38,7 @@ def class_metadata(checkpoint: str | Path | Mapping[str, Any]) -> Metadata | Non
         official files.
     """
     if not isinstance(checkpoint, Mapping):
-        checkpoint = read_checkpoint(PathManager.get_local_path(str(checkpoint)))
+        checkpoint = read_checkpoint(local_file(checkpoint))
     stored = checkpoint.get(METADATA_KEY)
     if not isinstance(stored, Mapping):
         return None

@@ -327,3 +327,14 @@ def test_counters_that_the_file_lacks_are_missing(tmp_path):
     checkpointer = SafeCheckpointer(Model())
     checkpointer.load(pickled(tmp_path / "m.pkl", state))
     assert checkpointer.report.missing == ["backbone.norm.num_batches_tracked"]
+
+
+def test_url_that_cannot_be_fetched():
+    class Offline:
+        def get_local_path(self, url):
+            raise OSError("no network")
+
+    checkpointer = SafeCheckpointer(Model())
+    checkpointer.path_manager = Offline()
+    with pytest.raises(FileNotFoundError, match=r"detectron2://R\.pkl cannot be fetched: no net"):
+        checkpointer.load("detectron2://R.pkl")
