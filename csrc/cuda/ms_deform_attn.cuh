@@ -1,0 +1,197 @@
+// Kernels of multi-scale deformable attention. kLanes lanes work on one (batch, query, head) triple:
+// each prepares one of its samples in turn and shares it with the others, and each reads kVector
+// neighbouring channels of every corner. Nothing here knows of PyTorch's tensors, so that
+// tests/csrc can run the kernels without a GPU.
+#pragma once
+
+#include <type_traits>
+
+#include "../common/bilinear.h"
+#include "../common/ms_deform_attn_sizes.h"
+#include "warp.cuh"
+
+namespace segcore {
+
+// The levels travel in the kernel's parameters, so that nothing has to be copied to the device.
+constexpr int kMaxLevels = 64;
+
+template <typename T>
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T>
+struct Inputs {
+  using A = Accumulator<T>;
+
+  MsDeformAttnSizes sizes;
+  Level level[kMaxLevels];
+  const T* value;      // (batch, tokens, heads, channels)
+  const A* locations;  // (batch, queries, heads, levels, points, 2)
+  const A* weights;    // (batch, queries, heads, levels, points)
+
+  C10_HOST_DEVICE int64_t triples() const { return sizes.batch * sizes.queries * sizes.heads; }
+  // First channel, in value and its gradient, of the head of a triple.
+  C10_HOST_DEVICE int64_t head_offset(int64_t triple) const {
+    const int64_t n = triple / sizes.heads / sizes.queries, m = triple % sizes.heads;
+    return (n * sizes.tokens * sizes.heads + m) * sizes.channels;
+  }
+  C10_HOST_DEVICE int64_t token_stride() const { return sizes.heads * sizes.channels; }
+};
+
+// One sample as it is shared between lanes: its top left token (negative: it does not touch the
+// map), the way to the right and to the bottom corners in tokens, and the weights of the corners.
+template <typename A>
+struct SharedSample {
+  int64_t token;
+  int right, down;
+  A weight[4];
+
+  __device__ int64_t corner_token(int k) const {
+    return token + (k % 2 ? right : 0) + (k / 2 ? down : 0);
+  }
+};
+
+template <int kLanes, typename A>
+__device__ inline SharedSample<A> from_lane(const SharedSample<A>& sample, int source) {
+  SharedSample<A> result;
+  result.token = from_lane<kLanes>(sample.token, source);
+  result.right = from_lane<kLanes>(sample.right, source);
+  result.down = from_lane<kLanes>(sample.down, source);
+  for (int k = 0; k < 4; ++k) result.weight[k] = from_lane<kLanes>(sample.weight[k], source);
+  return result;
+}
+
+// A sample as the lane that prepares it knows it.
+template <typename A>
+struct OwnSample {
+  AxisSample<A> x, y;
+  A attention;
+  Level level;
+  SharedSample<A> shared;
+};
+
+// Sample `index` of a triple; one that does not touch the map if there are not as many.
+template <typename T>
+__device__ inline OwnSample<Accumulator<T>> prepare_sample(
+    const Inputs<T>& in, int64_t triple, int64_t index) {
+  using A = Accumulator<T>;
+  OwnSample<A> own = {};
+  own.shared.token = -1;
+  if (index >= in.sizes.samples()) return own;
+  own.level = in.level[index / in.sizes.points];
+  const int64_t sample = triple * in.sizes.samples() + index;
+  const A x = cell_position(in.locations[2 * sample], own.level.width);
+  const A y = cell_position(in.locations[2 * sample + 1], own.level.height);
+  if (!touches_map(x, own.level.width) || !touches_map(y, own.level.height)) return own;
+  own.x = sample_axis(x, own.level.width);
+  own.y = sample_axis(y, own.level.height);
+  own.attention = in.weights[sample];
+  own.shared.token =
+      own.level.first_token + own.y.cell[0] * own.level.width + own.x.cell[0];
+  own.shared.right = static_cast<int>(own.x.cell[1] - own.x.cell[0]);
+  own.shared.down = static_cast<int>((own.y.cell[1] - own.y.cell[0]) * own.level.width);
+  for (int k = 0; k < 4; ++k) {
+    own.shared.weight[k] = own.attention * own.y.weight[k / 2] * own.x.weight[k % 2];
+  }
+  return own;
+}
+
+// Which triple and lane a thread is. Threads beyond the last triple repeat it, without results,
+// since whole warps share their samples.
+template <typename T, int kLanes>
+struct Place {
+  int lane;
+  bool active;
+  int64_t triple;
+
+  __device__ explicit Place(const Inputs<T>& in) {
+    const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    lane = static_cast<int>(thread % kLanes);
+    active = thread / kLanes < in.triples();
+    triple = active ? thread / kLanes : in.triples() - 1;
+  }
+};
+
+// Samples of a chunk: each lane has prepared one.
+template <int kLanes>
+__device__ inline int chunk_size(int64_t samples, int64_t first) {
+  return static_cast<int>(samples - first < kLanes ? samples - first : kLanes);
+}
+
+template <typename T, int kVector, int kLanes>
+__global__ void forward_kernel(const Inputs<T> in, T* output) {
+  using A = Accumulator<T>;
+  const Place<T, kLanes> place(in);
+  const T* value = in.value + in.head_offset(place.triple);
+  const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
+  for (int64_t start = 0; start < channels; start += kVector * kLanes) {
+    const int64_t channel = start + place.lane * kVector;
+    const bool reads = channel < channels;
+    A sum[kVector] = {};
+    for (int64_t first = 0; first < samples; first += kLanes) {
+      const OwnSample<A> own = prepare_sample(in, place.triple, first + place.lane);
+      for (int i = 0; i < chunk_size<kLanes>(samples, first); ++i) {
+        const SharedSample<A> sample = from_lane<kLanes>(own.shared, i);
+        if (sample.token < 0 || !reads) continue;
+        for (int k = 0; k < 4; ++k) {
+          A corner[kVector];
+          load(value + sample.corner_token(k) * in.token_stride() + channel, corner);
+          for (int j = 0; j < kVector; ++j) sum[j] += sample.weight[k] * corner[j];
+        }
+      }
+    }
+    if (place.active && reads) store(output + place.triple * channels + channel, sum);
+  }
+}
+
+template <typename T, int kVector, int kLanes>
+__global__ void backward_kernel(
+    const Inputs<T> in,
+    const T* grad_output,
+    Accumulator<T>* grad_value,
+    Accumulator<T>* grad_locations,
+    Accumulator<T>* grad_weights) {
+  using A = Accumulator<T>;
+  const Place<T, kLanes> place(in);
+  const T* value = in.value + in.head_offset(place.triple);
+  grad_value += in.head_offset(place.triple);
+  grad_output += place.triple * in.sizes.channels;
+  const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
+  for (int64_t first = 0; first < samples; first += kLanes) {
+    const OwnSample<A> own = prepare_sample(in, place.triple, first + place.lane);
+    A own_dots[4] = {};
+    const int count = chunk_size<kLanes>(samples, first);
+    for (int i = 0; i < count; ++i) {
+      const SharedSample<A> sample = from_lane<kLanes>(own.shared, i);
+      A dots[4] = {};
+      if (place.active && sample.token >= 0) {
+        for (int64_t channel = place.lane * kVector; channel < channels;
+             channel += kVector * kLanes) {
+          A grad[kVector];
+          load(grad_output + channel, grad);
+          for (int k = 0; k < 4; ++k) {
+            const int64_t offset = sample.corner_token(k) * in.token_stride() + channel;
+            A corner[kVector];
+            load(value + offset, corner);
+            for (int j = 0; j < kVector; ++j) dots[k] += grad[j] * corner[j];
+            if (sample.weight[k] != 0) atomic_add(grad_value + offset, sample.weight[k], grad);
+          }
+        }
+      }
+      for (int k = 0; k < 4; ++k) {
+        const A total = sum_of_lanes<kLanes>(dots[k]);
+        if (place.lane == i) own_dots[k] = total;
+      }
+    }
+    if (place.active && place.lane < count) {
+      const SampleGradient<A> gradient = sample_gradient(own.y, own.x, own_dots);
+      const int64_t sample = place.triple * samples + first + place.lane;
+      grad_weights[sample] = gradient.weight;
+      grad_locations[2 * sample] =
+          own.attention * static_cast<A>(own.level.width) * gradient.x;
+      grad_locations[2 * sample + 1] =
+          own.attention * static_cast<A>(own.level.height) * gradient.y;
+    }
+  }
+}
+
+}  // namespace segcore

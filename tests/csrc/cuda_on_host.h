@@ -1,0 +1,132 @@
+// Runs CUDA kernels on the CPU, lane by lane, to test what they compute where there is no GPU. The
+// lanes of a warp take turns: each runs until it exchanges values with the others or returns. A warp
+// of which only some lanes take part in an exchange is an error here (on a GPU, it hangs).
+#pragma once
+
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <stdexcept>
+#include <vector>
+
+#define __global__
+#define __device__
+
+struct float4 {
+  float x, y, z, w;
+};
+
+namespace cuda_on_host {
+
+constexpr int kWarp = 32;
+
+struct Index {
+  unsigned x = 0;
+};
+
+struct Lane {
+  ucontext_t context;
+  std::vector<char> stack = std::vector<char>(1 << 18);
+  unsigned thread = 0;
+  bool waits = false;
+  char sent[16];
+};
+
+struct Warp {
+  Lane lanes[kWarp];
+  char received[kWarp][16];  // what the lanes sent in the latest exchange
+  ucontext_t scheduler;
+  int current = 0;
+  std::function<void()> kernel;
+};
+
+inline Warp* warp = nullptr;
+inline Index threadIdx, blockIdx, blockDim;
+
+inline void run_lane() {
+  warp->kernel();
+  warp->lanes[warp->current].waits = false;
+  swapcontext(&warp->lanes[warp->current].context, &warp->scheduler);
+}
+
+// Continues every lane up to its next exchange; returns whether there was one.
+inline bool advance() {
+  int waiting = 0;
+  for (warp->current = 0; warp->current < kWarp; ++warp->current) {
+    Lane& lane = warp->lanes[warp->current];
+    threadIdx.x = lane.thread;
+    swapcontext(&warp->scheduler, &lane.context);
+    waiting += lane.waits;
+  }
+  if (waiting != 0 && waiting != kWarp) throw std::runtime_error("a part of a warp exchanges");
+  for (int i = 0; i < kWarp; ++i) std::memcpy(warp->received[i], warp->lanes[i].sent, 16);
+  return waiting != 0;
+}
+
+inline void run(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
+  blockDim.x = threads;
+  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
+    for (unsigned first = 0; first < threads; first += kWarp) {
+      Warp own;
+      warp = &own;
+      own.kernel = kernel;
+      for (int i = 0; i < kWarp; ++i) {
+        Lane& lane = own.lanes[i];
+        lane.thread = first + i;
+        getcontext(&lane.context);
+        lane.context.uc_stack.ss_sp = lane.stack.data();
+        lane.context.uc_stack.ss_size = lane.stack.size();
+        makecontext(&lane.context, run_lane, 0);
+      }
+      while (advance()) {
+      }
+    }
+  }
+}
+
+// Sends a value to the warp; returns what another lane sent.
+template <typename T>
+T exchange(T value, int source) {
+  static_assert(sizeof(T) <= 16);
+  const int lane = warp->current;
+  std::memcpy(warp->lanes[lane].sent, &value, sizeof(T));
+  warp->lanes[lane].waits = true;
+  swapcontext(&warp->lanes[lane].context, &warp->scheduler);
+  std::memcpy(&value, warp->received[source], sizeof(T));
+  return value;
+}
+
+}  // namespace cuda_on_host
+
+using cuda_on_host::blockDim;
+using cuda_on_host::blockIdx;
+using cuda_on_host::threadIdx;
+
+template <typename T>
+T __shfl_sync(unsigned, T value, int source, int width) {
+  const int lane = cuda_on_host::warp->current;
+  return cuda_on_host::exchange(value, lane / width * width + source % width);
+}
+
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int distance, int) {
+  return cuda_on_host::exchange(value, cuda_on_host::warp->current ^ distance);
+}
+
+template <typename T>
+void atomicAdd(T* address, T value) {
+  *address += value;
+}
+
+inline void atomicAdd(float4* address, float4 value) {
+  address->x += value.x;
+  address->y += value.y;
+  address->z += value.z;
+  address->w += value.w;
+}
+
+inline float4 make_float4(float x, float y, float z, float w) {
+  return {x, y, z, w};
+}
