@@ -1,0 +1,24 @@
+"""Mask2Former (Cheng et al., 2022): masked-attention mask transformer for any segmentation task.
+
+Importing this package registers its modules, the backbones and the data sets with Detectron2.
+"""
+
+import segcore.backbones
+import segcore.data  # noqa: F401
+from mask2former.config import add_mask2former_config
+from mask2former.head import MaskFormerHead
+from mask2former.meta_arch import MaskFormer
+from mask2former.pixel_decoder import MSDeformAttnPixelDecoder
+from mask2former.transformer_decoder import (
+    TRANSFORMER_DECODER_REGISTRY,
+    MultiScaleMaskedTransformerDecoder,
+)
+
+__all__ = [
+    "TRANSFORMER_DECODER_REGISTRY",
+    "MSDeformAttnPixelDecoder",
+    "MaskFormer",
+    "MaskFormerHead",
+    "MultiScaleMaskedTransformerDecoder",
+    "add_mask2former_config",
+]

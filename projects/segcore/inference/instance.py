@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from segcore.inference.masks import MASKS_PER_CHUNK, masks_to_boxes
+from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas, masks_to_boxes
 
 
 def instance_inference(
@@ -41,10 +41,8 @@ def instance_inference(
 
     # Each query once, however many classes it appears with.
     queries, instance_query = queries.unique(return_inverse=True)
-    masks = mask_logits[queries] > 0
-    quality = torch.cat(
-        [_mask_quality(mask_logits[chunk]) for chunk in queries.split(MASKS_PER_CHUNK)]
-    )
+    chunks = [_mask_and_quality(mask_logits[chunk]) for chunk in queries.split(MASKS_PER_CHUNK)]
+    masks, quality = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     boxes = masks_to_boxes(masks)
     scores, order = (scores * quality[instance_query]).sort(descending=True, stable=True)
     instance_query = instance_query[order]
@@ -57,9 +55,9 @@ def instance_inference(
     return instances
 
 
-def _mask_quality(mask_logits: Tensor) -> Tensor:
-    """Mean probability inside each mask of (N, H, W) logits, (N,); 0 for an empty mask."""
-    inside = mask_logits > 0
+def _mask_and_quality(mask_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Binary masks of (N, H, W) logits, and the mean probability inside each, (N,); 0 if empty."""
+    masks = mask_logits > 0
     dtype = torch.promote_types(mask_logits.dtype, torch.float32)  # a half cannot count pixels
-    total = mask_logits.sigmoid().mul_(inside).sum(dim=(1, 2), dtype=dtype)
-    return total / (inside.sum(dim=(1, 2)) + 1e-6)
+    total = mask_logits.sigmoid().mul_(masks).sum(dim=(1, 2), dtype=dtype)
+    return masks, total / (mask_areas(masks) + 1e-6)

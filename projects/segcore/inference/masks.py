@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Masks that are resized, or turned into probabilities, at a time: bounds the temporary memory.
-MASKS_PER_CHUNK = 16
+# Masks that a step takes at a time: bounds the temporary memory, and a CPU's cache holds it.
+MASKS_PER_CHUNK = 4
 
 
 def resize_mask_logits(
@@ -37,6 +37,12 @@ def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def mask_areas(masks: Tensor) -> Tensor:
+    """Pixels of each of bool masks (N, H, W): int64 (N,)."""
+    # A sum of booleans first makes a copy of int64, eight times as large.
+    return torch.cat([chunk.sum(dim=(1, 2)) for chunk in masks.split(MASKS_PER_CHUNK)])
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segcore.inference.masks import mask_areas
+
 
 def panoptic_inference(
     class_logits: Tensor,
@@ -40,7 +42,7 @@ def panoptic_inference(
         return torch.zeros_like(mask_logits[0], dtype=torch.int32), []
 
     probabilities = mask_logits[kept].sigmoid_()
-    own_area = (probabilities >= 0.5).sum(dim=(1, 2))
+    own_area = mask_areas(probabilities >= 0.5)
     winner = probabilities.mul_(scores[kept, None, None]).argmax(dim=0)
     foreground = mask_logits.gather(0, kept[winner][None])[0].sigmoid_() >= 0.5
     # Pixels won outside and inside of the winner's own mask.

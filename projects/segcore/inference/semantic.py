@@ -3,7 +3,7 @@
 from torch import Tensor
 
 # Rows of pixels are merged in blocks of about this many pixels: bounds the temporary memory.
-PIXELS_PER_CHUNK = 1 << 17
+PIXELS_PER_CHUNK = 1 << 16
 
 
 def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:

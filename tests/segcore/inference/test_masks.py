@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks
 
 from segcore.inference import masks_to_boxes, resize_mask_logits
-from segcore.inference.masks import MASKS_PER_CHUNK
+from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas
 
 
 @pytest.mark.parametrize("queries", [0, 1, MASKS_PER_CHUNK, MASKS_PER_CHUNK + 3])
@@ -26,6 +26,12 @@ def test_sizes_by_default():
     padded = resize_mask_logits(logits, (32, 40))
     assert padded.shape == (3, 32, 40)
     torch.testing.assert_close(resize_mask_logits(logits, (32, 40), (30, 35)), padded[:, :30, :35])
+
+
+def test_areas():
+    masks = torch.rand(MASKS_PER_CHUNK + 3, 9, 13) > 0.5
+    assert mask_areas(masks).tolist() == [int(mask.sum()) for mask in masks]
+    assert mask_areas(masks[:0]).shape == (0,)
 
 
 def test_boxes_equal_detectron2():

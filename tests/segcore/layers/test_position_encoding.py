@@ -39,7 +39,7 @@ def test_padding_does_not_count():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="num_features: expected an even number.*got 5"):
+    with pytest.raises(ValueError, match="num_features: expected an even number"):
         SinePositionEncoding(5)
     with pytest.raises(ValueError, match=r"padding_mask: expected \(B, 2, 3\), got \(1, 3, 2\)"):
         SinePositionEncoding(4)((2, 3), padding_mask=torch.zeros(1, 3, 2, dtype=torch.bool))
