@@ -6,6 +6,7 @@
 // function, and what it calls must be inlined. GCC 12 or newer on x86-64 with glibc; elsewhere the
 // baseline is built.
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
+#define SEGCORE_HAS_CLONES
 #define SEGCORE_TARGET_CLONES \
   __attribute__((noinline, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

@@ -1,0 +1,87 @@
+"""``python -m segcore.doctor``: which implementation serves which operator where, and why."""
+
+import ctypes
+import platform
+from collections.abc import Sequence
+
+import torch
+
+import segcore.ops  # noqa: F401  (registers the operators)
+from segcore import __version__
+from segcore.ops import _library
+from segcore.ops._library import LIBRARIES, Library
+
+
+def report() -> str:
+    """Versions, libraries and operators as text."""
+    libraries = [
+        (library.path.name, "loaded" if library.loaded else "not loaded", _details(library))
+        for library in LIBRARIES.values()
+    ]
+    operators = [
+        (name, device, *_implementation(name, device))
+        for name in _library.operators()
+        for device in LIBRARIES
+    ]
+    sections = [
+        _versions(),
+        _table(("library", "state", "details"), libraries),
+        _table(("operator", "device", "implementation", "why"), operators),
+        f"Libraries are looked for in {LIBRARIES['cpu'].path.parent}.\n"
+        "`python setup.py build_ext --inplace` builds them, with FORCE_CUDA=1 the second one on a"
+        " machine without a GPU too.",
+    ]
+    return "\n\n".join(sections)
+
+
+def _versions() -> str:
+    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    rows = [
+        ("segcore", __version__),
+        ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("PyTorch", f"{torch.__version__} ({cuda})"),
+        ("CPU", f"{torch.get_num_threads()} threads"),
+        ("GPU", ", ".join(_gpus()) or "none that PyTorch can use"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _gpus() -> list[str]:
+    if not torch.cuda.is_available():
+        return []
+    return [
+        "{} (sm_{}{})".format(torch.cuda.get_device_name(i), *torch.cuda.get_device_capability(i))
+        for i in range(torch.cuda.device_count())
+    ]
+
+
+def _details(library: Library) -> str:
+    """How a library was built, or why it is not loaded."""
+    if not library.loaded:
+        return library.problem
+    build_info = ctypes.CDLL(str(library.path)).segcore_build_info
+    build_info.restype = ctypes.c_char_p
+    return build_info().decode()
+
+
+def _implementation(name: str, device: str) -> tuple[str, str]:
+    problem = _library.why_not_compiled(name, device)
+    if problem:
+        return "PyTorch twin", problem
+    if device == "cuda" and not torch.cuda.is_available():
+        return "compiled", "there is no GPU here, though"
+    return "compiled", f"{LIBRARIES[device].path.name} is loaded"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+if __name__ == "__main__":
+    print(report())
