@@ -2,6 +2,8 @@
 // instruction sets, and the loader picks one.
 #pragma once
 
+#include <cstdlib>  // defines __GLIBC__
+
 // For functions with the hot loops. Does not reach into lambdas: the loop must be in a named
 // function, and what it calls must be inlined. GCC 12 or newer on x86-64 with glibc; elsewhere the
 // baseline is built.
