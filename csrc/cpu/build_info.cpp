@@ -2,9 +2,9 @@
 
 #include "simd.h"
 
-namespace {
+namespace segcore {
 
-// Chosen as the clones of the kernels are.
+// Chosen as the clones of the kernels are. (GCC 12 cannot do this in an unnamed namespace.)
 #ifdef SEGCORE_HAS_CLONES
 __attribute__((target("arch=x86-64-v4"))) const char* describe() {
   return SEGCORE_BUILT_WITH "; runs its AVX-512 code (x86-64-v4) here";
@@ -18,8 +18,8 @@ const char* describe() {
   return SEGCORE_BUILT_WITH "; runs its baseline code here";
 }
 
-}  // namespace
+}  // namespace segcore
 
 extern "C" const char* segcore_build_info() {
-  return describe();
+  return segcore::describe();
 }
