@@ -2,24 +2,11 @@
 
 #include "simd.h"
 
-namespace segcore {
-
-// Chosen as the clones of the kernels are. (GCC 12 cannot do this in an unnamed namespace.)
-#ifdef SEGCORE_HAS_CLONES
-__attribute__((target("arch=x86-64-v4"))) const char* describe() {
-  return SEGCORE_BUILT_WITH "; runs its AVX-512 code (x86-64-v4) here";
-}
-__attribute__((target("arch=x86-64-v3"))) const char* describe() {
-  return SEGCORE_BUILT_WITH "; runs its AVX2 code (x86-64-v3) here";
-}
-__attribute__((target("default")))
-#endif
-const char* describe() {
-  return SEGCORE_BUILT_WITH "; runs its baseline code here";
-}
-
-}  // namespace segcore
-
+// Names the instruction set by the rule of SEGCORE_TARGET_CLONES.
 extern "C" const char* segcore_build_info() {
-  return segcore::describe();
+#ifdef SEGCORE_HAS_CLONES
+  if (__builtin_cpu_supports("x86-64-v4")) return SEGCORE_BUILT_WITH "; runs its AVX-512 code here";
+  if (__builtin_cpu_supports("x86-64-v3")) return SEGCORE_BUILT_WITH "; runs its AVX2 code here";
+#endif
+  return SEGCORE_BUILT_WITH "; runs its baseline code here";
 }
