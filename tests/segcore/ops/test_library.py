@@ -1,0 +1,74 @@
+"""The package without its compiled libraries, and with broken ones."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import segcore
+from segcore.ops import _library
+
+PROGRAM = """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import torch
+    import segcore, segcore.ops
+    value, weights = torch.rand(1, 6, 2, 4, requires_grad=True), torch.rand(1, 3, 2, 1, 1)
+    arguments = (value, [(2, 3)], torch.rand(1, 3, 2, 1, 1, 2), weights)
+    output = segcore.ops.ms_deform_attn(*arguments)
+    output.sum().backward()
+    compiled = torch.compile(segcore.ops.ms_deform_attn, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*arguments), output)
+assert value.grad.abs().sum() > 0
+assert "detectron2" not in __import__("sys").modules
+for warning in caught:
+    if "segcore" in str(warning.message):
+        print("WARNING", warning.message)
+"""
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of segcore without compiled libraries."""
+    source = Path(segcore.__file__).parent
+    for file in ("__init__.py", "doctor.py"):
+        target = tmp_path / "segcore" / file
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(source / file, target)
+    shutil.copytree(source / "ops", tmp_path / "segcore" / "ops")
+    return tmp_path / "segcore"
+
+
+def run(package, *arguments):
+    command = [sys.executable, "-P", *arguments]
+    environment = {"PYTHONPATH": str(package.parent), "PATH": "", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("library", "reason"),
+    [(None, "has not been built"), (b"this is no library", "cannot be loaded")],
+    ids=["absent", "broken"],
+)
+def test_the_twin_serves_with_one_warning(package, library, reason):
+    if library is not None:
+        (package / "_C.abi3.so").write_bytes(library)
+    warnings = [line for line in run(package, "-c", PROGRAM).splitlines() if "WARNING" in line]
+    assert len(warnings) == 1
+    assert reason in warnings[0] and "build_ext" in warnings[0] and "doctor" in warnings[0]
+
+
+def test_the_doctor_says_why(package):
+    report = run(package, "-W", "ignore", "-m", "segcore.doctor")
+    assert "not loaded" in report
+    assert "PyTorch twin" in report
+    assert "_C.abi3.so has not been built" in report
+
+
+def test_devices_without_kernels_get_the_twin():
+    assert not _library.is_compiled("ms_deform_attn", "mps")

@@ -1,0 +1,35 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from segcore import doctor
+from segcore.ops import _library
+
+
+def test_reports_every_operator_on_every_device():
+    lines = doctor.report().splitlines()
+    for name in _library.operators():
+        for device in ("cpu", "cuda"):
+            (line,) = [line for line in lines if line.split()[:2] == [name, device]]
+            compiled = _library.is_compiled(name, device)
+            assert ("compiled" in line.split()) == compiled
+            assert ("PyTorch twin" in line) != compiled
+
+
+def test_reports_versions():
+    assert torch.__version__ in doctor.report()
+
+
+@pytest.mark.skipif(not _library.LIBRARIES["cpu"].loaded, reason="the operators are not built")
+def test_reports_how_a_library_was_built():
+    (line,) = [line for line in doctor.report().splitlines() if line.startswith("_C.abi3.so")]
+    assert "headers of PyTorch" in line and "code here" in line
+
+
+def test_runs_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "segcore.doctor"], capture_output=True, text=True, check=True
+    )
+    assert "ms_deform_attn" in result.stdout
