@@ -35,10 +35,10 @@ def setup(args: Namespace) -> CfgNode:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     fit_to_machine(cfg, args.num_gpus)
     setup_own_data(cfg, explicit_num_classes(args.config_file, args.opts))
-    cfg.freeze()
-    default_setup(cfg, args)
     for dataset_name in cfg.DATASETS.TEST:
         check_evaluation(cfg, dataset_name)
+    cfg.freeze()
+    default_setup(cfg, args)
     return cfg
 
 
@@ -67,18 +67,25 @@ def check_data(args: Namespace) -> int:
     return 0 if reports and all(report.ok for report in reports) else 1
 
 
-if __name__ == "__main__":
-    arguments = argument_parser().parse_args()
+def run(argv: list[str] | None = None) -> int:
+    """The whole program on these arguments; what is wrong with the user's files is said plainly."""
+    args = argument_parser().parse_args(argv)
     try:
-        if arguments.check_data:
-            sys.exit(check_data(arguments))
+        if args.check_data:
+            return check_data(args)
         launch(
             main,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments,),
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
         )
     except (DataError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

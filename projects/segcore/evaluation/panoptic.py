@@ -9,6 +9,7 @@ import math
 import os
 import tempfile
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     from panopticapi.evaluation import PQStat
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Suffix of Detectron2's result names -> row title, value of "isthing"
 GROUPS = {"": ("all", None), "_th": ("things", True), "_st": ("stuff", False)}
+MAX_THREADS = 16
 METRICS = ("PQ", "SQ", "RQ")
 
 
@@ -41,9 +44,6 @@ class PanopticEvaluator(COCOPanopticEvaluator):
         Raises:
             ValueError: an image of the ground truth has no prediction.
         """
-        # Here, as panopticapi is not a package requirement.
-        from panopticapi.evaluation import pq_compute_multi_core
-
         comm.synchronize()
         predictions = list(itertools.chain(*comm.gather(self._predictions)))
         if not comm.is_main_process():
@@ -58,14 +58,12 @@ class PanopticEvaluator(COCOPanopticEvaluator):
                 path = os.path.join(self._output_dir, "predictions.json")
                 with PathManager.open(path, "w") as file:
                     json.dump({**ground_truth, "annotations": predictions}, file)
-            # It reports its progress by print.
-            with contextlib.redirect_stdout(io.StringIO()):
-                counts = pq_compute_multi_core(
-                    pairs,
-                    PathManager.get_local_path(self._metadata.panoptic_root),
-                    folder,
-                    categories,
-                )
+            counts = _count(
+                pairs,
+                PathManager.get_local_path(self._metadata.panoptic_root),
+                folder,
+                categories,
+            )
         return _results(counts, categories)
 
 
@@ -83,6 +81,29 @@ def _pairs(annotations: list[dict], predictions: list[dict]) -> list[tuple[dict,
             f"the first of them image {missing[0]!r}"
         )
     return [(annotation, by_image[annotation["image_id"]]) for annotation in annotations]
+
+
+def _count(
+    pairs: list[tuple[dict, dict]], truth_folder: str, folder: str, categories: dict[int, dict]
+) -> "PQStat":
+    """Matched, missed and wrong segments a class, counted by panopticapi's code in threads.
+
+    Its own pool would import PyTorch once a core where this process was not forked itself.
+    """
+    # Here, as panopticapi is not a package requirement.
+    from panopticapi.evaluation import PQStat, pq_compute_single_core
+
+    counts = PQStat()
+    with (
+        ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool,
+        contextlib.redirect_stdout(io.StringIO()),  # it reports every image by print
+    ):
+        counts_of_images = pool.map(
+            lambda pair: pq_compute_single_core(0, [pair], truth_folder, folder, categories), pairs
+        )
+        for counts_of_image in tqdm(counts_of_images, "Panoptic quality", len(pairs), delay=1):
+            counts += counts_of_image
+    return counts
 
 
 def _results(counts: "PQStat", categories: dict[int, dict]) -> OrderedDict[str, dict[str, float]]:

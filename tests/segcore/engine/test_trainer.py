@@ -173,3 +173,19 @@ def test_resume_with_another_precision():
     assert scaled.grad_scaler.is_enabled()
     scaled.load_state_dict(plain.state_dict())
     plain.load_state_dict(scaled.state_dict())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_training_on_gpu(cfg, dtype):
+    cfg.MODEL.DEVICE = "cuda"
+    cfg.SOLVER.AMP.DTYPE = dtype
+    unbroken = train(in_folder(cfg, "unbroken"))
+    assert unbroken.model.autocast_dtype is getattr(torch, dtype)
+    broken = in_folder(cfg, "broken")
+    train(broken, stop_at=4)
+    resumed = train(broken, resume=True)
+    assert resumed.losses == pytest.approx(unbroken.losses[3:], rel=1e-3)
+    scalers = [trainer.state_dict()["_trainer"]["grad_scaler"] for trainer in (unbroken, resumed)]
+    assert scalers[0] == scalers[1]
+    assert bool(scalers[0]) == (dtype == "float16")

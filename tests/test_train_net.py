@@ -1,0 +1,204 @@
+"""train_net.py from the command line, on a data set drawn on the spot and a tiny Mask2Former."""
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from segcore.data import quickstart
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "quickstart" / "mask2former_R18.yaml"
+TINY = {
+    "SEED": 1,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 2,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 8,
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 64,
+    # An untrained model finds something only if it need not be sure.
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,
+    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
+    "INPUT.IMAGE_SIZE": 64,
+    "INPUT.MIN_SIZE_TEST": 48,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 4,
+    "SOLVER.STEPS": "(3,)",
+    "SOLVER.WARMUP_ITERS": 0,
+    "SOLVER.CHECKPOINT_PERIOD": 2,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The options that name the data."""
+    root = tmp_path_factory.mktemp("data")
+    quickstart.generate(root, seed=0, num_train=4, num_val=3, size=(48, 64))
+    options = {}
+    for split, folder in (("TRAIN", root / "train"), ("TEST", root / "val")):
+        options[f"DATASETS.PANOPTIC.{split}.IMAGES"] = str(folder / "images")
+        options[f"DATASETS.PANOPTIC.{split}.JSON"] = str(folder / "panoptic.json")
+        options[f"DATASETS.PANOPTIC.{split}.PNGS"] = str(folder / "panoptic")
+    return options
+
+
+@pytest.fixture(scope="module")
+def trained(data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a whole run."""
+    output = tmp_path_factory.mktemp("trained")
+    result = run(output, data)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return output
+
+
+def arguments(output: Path, options: dict, *flags: str, config: Path | str = CONFIG) -> list[str]:
+    options = {**TINY, "OUTPUT_DIR": output, **options}
+    pairs = [part for option in options.items() for part in option]
+    return [str(part) for part in ("--config-file", config, *flags, *pairs)]
+
+
+def run(
+    output: Path, options: dict, *flags: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
+    """train_net.py in processes of its own, with one thread each, so that sums keep their order."""
+    command = [sys.executable, *launcher, str(ROOT / "train_net.py")]
+    return subprocess.run(
+        [*command, *arguments(output, options, *flags)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def run_here() -> Iterator[Callable[..., int]]:
+    """train_net.py in this process, which is faster; leaves the loggers as they were."""
+    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
+    train_net = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train_net)
+    loggers = [logging.getLogger(name) for name in ("segcore", "mask2former")]
+    before = [(logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
+    yield lambda *args, **kwargs: train_net.run(arguments(*args, **kwargs))
+    for logger, (propagate, level, handlers) in zip(loggers, before, strict=True):
+        logger.propagate, logger.level, logger.handlers = propagate, level, handlers
+
+
+def metrics(output: Path) -> dict:
+    """The last value of everything in metrics.json."""
+    lines = (output / "metrics.json").read_text().splitlines()
+    return {name: value for line in lines for name, value in json.loads(line).items()}
+
+
+def test_training_ends_with_checkpoint_and_evaluation(trained: Path):
+    assert (trained / "model_final.pth").exists()
+    assert (trained / "model_0000001.pth").exists()
+    assert (trained / "config.yaml").exists()
+    numbers = metrics(trained)
+    assert numbers["iteration"] == 4
+    assert numbers["total_loss"] > 0
+    for name in ("panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP", "bbox/AP"):
+        assert 0 <= numbers[name] <= 100, name
+    log = (trained / "log.txt").read_text()
+    assert "Panoptic quality" in log
+    assert "MODEL.DEVICE is cpu" in log
+
+
+def test_resumed_run_ends_like_the_unbroken_one(data, trained: Path, tmp_path: Path):
+    """A copy of what the unbroken run had after two iterations."""
+    (tmp_path / "model_0000001.pth").write_bytes((trained / "model_0000001.pth").read_bytes())
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    result = run(tmp_path, data, "--resume")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Starting training from iteration 2" in result.stdout
+    unbroken, resumed = metrics(trained), metrics(tmp_path)
+    for name in ("lr", "panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP"):
+        assert resumed[name] == unbroken[name], name
+    first, second = (
+        torch.load(folder / "model_final.pth", weights_only=True)["model"]
+        for folder in (trained, tmp_path)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_eval_only_with_tta(data, trained: Path, tmp_path: Path):
+    options = {
+        **data,
+        "MODEL.WEIGHTS": trained / "model_final.pth",
+        "TEST.AUG.ENABLED": True,
+        "TEST.AUG.MIN_SIZES": "[32, 48]",
+    }
+    result = run(tmp_path, options, "--eval-only")
+    assert result.returncode == 0, result.stdout + result.stderr
+    printed = re.findall(r"copypaste: ([\d.]+)", result.stdout)
+    expected = metrics(trained)
+    assert f"{expected['panoptic_seg/PQ']:.4f}" in printed
+    assert (tmp_path / "inference_TTA" / "sem_seg_evaluation.pth").exists()
+    assert not (tmp_path / "model_final.pth").exists()
+
+
+def test_two_processes(data, tmp_path: Path):
+    options = {**data, "SOLVER.MAX_ITER": 2, "MODEL.RESNETS.NORM": "SyncBN"}
+    result = run(tmp_path, options, "--num-gpus", "2", "--dist-url", "auto")
+    assert result.returncode == 0, result.stdout + result.stderr
+    log = (tmp_path / "log.txt").read_text()
+    assert "World size: 2" in log
+    assert log.count("SyncBN exists on GPUs only") == 1
+    # Each image was evaluated once, though three do not divide by two.
+    predictions = json.loads((tmp_path / "inference" / "predictions.json").read_text())
+    assert len(predictions["annotations"]) == 3
+    assert 0 <= metrics(tmp_path)["panoptic_seg/PQ"] <= 100
+
+
+def test_check_of_good_data(data, tmp_path: Path, run_here, capsys):
+    assert run_here(tmp_path, data, "--check-data") == 0
+    printed = capsys.readouterr().out
+    assert "4 photos" in printed
+    assert "3 photos" in printed
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_check_without_own_data(tmp_path: Path, run_here, capsys):
+    published = ROOT / "configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+    assert run_here(tmp_path, {}, "--check-data", config=published) == 1
+    assert "nothing to check" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [("--check-data",), ()])
+def test_broken_data_stop_before_training(data, tmp_path: Path, run_here, capsys, flags):
+    broken = tmp_path / "panoptic.json"
+    content = json.loads(Path(data["DATASETS.PANOPTIC.TRAIN.JSON"]).read_text())
+    content["annotations"][0]["segments_info"].pop()
+    broken.write_text(json.dumps(content))
+    options = {**data, "DATASETS.PANOPTIC.TRAIN.JSON": broken}
+    assert run_here(tmp_path / "output", options, *flags) == 1
+    captured = capsys.readouterr()
+    assert content["annotations"][0]["file_name"] in captured.out + captured.err
+    assert not list(tmp_path.glob("output/*.pth"))
+
+
+def test_explicit_wrong_class_count(data, tmp_path: Path, run_here, capsys):
+    assert run_here(tmp_path, {**data, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 5}) == 1
+    assert "NUM_CLASSES is set to 5" in capsys.readouterr().err
+
+
+def test_absent_evaluation_data_stop_before_training(tmp_path: Path, run_here, capsys):
+    published = ROOT / "configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+    assert run_here(tmp_path, {}, config=published) == 1
+    assert "DETECTRON2_DATASETS" in capsys.readouterr().err
+
+
+def test_absent_config(tmp_path: Path, run_here, capsys):
+    assert run_here(tmp_path, {}, config="nowhere.yaml") == 1
+    assert "nowhere.yaml does not exist" in capsys.readouterr().err
