@@ -75,7 +75,9 @@ class FFNLayer(_ResidualLayer):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, queries: Tensor) -> Tensor:
-        return self._residual(queries, lambda q: self.linear2(F.relu(self.linear1(q))))
+        return self._residual(
+            queries, lambda q: self.linear2(F.relu(self.linear1(q), inplace=True))
+        )
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()

@@ -53,9 +53,7 @@ def test_more_fpn_levels(build_pixel_decoder):
 
 
 def test_bad_features(build_pixel_decoder):
-    with pytest.raises(
-        ValueError, match=r"transformer_in_features: expected .*\['res9'\]"
-    ):
+    with pytest.raises(ValueError, match=r"transformer_in_features: expected .*\['res9'\]"):
         build_pixel_decoder(transformer_in_features=["res9"])
     with pytest.raises(ValueError, match="expected at least 3 maps, got 1 of the encoder"):
         build_pixel_decoder(transformer_in_features=["res5"], common_stride=16)

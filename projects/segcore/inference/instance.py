@@ -59,5 +59,5 @@ def _mask_and_quality(mask_logits: Tensor) -> tuple[Tensor, Tensor]:
     """Binary masks of (N, H, W) logits, and the mean probability inside each, (N,); 0 if empty."""
     masks = mask_logits > 0
     dtype = torch.promote_types(mask_logits.dtype, torch.float32)  # a half cannot count pixels
-    total = mask_logits.sigmoid().mul_(masks).sum(dim=(1, 2), dtype=dtype)
+    total = torch.where(masks, mask_logits.sigmoid(), 0).sum(dim=(1, 2), dtype=dtype)
     return masks, total / (mask_areas(masks) + 1e-6)

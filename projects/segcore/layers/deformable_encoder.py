@@ -44,7 +44,7 @@ class DeformableEncoderLayer(nn.Module):
             tokens + positions, reference_points, tokens, spatial_shapes, padding_mask
         )
         tokens = self.norm1(tokens + self.dropout(attended))
-        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        hidden = self.dropout(F.relu(self.linear1(tokens), inplace=True))
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))
 
 
