@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""From nothing to a trained model: draw a data set, train, evaluate, show the predictions.
+
+``make demo`` runs this. An interrupted run goes on where it stopped; a finished one is evaluated
+and drawn again. Remove the output folder that it names to train anew.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.utils.logger import setup_logger
+from PIL import Image
+from tabulate import tabulate
+
+from segcore.checkpoint.files import atomic_file
+from segcore.data.own_data import setup_own_data
+from segcore.data.panoptic_format import read_panoptic_png
+from segcore.data.quickstart import generate
+from segcore.demo import PhotoPredictor, read_photo
+from segcore.engine import Trainer, setup_config
+from segcore.visualization import draw_panoptic, sheet
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path("datasets/quickstart")
+CONFIGS = {"mask2former": Path("configs/quickstart/mask2former_R18.yaml")}
+PICTURES_ON_SHEET = 8
+SCALE = 3.0  # of the drawings: the photos are small
+
+
+def main(system: str) -> None:
+    start = time.perf_counter()
+    generate(DATA)
+    cfg = setup_config(str(CONFIGS[system]))
+    for name in ("fvcore", "detectron2", "segcore", system):
+        setup_logger(cfg.OUTPUT_DIR, name=name)
+    setup_own_data(cfg)
+    cfg.freeze()
+    weights = Path(cfg.OUTPUT_DIR, "model_final.pth")
+    if weights.exists():
+        print(f"==> {weights} is there from an earlier run; remove {weights.parent} to train anew")
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    if trainer.start_iter < trainer.max_iter:
+        print(f"==> Training {system} for {trainer.max_iter - trainer.start_iter} iterations")
+        trainer.train()
+
+    print("==> Evaluating with panopticapi on pictures that the training never saw")
+    results = Trainer.test(cfg, trainer.model)
+    picture = Path(cfg.OUTPUT_DIR, "predictions.png")
+    print(f"==> Drawing {PICTURES_ON_SHEET} of them to {picture}")
+    with atomic_file(picture) as file:
+        Image.fromarray(prediction_sheet(cfg, weights)).save(file, format="PNG")
+    print(f"\n{quality_table(results['panoptic_seg'])}\n")
+    print(f"Predictions beside the truth: {picture}")
+    print(f"Model: {weights}; time in all: {time.perf_counter() - start:.0f} s")
+
+
+def quality_table(panoptic_results: dict[str, float]) -> str:
+    """PQ, SQ and RQ in percent, of all classes, of things and of stuff."""
+    rows = [
+        [name, *(panoptic_results[measure + suffix] for measure in ("PQ", "SQ", "RQ"))]
+        for name, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st"))
+    ]
+    return tabulate(rows, headers=["", "PQ", "SQ", "RQ"], floatfmt=".1f")
+
+
+def prediction_sheet(cfg: CfgNode, weights: Path) -> np.ndarray:
+    """Photo, predicted segments and true ones of the first pictures of the test split."""
+    predictor = PhotoPredictor(cfg, str(weights))
+    rows = []
+    for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:PICTURES_ON_SHEET]:
+        photo = read_photo(record["file_name"])
+        rgb = np.ascontiguousarray(photo[:, :, ::-1])
+        truth = read_panoptic_png(record["pan_seg_file_name"]), record["segments_info"]
+        drawings = (
+            draw_panoptic(rgb, *segments, predictor.categories, SCALE)
+            for segments in (predictor(photo)["panoptic_seg"], truth)
+        )
+        rows.append([rgb, *drawings])
+    return sheet(rows, titles=["photo", "prediction", "truth"])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--system", choices=sorted(CONFIGS), default="mask2former")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)  # the paths of the configs start there
+    main(arguments.system)
