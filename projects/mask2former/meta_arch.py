@@ -195,6 +195,7 @@ class MaskFormer(nn.Module):
             "masks": masks.to(self.device).to(torch.bool),
         }
 
+    @torch.no_grad()
     def _results(
         self,
         class_logits: Tensor,
@@ -206,6 +207,7 @@ class MaskFormer(nn.Module):
         """The results of one image, of class logits (Q, K+1) and mask logits (Q, h, w)."""
         if not self.resize_before_inference:
             mask_logits = retry_if_cuda_oom(resize_mask_logits)(mask_logits, padded_size)
+            class_logits = class_logits.to(mask_logits.device)
             scores = retry_if_cuda_oom(semantic_inference)(class_logits, mask_logits)
             return {
                 "sem_seg": retry_if_cuda_oom(sem_seg_postprocess)(scores, image_size, *output_size)

@@ -67,6 +67,12 @@ def test_semantic_only_resizes_scores(build_small_model):
     torch.testing.assert_close(result["sem_seg"], other["sem_seg"], atol=0.3, rtol=0)
 
 
+def test_evaluation_without_no_grad(build_small_model):
+    with torch.enable_grad():
+        (result,) = build_small_model(**ALL_ON).eval()([image(50, 70)])
+    assert not result["sem_seg"].requires_grad
+
+
 def test_padding_comes_after_normalisation(build_small_model):
     model = build_small_model()
     seen = {}
