@@ -1,0 +1,58 @@
+"""How the benchmarks measure time and memory."""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+
+def median_seconds(
+    functions: Mapping[str, Callable[[], object]], repeats: int, device: str
+) -> dict[str, float]:
+    """Median time of each function. They run in turns, so that what else the machine does meets
+    all of them; the first turn warms up and does not count."""
+    seconds = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            _synchronize(device)
+            start = time.perf_counter()
+            function()
+            _synchronize(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_mebibytes(make: Callable[..., Callable[[], object]], *arguments, device: str) -> float:
+    """Peak memory of ``make(*arguments)()`` beyond what ``make`` left; in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_here, (make, arguments, device))
+
+
+def _peak_here(make: Callable[..., Callable[[], object]], arguments: tuple, device: str) -> float:
+    function = make(*arguments)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    # Not resource.getrusage: its peak includes that of the parent process.
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
+    before = _peak_resident_mebibytes()
+    function()
+    return _peak_resident_mebibytes() - before
+
+
+def _peak_resident_mebibytes() -> float:
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    )
+    return int(line.split()[1]) / 2**10
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
