@@ -1,0 +1,204 @@
+"""Matching and losses of Mask2Former at the official sizes: ours beside the plain formulation.
+
+    python benchmarks/criterion.py [--device cpu|cuda] [--targets 20] [--repeat 3]
+
+100 queries, 133 classes, 10 prediction levels with masks of 256x256, targets of 1024x1024, 12544
+points. "Plain" is level by level and image by image: floating-point target masks, a binary cross
+entropy each for ones and zeros in the matching cost, a copy to the host for every cost matrix. Both
+run in turns in one process; memory is the extra peak of a process of its own.
+"""
+
+import argparse
+import multiprocessing
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from tabulate import tabulate
+from torch import Tensor
+
+from mask2former.criterion import SetCriterion
+from segcore.losses import dice_loss, point_sample, uncertain_points
+from segcore.matching import HungarianMatcher
+
+QUERIES, CLASSES, LEVELS, POINTS = 100, 133, 10, 12544
+MASK_SIZE, TARGET_SIZE = 256, 1024
+CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
+
+
+def official_criterion() -> SetCriterion:
+    matcher = HungarianMatcher(
+        class_weight=CLASS_WEIGHT,
+        mask_weight=MASK_WEIGHT,
+        dice_weight=DICE_WEIGHT,
+        num_points=POINTS,
+    )
+    return SetCriterion(
+        num_classes=CLASSES,
+        matcher=matcher,
+        weight_dict={},
+        no_object_weight=0.1,
+        num_points=POINTS,
+        oversample_ratio=3.0,
+        importance_sample_ratio=0.75,
+    )
+
+
+def plain_cost(logits: Tensor, masks: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Matching cost (Q, n) of one level and image."""
+    points = torch.rand(1, POINTS, 2, device=masks.device)
+    masks = point_sample(masks[None], points)[0]
+    targets = point_sample(targets[None].float(), points)[0]
+    one = F.binary_cross_entropy_with_logits(masks, torch.ones_like(masks), reduction="none")
+    zero = F.binary_cross_entropy_with_logits(masks, torch.zeros_like(masks), reduction="none")
+    cross_entropy = (one @ targets.T + zero @ (1 - targets).T) / POINTS
+    probability = masks.sigmoid()
+    area = probability.sum(-1)[:, None] + targets.sum(-1)[None]
+    dice = 1 - (2 * probability @ targets.T + 1) / (area + 1)
+    class_cost = -logits.softmax(-1)[:, labels]
+    return MASK_WEIGHT * cross_entropy + CLASS_WEIGHT * class_cost + DICE_WEIGHT * dice
+
+
+def plain_match(levels: list[dict], targets: list[dict]) -> list[list[tuple]]:
+    with torch.no_grad():
+        return [
+            [
+                linear_sum_assignment(plain_cost(logits, masks, *target.values()).cpu())
+                for logits, masks, target in zip(*level.values(), targets, strict=True)
+            ]
+            for level in levels
+        ]
+
+
+def plain_losses(levels: list[dict], targets: list[dict]) -> Tensor:
+    """Sum of all losses."""
+    total = 0.0
+    weight = torch.ones(CLASSES + 1, device=levels[0]["pred_masks"].device)
+    weight[-1] = 0.1
+    num_masks = sum(len(target["labels"]) for target in targets)
+    for level, pairs in zip(levels, plain_match(levels, targets), strict=True):
+        classes = torch.full(level["pred_logits"].shape[:2], CLASSES, device=weight.device)
+        for image, (query, index) in enumerate(pairs):
+            classes[image, query] = targets[image]["labels"][index]
+        total += F.cross_entropy(level["pred_logits"].transpose(1, 2), classes, weight)
+        masks = torch.cat(
+            [m[query] for m, (query, _) in zip(level["pred_masks"], pairs, strict=True)]
+        )
+        true = torch.cat(
+            [t["masks"][index] for t, (_, index) in zip(targets, pairs, strict=True)]
+        ).float()
+        points = uncertain_points(masks.detach(), POINTS)
+        masks = point_sample(masks[:, None], points)[:, 0]
+        true = point_sample(true[:, None], points)[:, 0]
+        cross_entropy = F.binary_cross_entropy_with_logits(masks, true, reduction="none")
+        total += (cross_entropy.mean(1).sum() + dice_loss(masks, true).sum()) / num_masks
+    return total
+
+
+def make_batch(batch: int, num_targets: int, device: str) -> tuple[list[dict], list[dict]]:
+    torch.manual_seed(0)
+    levels = [
+        {
+            "pred_logits": torch.randn(batch, QUERIES, CLASSES + 1, device=device),
+            "pred_masks": torch.randn(batch, QUERIES, MASK_SIZE, MASK_SIZE, device=device),
+        }
+        for _ in range(LEVELS)
+    ]
+    for level in levels:
+        for prediction in level.values():
+            prediction.requires_grad_()
+    size = (num_targets, TARGET_SIZE, TARGET_SIZE)
+    targets = [
+        {
+            "labels": torch.randint(CLASSES, (num_targets,), device=device),
+            "masks": torch.rand(size, device=device) > 0.5,
+        }
+        for _ in range(batch)
+    ]
+    return levels, targets
+
+
+def variants(batch: int, num_targets: int, device: str) -> dict[str, dict[str, Callable]]:
+    """What is measured -> implementation -> function."""
+    levels, targets = make_batch(batch, num_targets, device)
+    criterion = official_criterion().to(device)
+    outputs = {**levels[0], "aux_outputs": levels[1:]}
+
+    def backward(loss: Tensor) -> None:
+        for level in levels:
+            for prediction in level.values():
+                prediction.grad = None
+        loss.backward()
+
+    return {
+        "matching": {
+            "plain": lambda: plain_match(levels, targets),
+            "ours": lambda: criterion.matcher(levels, targets),
+        },
+        "matching, losses, backward": {
+            "plain": lambda: backward(plain_losses(levels, targets)),
+            "ours": lambda: backward(sum(criterion(outputs, targets).values())),
+        },
+    }
+
+
+def seconds(function: Callable, device: str) -> float:
+    start = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def extra_memory(what: str, name: str, batch: int, num_targets: int, device: str) -> float:
+    """Peak MiB beyond what was held before."""
+    function = variants(batch, num_targets, device)[what][name]
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    before = peak_kib()
+    function()
+    return (peak_kib() - before) / 2**10
+
+
+def peak_kib() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--targets", type=int, default=20, help="masks an image")
+    parser.add_argument("--repeat", type=int, default=3)
+    arguments = parser.parse_args()
+
+    rows = []
+    pool = multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1)
+    for batch in (1, 2):
+        sizes = (batch, arguments.targets, arguments.device)
+        for what, functions in variants(*sizes).items():
+            times = {name: [] for name in functions}
+            for repeat in range(arguments.repeat + 1):
+                for name, function in functions.items():
+                    elapsed = seconds(function, arguments.device)
+                    if repeat:  # the first is to warm up
+                        times[name].append(elapsed)
+            best = {name: min(values) for name, values in times.items()}
+            memory = {name: pool.apply(extra_memory, (what, name, *sizes)) for name in functions}
+            ratio = best["plain"] / best["ours"]
+            rows.append([batch, what, *best.values(), ratio, *memory.values()])
+    print(f"{arguments.device}, {torch.get_num_threads()} threads, {arguments.targets} targets")
+    headers = ["images", "what", "plain s", "ours s", "faster", "plain MiB", "ours MiB"]
+    print(tabulate(rows, headers, floatfmt=("d", "", ".3f", ".3f", ".1f", ".0f", ".0f")))
+
+
+if __name__ == "__main__":
+    main()
