@@ -135,7 +135,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         self.level_embed = nn.Embedding(num_levels, hidden_dim)
         project = in_channels != hidden_dim or enforce_input_projection
         self.input_proj = nn.ModuleList(
-            _projection(in_channels, hidden_dim) if project else nn.Sequential()
+            self._projection(in_channels, hidden_dim) if project else nn.Sequential()
             for _ in range(num_levels)
         )
 
@@ -167,6 +167,13 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "enforce_input_projection": mask_former.ENFORCE_INPUT_PROJ,
         }
 
+    @staticmethod
+    def _projection(in_channels: int, out_channels: int) -> nn.Module:
+        """Of a level with other channels than the queries have."""
+        convolution = Conv2d(in_channels, out_channels, kernel_size=1)
+        weight_init.c2_xavier_fill(convolution)
+        return convolution
+
     def forward(self, maps: Sequence[Tensor], mask_features: Tensor) -> dict[str, Any]:
         """Predict a class and a mask for each query.
 
@@ -178,22 +185,57 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             {"pred_logits": (B, Q, K+1), the last is "no object"; "pred_masks": logits (B, Q, H, W);
             "aux_outputs": the same two of the queries before each layer, in training; else empty}.
         """
-        if isinstance(maps, Tensor) or len(maps) != self.num_levels:
+        self._check_levels(maps)
+        positions = [
+            self.position_encoding(level.shape[-2:], device=level.device).flatten(2).transpose(1, 2)
+            for level in maps
+        ]
+        projected = [
+            projection(level).flatten(2).transpose(1, 2)
+            for projection, level in zip(self.input_proj, maps, strict=True)
+        ]
+        # The attention mask is the resized mask. Resizing is linear, so the per-pixel embedding is
+        # resized once for each level instead of the masks of every layer.
+        level_features = [
+            F.interpolate(
+                mask_features.detach(), size=level.shape[-2:], mode="bilinear", align_corners=False
+            ).flatten(2)
+            for level in maps
+        ]
+        return self._decode(projected, positions, level_features, mask_features)
+
+    def _check_levels(self, levels: Sequence[Any]) -> None:
+        if isinstance(levels, Tensor) or len(levels) != self.num_levels:
             raise ValueError(
                 f"maps: expected {self.num_levels} feature maps, which "
                 "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE 'multi_scale_pixel_decoder' hands over, "
-                f"got {'one tensor' if isinstance(maps, Tensor) else len(maps)}"
+                f"got {'one tensor' if isinstance(levels, Tensor) else len(levels)}"
             )
-        keys, values = self._memory(maps)
-        # The attention mask is the resized mask. Resizing is linear, so the per-pixel embedding is
-        # resized once for each level instead of the masks of every layer.
-        resized_features = [
-            F.interpolate(
-                mask_features.detach(), size=level.shape[-2:], mode="bilinear", align_corners=False
-            )
-            for level in maps
-        ]
 
+    def _decode(
+        self,
+        levels: Sequence[Tensor],
+        positions: Sequence[Tensor],
+        level_features: Sequence[Tensor],
+        mask_features: Tensor,
+    ) -> dict[str, Any]:
+        """The predictions, from levels of S_l places each.
+
+        Args:
+            levels: features (B, S_l, C) that the queries attend to.
+            positions: their position encodings (B or 1, S_l, C).
+            level_features: per-pixel embeddings (B, mask_dim, S_l) at their places, for the masks
+                that attention is kept within.
+            mask_features: per-pixel embedding (B, mask_dim, H, W).
+        """
+        values = [
+            level + embedding
+            for level, embedding in zip(levels, self.level_embed.weight, strict=True)
+        ]
+        keys = [
+            value + position.to(value.dtype)
+            for value, position in zip(values, positions, strict=True)
+        ]
         batch = len(mask_features)
         queries = self.query_feat.weight.expand(batch, -1, -1)
         query_pos = self.query_embed.weight
@@ -210,7 +252,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             mask_embedding = self.mask_embed(normed)
             if self.training:
                 auxiliary.append(self._prediction(normed, mask_embedding, mask_features))
-            visible = _visible(mask_embedding.detach(), resized_features[level])
+            visible = _visible(mask_embedding.detach(), level_features[level])
             queries = cross_attention(queries, query_pos, keys[level], values[level], visible)
             queries = self_attention(queries, query_pos)
             queries = ffn(queries)
@@ -218,18 +260,6 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         normed = self.decoder_norm(queries)
         final = self._prediction(normed, self.mask_embed(normed), mask_features)
         return {**final, "aux_outputs": auxiliary}
-
-    def _memory(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values (B, H_l W_l, C) of each level."""
-        keys, values = [], []
-        for level, projection, embedding in zip(
-            maps, self.input_proj, self.level_embed.weight, strict=True
-        ):
-            value = projection(level).flatten(2).transpose(1, 2) + embedding
-            position = self.position_encoding(level.shape[-2:], device=level.device)
-            keys.append(value + position.to(value.dtype).flatten(2).transpose(1, 2))
-            values.append(value)
-        return keys, values
 
     def _prediction(
         self, normed: Tensor, mask_embedding: Tensor, mask_features: Tensor
@@ -247,12 +277,6 @@ def _mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _visible(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
-    """What a query may attend to: its mask, or all where that is empty; bool (B, 1, Q, HW)."""
-    visible = _mask_logits(mask_embedding, mask_features).flatten(2) >= 0
+    """What a query may attend to: its mask, or all where that is empty; bool (B, 1, Q, S)."""
+    visible = mask_embedding @ mask_features >= 0
     return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]
-
-
-def _projection(in_channels: int, out_channels: int) -> Conv2d:
-    convolution = Conv2d(in_channels, out_channels, kernel_size=1)
-    weight_init.c2_xavier_fill(convolution)
-    return convolution

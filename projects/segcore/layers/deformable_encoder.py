@@ -1,6 +1,7 @@
 """Transformer encoder with multi-scale deformable attention (Deformable DETR, section 4.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,12 @@ from segcore.layers.ms_deform_attn import MSDeformAttn
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention and a feed-forward network, each in a residual, LayerNorm after."""
+    """Deformable self-attention and a feed-forward network, each in a residual, LayerNorm after.
+
+    Args:
+        attention: builds the attention, of (embed_dim, num_levels, num_heads, num_points); its
+            forward takes (query, reference_points, value, levels, padding_mask).
+    """
 
     def __init__(
         self,
@@ -21,9 +27,10 @@ class DeformableEncoderLayer(nn.Module):
         num_points: int = 4,
         feedforward_dim: int = 1024,
         dropout: float = 0.0,
+        attention: Callable[[int, int, int, int], nn.Module] = MSDeformAttn,
     ):
         super().__init__()
-        self.self_attn = MSDeformAttn(embed_dim, num_levels, num_heads, num_points)
+        self.self_attn = attention(embed_dim, num_levels, num_heads, num_points)
         self.norm1 = nn.LayerNorm(embed_dim)
         self.linear1 = nn.Linear(embed_dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, embed_dim)
@@ -37,11 +44,11 @@ class DeformableEncoderLayer(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         reference_points: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
+        levels: Any,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
         attended = self.self_attn(
-            tokens + positions, reference_points, tokens, spatial_shapes, padding_mask
+            tokens + positions, reference_points, tokens, levels, padding_mask
         )
         tokens = self.norm1(tokens + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(tokens), inplace=True))
@@ -63,23 +70,26 @@ class DeformableEncoder(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         reference_points: Tensor,
-        spatial_shapes: Sequence[tuple[int, int]],
+        levels: Any,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """Encode the tokens of all levels, S of them, level after level in row-major order.
+        """Encode the tokens of all levels, S of them, level after level.
+
+        The last three are as the attention takes them; for :class:`MSDeformAttn`, whose tokens are
+        in row-major order, that is as follows.
 
         Args:
             tokens: (B, S, C).
             positions: (B or 1, S, C), added to the queries of every layer.
             reference_points: (B, S, levels, 2), (x, y) in [0, 1], float32.
-            spatial_shapes: (H, W) of each level.
+            levels: (H, W) of each level.
             padding_mask: bool (B, S), True = padding, whose values count as zero.
 
         Returns:
             (B, S, C).
         """
         for layer in self.layers:
-            tokens = layer(tokens, positions, reference_points, spatial_shapes, padding_mask)
+            tokens = layer(tokens, positions, reference_points, levels, padding_mask)
         return tokens
 
 

@@ -93,19 +93,26 @@ class MSDeformAttn(nn.Module):
             ValueError, TypeError: an argument has a wrong shape or type
         """
         self._check(query, reference_points, value, spatial_shapes, padding_mask)
-        batch, queries, _ = query.shape
-        heads, levels, points = self.num_heads, self.num_levels, self.num_points
+        offsets, weights = self._offsets_and_weights(query)
+        locations = self._locations(offsets, reference_points, spatial_shapes)
+        value = self._values(value, padding_mask)
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
 
+    def _offsets_and_weights(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, Q, M, L, P, 2) and (N, Q, M, L, P), float32 at least."""
+        samples = (self.num_heads, self.num_levels, self.num_points)
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
+        precision = torch.promote_types(weights.dtype, torch.float32)
+        weights = weights.softmax(-1, dtype=precision).view(*query.shape[:2], *samples)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))
+        return offsets.to(precision), weights
+
+    def _values(self, value: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """(N, S, M, C / M), zero at padding."""
         value = self.value_proj(value)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0)
-        value = value.unflatten(-1, (heads, -1))
-        weights = self.attention_weights(query).view(batch, queries, heads, levels * points)
-        precision = torch.promote_types(weights.dtype, torch.float32)
-        weights = weights.softmax(-1, dtype=precision).view(batch, queries, heads, levels, points)
-        offsets = self.sampling_offsets(query).view(batch, queries, heads, levels, points, 2)
-        locations = self._locations(offsets.to(precision), reference_points, spatial_shapes)
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+        return value.unflatten(-1, (self.num_heads, -1))
 
     def _locations(
         self,
