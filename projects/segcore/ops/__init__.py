@@ -3,19 +3,36 @@
 Needs PyTorch and nothing else.
 """
 
+from .balanced_clusters import balanced_clusters, balanced_clusters_reference
 from .cluster_attention import (
     cluster_attention,
     cluster_attention_reference,
     neighbourhood_attention_reference,
 )
 from .cluster_neighbourhood import ClusterNeighbourhood
+from .inverse_distance import inverse_distance_weights
+from .knn import knn, knn_reference
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
+from .neighborhood_merge import neighborhood_merge, neighborhood_merge_reference
+from .point_deform_attn import point_deform_attn, point_deform_attn_reference
+from .point_gather import point_gather, point_gather_reference
 
 __all__ = [
     "ClusterNeighbourhood",
+    "balanced_clusters",
+    "balanced_clusters_reference",
     "cluster_attention",
     "cluster_attention_reference",
+    "inverse_distance_weights",
+    "knn",
+    "knn_reference",
     "ms_deform_attn",
     "ms_deform_attn_reference",
+    "neighborhood_merge",
+    "neighborhood_merge_reference",
     "neighbourhood_attention_reference",
+    "point_deform_attn",
+    "point_deform_attn_reference",
+    "point_gather",
+    "point_gather_reference",
 ]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 VALUE_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+INDEX_TYPES = (torch.int64, torch.int32)
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
@@ -16,6 +17,14 @@ def check_floating(name: str, tensor: Tensor) -> None:
     if tensor.dtype not in VALUE_TYPES:
         expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in VALUE_TYPES)
         raise TypeError(f"{name}: expected one of {expected}, got {tensor.dtype}")
+
+
+def check_indices(name: str, tensor: Tensor) -> None:
+    """Refuse what is not a tensor of int64 or int32."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in INDEX_TYPES:
+        raise TypeError(f"{name}: expected int64 or int32, got {tensor.dtype}")
 
 
 def check_dims(name: str, tensor: Tensor, dims: Sequence[str]) -> None:
@@ -38,6 +47,21 @@ def check_same_device(**tensors: Tensor) -> None:
             raise ValueError(
                 f"{name}: expected the device of {first}, {reference.device}, got {tensor.device}"
             )
+
+
+def accumulation_type(tensor: Tensor) -> torch.dtype:
+    """In what the sums over values of this type are accumulated: float64 or float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def as_canvas_size(canvas: Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a canvas, as two integers of at least 1."""
+    if len(canvas) != 2:
+        raise ValueError(f"canvas: expected (height, width), got {canvas}")
+    height, width = canvas
+    if height < 1 or width < 1:
+        raise ValueError(f"canvas: expected sides of at least 1, got {height} x {width}")
+    return height, width
 
 
 def as_level_sizes(
