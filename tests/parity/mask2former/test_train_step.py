@@ -54,7 +54,7 @@ def training_model(case, cfg: CfgNode) -> tuple[nn.Module, list]:
     model = build_model(cfg).double().train()
     fill_model(model, overrides=case.weight_overrides)
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             module.eval()
     criterion, assignments = model.criterion, []
     criterion.draw_points = CriterionPoints(criterion.num_points, case.config["oversample_ratio"])
