@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from segcore.data.panoptic_format import MAX_SEGMENT_ID, DataError
 
-FORMAT_VERSION = 1  # to be changed with the pictures, so that old ones are drawn anew
+FORMAT_VERSION = 2  # to be changed with the pictures, so that old ones are drawn anew
 PARAMETERS_FILE = "quickstart.json"
 JPEG_QUALITY = 92
 
@@ -59,7 +59,7 @@ CATEGORY_ID = {category["name"]: category["id"] for category in CATEGORIES}
 THINGS_PER_PICTURE = (2, 7)
 SMALLEST_RADIUS = 5.0  # pixels
 LARGEST_RADIUS = 0.27  # of the shorter side
-ANY_HUE = 0.25  # share of things whose colour says nothing about their class
+ANY_HUE = 0.1  # share of things whose colour says nothing about their class
 SMALLEST_SEGMENT = 16  # pixels; what is left of a thing below that is unlabelled
 
 

@@ -28,7 +28,10 @@ class InstanceSegEvaluator(COCOEvaluator):
         self.thing_index = torch.full((max(things.values(), default=-1) + 1,), -1)
         self.thing_index[list(things.values())] = torch.arange(len(things))
         # What the parent reads: things alone, numbered without gaps, and the class names in the
-        # order of the ground truth's categories.
+        # order of the ground truth's categories. Ground truth may list stuff, which has no AP.
+        ground_truth = self._coco_api.dataset
+        ground_truth["categories"] = [c for c in ground_truth["categories"] if c["id"] in things]
+        self._coco_api.createIndex()
         categories = self._coco_api.loadCats(sorted(self._coco_api.getCatIds()))
         self._metadata = Metadata(
             thing_dataset_id_to_contiguous_id={id_: index for index, id_ in enumerate(things)},
