@@ -8,6 +8,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from mask2former.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
+from segcore.backbones.features import are_tokens
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -56,12 +57,16 @@ class MaskFormerHead(nn.Module):
             if hasattr(decoder, "forward_features")
         }
         pixel_decoder = _registered(
-            "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", head.PIXEL_DECODER_NAME, pixel_decoders
+            "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME",
+            head.PIXEL_DECODER_NAME,
+            pixel_decoders,
+            on_tokens=are_tokens(input_shape),
         )
         predictor = _registered(
             "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME",
             mask_former.TRANSFORMER_DECODER_NAME,
             dict(TRANSFORMER_DECODER_REGISTRY),
+            on_tokens=are_tokens(input_shape),
         )
         in_feature = mask_former.TRANSFORMER_IN_FEATURE
         if in_feature in ("multi_scale_pixel_decoder", "transformer_encoder"):
@@ -98,7 +103,22 @@ class MaskFormerHead(nn.Module):
         return self.predictor(maps, mask_features)
 
 
-def _registered(key: str, name: str, available: dict[str, Any]) -> Any:
-    if name not in available:
-        raise ValueError(f"{key}: expected one of {sorted(available)}, got {name!r}")
-    return available[name]
+def _registered(key: str, name: str, available: dict[str, Any], *, on_tokens: bool) -> Any:
+    """The module called ``name`` in a config, of those that take what the backbone returns.
+
+    Official files of networks on tokens use the names of the modules on maps. A module on tokens
+    has these names as ``on_maps``, and this is the one place that tells the two apart.
+    """
+    fitting = {
+        own_name: module
+        for own_name, module in available.items()
+        if hasattr(module, "on_maps") == on_tokens
+    }
+    for own_name, module in fitting.items():
+        if name == own_name or name in getattr(module, "on_maps", ()):
+            return module
+    kind = "tokens" if on_tokens else "maps"
+    problem = f", which does not take the {kind} that the backbone returns"
+    raise ValueError(
+        f"{key}: expected one of {sorted(fitting)}, got {name!r}{problem * (name in available)}"
+    )

@@ -205,11 +205,12 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         return self._decode(projected, positions, level_features, mask_features)
 
     def _check_levels(self, levels: Sequence[Any]) -> None:
-        if isinstance(levels, Tensor) or len(levels) != self.num_levels:
+        several = isinstance(levels, Sequence)
+        if not several or len(levels) != self.num_levels:
             raise ValueError(
                 f"maps: expected {self.num_levels} feature maps, which "
                 "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE 'multi_scale_pixel_decoder' hands over, "
-                f"got {'one tensor' if isinstance(levels, Tensor) else len(levels)}"
+                f"got {len(levels) if several else f'one {type(levels).__name__}'}"
             )
 
     def _decode(

@@ -112,7 +112,7 @@ def test_input_projection_only_where_needed(build_predictor):
 
 def test_bad_input(build_predictor):
     maps, mask_features = inputs()
-    with pytest.raises(ValueError, match=r"expected 3 feature maps.*multi_scale.*got one tensor"):
+    with pytest.raises(ValueError, match=r"expected 3 feature maps.*multi_scale.*got one Tensor"):
         build_predictor().double()(maps[0], mask_features)
     with pytest.raises(ValueError, match=r"expected 3 feature maps.*got 2"):
         build_predictor().double()(maps[:2], mask_features)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
+from segcore.layers import FeedForward
+
 MASKED = -100.0
 FEATURES = ("res2", "res3", "res4", "res5")
 
@@ -124,17 +126,6 @@ class WindowAttention(nn.Module):
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, length, dim)))
 
 
-class Mlp(nn.Module):
-    def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
-
-
 class SwinBlock(nn.Module):
     """Attention within (shifted) windows, then an MLP, each with a residual."""
 
@@ -155,7 +146,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(dim, window, dropout=dropout, **attention)
         self.drop_path = StochasticDepth(drop_path, mode="row")
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+        self.mlp = FeedForward(dim, int(dim * mlp_ratio), dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + self.drop_path(self._attend(self.norm1(x), mask if self.shift else None))

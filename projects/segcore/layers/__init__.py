@@ -6,7 +6,7 @@ from segcore.layers.deformable_encoder import (
     DeformableEncoderLayer,
     grid_reference_points,
 )
-from segcore.layers.mlp import MLP
+from segcore.layers.mlp import MLP, FeedForward
 from segcore.layers.ms_deform_attn import MSDeformAttn
 from segcore.layers.position_encoding import SinePositionEncoding
 
@@ -14,6 +14,7 @@ __all__ = [
     "MLP",
     "DeformableEncoder",
     "DeformableEncoderLayer",
+    "FeedForward",
     "MSDeformAttn",
     "MultiHeadAttention",
     "SinePositionEncoding",

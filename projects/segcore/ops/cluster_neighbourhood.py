@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ._checks import check_dims
+from .gather_reference import gather_tokens
 
 
 class ClusterNeighbourhood:
@@ -54,15 +55,19 @@ class ClusterNeighbourhood:
         """m = R * cluster_size: slots of a token's neighbourhood, empty ones included."""
         return self.clusters.shape[2] * self.cluster_size
 
-    def members(self) -> tuple[Tensor, Tensor | None]:
+    def members(self, of: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The neighbourhoods token by token.
 
+        Args:
+            of: (B, Q) integers: only those of these tokens, instead of all N
+
         Returns:
-            (B, N, m) int64 tokens of the clusters, one cluster after the other, 0 in empty slots;
-            (B, N, m) bool, False in empty slots, or None if there are no empty slots
+            (B, Q, m) int64 tokens of the clusters, one cluster after the other, 0 in empty slots;
+            (B, Q, m) bool, False in empty slots, or None if there are no empty slots
         """
-        slots = torch.arange(self.cluster_size, device=self.clusters.device)
-        members = (self.clusters.long()[..., None] * self.cluster_size + slots).flatten(2)
+        clusters = self.clusters if of is None else gather_tokens(self.clusters, of)
+        slots = torch.arange(self.cluster_size, device=clusters.device)
+        members = (clusters.long()[..., None] * self.cluster_size + slots).flatten(2)
         if self.num_tokens % self.cluster_size == 0:
             return members, None
         valid = members < self.num_tokens

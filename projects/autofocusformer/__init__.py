@@ -1,0 +1,21 @@
+"""AutoFocusFormer (Ziwen et al., CVPR 2023): attention among tokens that gather where needed.
+
+Importing this package registers its modules with Detectron2. Its segmentation model is that of
+Mask2Former with a pixel decoder and a transformer decoder on tokens.
+"""
+
+import mask2former  # noqa: F401  (meta-architecture, head, data sets)
+from autofocusformer.backbone import AutoFocusFormer, AutoFocusFormerTrunk
+from autofocusformer.config import add_autofocusformer_config
+from autofocusformer.decoder import PointMaskedTransformerDecoder
+from autofocusformer.pixel_decoder import PointPixelDecoder
+from autofocusformer.tokens import Tokens
+
+__all__ = [
+    "AutoFocusFormer",
+    "AutoFocusFormerTrunk",
+    "PointMaskedTransformerDecoder",
+    "PointPixelDecoder",
+    "Tokens",
+    "add_autofocusformer_config",
+]

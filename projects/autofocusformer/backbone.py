@@ -1,0 +1,285 @@
+"""AutoFocusFormer (Ziwen et al., CVPR 2023): a transformer whose tokens gather where an image needs
+them, as a backbone of four sets of tokens.
+
+Parameter names are those of the official checkpoints.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+from autofocusformer.block import Block
+from autofocusformer.clustering import nearest_clusters
+from autofocusformer.downsampling import AdaptiveDownsampling
+from autofocusformer.tokens import Tokens, grid_positions, take
+from segcore.backbones.features import TokenShape
+from segcore.losses import at_least_float32
+from segcore.ops import ClusterNeighbourhood
+
+FEATURES = ("res2", "res3", "res4", "res5")
+# Pixels between the cells of the canvas.
+PATCH = 4
+
+
+class PatchEmbedding(nn.Module):
+    """Two strided convolutions: one token for every 4 x 4 pixels.
+
+    Args:
+        pad: zero-pad an image at the right and bottom to a multiple of 4 pixels, as published for
+            segmentation; classification does not.
+    """
+
+    def __init__(self, in_channels: int, dim: int, *, norm: bool, pad: bool) -> None:
+        super().__init__()
+        self.pad = pad
+        self.proj1 = nn.Conv2d(in_channels, dim // 2, 3, stride=2, padding=1)
+        self.bn = nn.BatchNorm2d(dim // 2)
+        self.proj2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tokens:
+        """(B, in_channels, height, width) -> a token in each cell, row by row."""
+        if self.pad:
+            height, width = images.shape[-2:]
+            images = F.pad(images, (0, -width % PATCH, 0, -height % PATCH))
+        x = self.proj2(F.gelu(self.bn(self.proj1(images))))
+        canvas = tuple(x.shape[-2:])
+        features = self.norm(x.flatten(2).transpose(1, 2))
+        positions = grid_positions(canvas, x.device).expand(len(x), -1, -1)
+        return Tokens(features, positions, canvas)
+
+
+class Stage(nn.Module):
+    """Blocks over one clustering of the tokens, and the way down to the next stage, if any.
+
+    Args:
+        number: from 0; only the first is known to have tokens on a full grid.
+        drop_paths: of each block.
+        block: other arguments of the blocks.
+        downsampling: arguments of the way down, None for the last stage.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        number: int,
+        drop_paths: Sequence[float],
+        *,
+        cluster_size: int,
+        neighbourhood_size: int,
+        per_image: bool,
+        block: dict[str, Any],
+        downsampling: dict[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        self.on_grid = number == 0
+        self.cluster_size = cluster_size
+        self.neighbourhood_size = neighbourhood_size
+        self.per_image = per_image
+        self.blocks = nn.ModuleList(
+            Block(dim, drop_path=drop_path, **block) for drop_path in drop_paths
+        )
+        self.prob_net = self.downsample = None
+        if downsampling is not None:
+            self.prob_net = nn.Linear(dim, 1)
+            self.downsample = AdaptiveDownsampling(dim, stride=2 ** (number + 1), **downsampling)
+
+    def forward(self, tokens: Tokens) -> tuple[Tokens, ClusterNeighbourhood]:
+        """The tokens after the blocks, in the order of their clusters."""
+        order, neighbourhood = nearest_clusters(
+            tokens,
+            cluster_size=self.cluster_size,
+            neighbourhood_size=self.neighbourhood_size,
+            per_image=self.per_image,
+            same_positions=self.on_grid,
+        )
+        if order is not None:
+            features, positions = take(tokens.features, order), take(tokens.positions, order)
+            tokens = Tokens(features, positions, tokens.canvas)
+        for block in self.blocks:
+            tokens = block(tokens, neighbourhood)
+        return tokens, neighbourhood
+
+    def down(self, tokens: Tokens, neighbourhood: ClusterNeighbourhood) -> Tokens:
+        """The tokens that go on to the next stage."""
+        importance = at_least_float32(self.prob_net(tokens.features)).sigmoid().squeeze(-1)
+        return self.downsample(tokens, importance, neighbourhood)
+
+
+class AutoFocusFormerTrunk(nn.Module):
+    """Patch embedding and stages, what backbone and classifier have in common.
+
+    Args:
+        in_channels: of the images.
+        embed_dim, depths, num_heads, neighbourhood_size: of each stage.
+        mlp_ratio: width of the MLPs' hidden layers over that of the stage.
+        cluster_size: tokens a cluster.
+        layer_scale: initial factor of each channel's residuals; 0: none.
+        alpha, rate, reserve: see :class:`AdaptiveDownsampling`.
+        dropout: of embeddings, projections and MLPs.
+        drop_path_rate: stochastic depth of the last block, linear from 0 at the first.
+        patch_norm: normalise the embedded patches.
+        pad: see :class:`PatchEmbedding`.
+        per_image: an image is independent of the others in its batch (section 3.1 in the published
+            program, which the official weights were trained with, is not).
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        embed_dim: Sequence[int] = (32, 128, 256, 384),
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        mlp_ratio: float = 2.0,
+        cluster_size: int = 8,
+        neighbourhood_size: Sequence[int] = (48, 48, 48, 48),
+        layer_scale: float = 0.0,
+        alpha: float = 4.0,
+        rate: float = 0.25,
+        reserve: bool = True,
+        dropout: float = 0.0,
+        drop_path_rate: float = 0.0,
+        patch_norm: bool = True,
+        pad: bool = True,
+        per_image: bool = False,
+    ) -> None:
+        super().__init__()
+        by_stage = {
+            "embed_dim": embed_dim,
+            "depths": depths,
+            "num_heads": num_heads,
+            "neighbourhood_size": neighbourhood_size,
+        }
+        for name, values in by_stage.items():
+            if len(values) != len(depths) or any(value < 1 for value in values):
+                raise ValueError(
+                    f"{name}: expected {len(depths)} positive numbers, as many as depths has, "
+                    f"got {list(values)}"
+                )
+        if cluster_size < 1:
+            raise ValueError(f"cluster_size: expected at least 1, got {cluster_size}")
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate: expected a share in (0, 1], got {rate}")
+
+        self.patch_embed = PatchEmbedding(in_channels, embed_dim[0], norm=patch_norm, pad=pad)
+        self.pos_drop = nn.Dropout(dropout)
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        downsampling = [
+            {"out_dim": out_dim, "alpha": alpha, "rate": rate, "reserve": reserve}
+            for out_dim in embed_dim[1:]
+        ]
+        self.layers = nn.ModuleList(
+            Stage(
+                embed_dim[number],
+                number,
+                drop_paths[number].tolist(),
+                cluster_size=cluster_size,
+                neighbourhood_size=neighbourhood_size[number],
+                per_image=per_image,
+                block={
+                    "num_heads": num_heads[number],
+                    "mlp_ratio": mlp_ratio,
+                    "layer_scale": layer_scale,
+                    "dropout": dropout,
+                },
+                downsampling=down,
+            )
+            for number, down in enumerate([*downsampling, None])
+        )
+
+    def stages(self, images: Tensor) -> Iterator[Tokens]:
+        """The tokens of each stage after its blocks, for images (B, in_channels, height, width)."""
+        if images.dim() != 4 or 0 in images.shape:
+            raise ValueError(
+                f"images: expected a batch (B, C, height, width), got {tuple(images.shape)}"
+            )
+        tokens = self.patch_embed(images)
+        tokens = tokens.with_features(self.pos_drop(tokens.features))
+        for stage in self.layers:
+            tokens, neighbourhood = stage(tokens)
+            yield tokens
+            if stage.downsample is not None:
+                tokens = stage.down(tokens, neighbourhood)
+
+
+@BACKBONE_REGISTRY.register()
+class AutoFocusFormer(AutoFocusFormerTrunk, Backbone):
+    """The tokens of the stages "res2" up to "res5", each set after a layer norm of its own.
+
+    What flows on to the next stage is un-normalised.
+
+    Args:
+        out_features: which of them.
+        trunk: arguments of :class:`AutoFocusFormerTrunk`.
+    """
+
+    @configurable
+    def __init__(self, *, out_features: Sequence[str] = FEATURES, **trunk) -> None:
+        super().__init__(**trunk)
+        dims = [stage.blocks[0].norm1.normalized_shape[0] for stage in self.layers]
+        names = FEATURES[: len(dims)]
+        unknown = sorted(set(out_features) - set(names))
+        if unknown or not out_features:
+            raise ValueError(f"out_features: expected some of {names}, got {list(out_features)}")
+        self._out_features = [name for name in names if name in out_features]
+        self._shapes = {
+            name: TokenShape(channels=dim, stride=PATCH * 2**number)
+            for number, (name, dim) in enumerate(zip(names, dims, strict=True))
+        }
+        for number, name in enumerate(names):
+            if name in out_features:
+                self.add_module(f"norm{number}", nn.LayerNorm(dims[number]))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        aff = cfg.MODEL.AFF
+        if aff.ATTN_DROP_RATE:
+            raise ValueError(
+                "MODEL.AFF.ATTN_DROP_RATE: expected 0, the attention has no dropout, "
+                f"got {aff.ATTN_DROP_RATE}"
+            )
+        return {
+            "in_channels": input_shape.channels,
+            "embed_dim": aff.EMBED_DIM,
+            "depths": aff.DEPTHS,
+            "num_heads": aff.NUM_HEADS,
+            "mlp_ratio": aff.MLP_RATIO,
+            "cluster_size": aff.CLUSTER_SIZE,
+            "neighbourhood_size": aff.NBHD_SIZE,
+            "layer_scale": aff.LAYER_SCALE,
+            "alpha": aff.ALPHA,
+            "rate": aff.DS_RATE,
+            "reserve": aff.RESERVE,
+            "dropout": aff.DROP_RATE,
+            "drop_path_rate": aff.DROP_PATH_RATE,
+            "patch_norm": aff.PATCH_NORM,
+            "per_image": aff.PER_IMAGE,
+            "out_features": aff.OUT_FEATURES,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """What batches are padded to; any size is accepted."""
+        return 32
+
+    def output_shape(self) -> dict[str, TokenShape]:
+        """Channels of each feature; its stride says only which is finer."""
+        return {name: self._shapes[name] for name in self._out_features}
+
+    def forward(self, images: Tensor) -> dict[str, Tokens]:
+        """Image batch (B, in_channels, height, width) -> feature name: its tokens."""
+        features = {}
+        for number, (name, tokens) in enumerate(
+            zip(self._shapes, self.stages(images), strict=True)
+        ):
+            if name in self._out_features:
+                norm = self.get_submodule(f"norm{number}")
+                features[name] = tokens.with_features(norm(tokens.features))
+        return features

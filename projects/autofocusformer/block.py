@@ -1,0 +1,84 @@
+"""Transformer block whose tokens attend to their neighbourhood (AutoFocusFormer, section 3.2)."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from autofocusformer.tokens import Tokens
+from segcore.layers import FeedForward
+from segcore.ops import ClusterNeighbourhood, cluster_attention
+
+
+class NeighbourhoodAttention(nn.Module):
+    """Multi-head attention to the tokens of near clusters and to a learned blank token."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads: expected a divisor of {dim} channels, got {num_heads}")
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        # Head by head, first the channels of the key, then those of the value.
+        self.kv = nn.Linear(dim, 2 * dim)
+        # Of the offset (dx, dy, d, sin, cos) to a member, to the bias of each head.
+        self.pos_embed = nn.Linear(5, num_heads)
+        self.blank_k = nn.Parameter(torch.randn(dim))
+        self.blank_v = nn.Parameter(torch.randn(dim))
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, neighbourhood: ClusterNeighbourhood) -> Tensor:
+        """(B, N, C) features, (B, N, 2) positions, in the order of the clusters -> (B, N, C)."""
+        query = self.q(x).unflatten(-1, (self.num_heads, -1))
+        key, value = self.kv(x).unflatten(-1, (self.num_heads, 2, -1)).unbind(3)
+        attended = cluster_attention(
+            query,
+            key,
+            value,
+            positions,
+            neighbourhood,
+            self.pos_embed.weight,
+            self.pos_embed.bias,
+            self.blank_k,
+            self.blank_v,
+        )
+        return self.proj_drop(self.proj(attended))
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each with a residual.
+
+    Args:
+        layer_scale: initial value of the factors of each channel's residual; 0: no factors.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        *,
+        layer_scale: float = 0.0,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = NeighbourhoodAttention(dim, num_heads, dropout)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = FeedForward(dim, int(dim * mlp_ratio), dropout)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+        for name in ("gamma1", "gamma2"):
+            scale = nn.Parameter(torch.full((dim,), layer_scale)) if layer_scale > 0 else None
+            self.register_parameter(name, scale)
+
+    def forward(self, tokens: Tokens, neighbourhood: ClusterNeighbourhood) -> Tokens:
+        x = tokens.features
+        attended = self.attn(self.norm1(x), tokens.positions, neighbourhood)
+        x = x + self.drop_path(_scaled(attended, self.gamma1))
+        x = x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma2))
+        return tokens.with_features(x)
+
+
+def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+    return x if gamma is None else gamma * x

@@ -1,0 +1,142 @@
+"""Deformable attention among tokens of several levels (AutoFocusFormer, section 3.4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autofocusformer.tokens import Tokens, grid_positions, take
+from segcore.layers import MSDeformAttn
+from segcore.ops import inverse_distance_weights, knn, point_deform_attn, point_gather
+
+NUM_NEIGHBOURS = 4
+# Of the squared distance, for interpolation between tokens.
+INTERPOLATION_POWER = 3.0
+
+
+@dataclass(frozen=True)
+class TokenLevels:
+    """Where the tokens of several levels on one canvas are, and which are near each of its cells.
+
+    Attributes:
+        sizes: tokens of each level
+        positions: (B, S, 2) of all levels one after the other
+        neighbours: (B, L, H * W, k) the up to 4 nearest tokens of each level for each cell, nearest
+            first, numbered through all levels; -1 where a level has fewer
+        canvas: (H, W)
+    """
+
+    sizes: Sequence[int]
+    positions: Tensor
+    neighbours: Tensor
+    canvas: tuple[int, int]
+
+    @classmethod
+    def of(cls, levels: Sequence[Tokens]) -> "TokenLevels":
+        """
+        Raises:
+            ValueError: the levels have different canvases
+        """
+        canvases = {level.canvas for level in levels}
+        if len(canvases) != 1:
+            raise ValueError(f"levels: expected one canvas for all, got {sorted(canvases)}")
+        (canvas,) = canvases
+        sizes = [level.positions.shape[1] for level in levels]
+        k = min(NUM_NEIGHBOURS, max(sizes))
+        first = [sum(sizes[:number]) for number in range(len(sizes))]
+        tables = [
+            F.pad(table, (0, k - table.shape[-1]), value=-1)
+            for table in (
+                _near_cells(level.positions, canvas) + offset
+                for level, offset in zip(levels, first, strict=True)
+            )
+        ]
+        positions = torch.cat([level.positions for level in levels], dim=1)
+        return cls(sizes, positions, torch.stack(tables, dim=1), canvas)
+
+    def interpolate(self, level: int, features: Tensor, target: Tokens) -> Tensor:
+        """Inverse-distance interpolation of a level, at tokens that are on cells of the canvas.
+
+        Args:
+            level: its number.
+            features: (B, n, C) of its tokens.
+            target: N tokens of each image; their features are not looked at.
+
+        Returns:
+            (B, N, C).
+        """
+        nearest = take(self.neighbours[:, level], target.cells)  # (B, N, k)
+        valid = nearest >= 0
+        nearest = torch.where(valid, nearest, nearest[..., :1])
+        near = take(self.positions, nearest.flatten(1)).unflatten(1, nearest.shape[1:])
+        weights = inverse_distance_weights(
+            target.positions.to(features.dtype),
+            near.to(features.dtype),
+            INTERPOLATION_POWER,
+            valid,
+        )
+        return point_gather(features, nearest - sum(self.sizes[:level]), weights)
+
+
+def _near_cells(positions: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """The up to 4 nearest tokens for each cell: (B, N, 2) -> (B, H * W, k)."""
+    cells = grid_positions(canvas, positions.device).expand(len(positions), -1, -1)
+    return knn(cells, positions, min(NUM_NEIGHBOURS, positions.shape[1]))
+
+
+class PointDeformAttn(MSDeformAttn):
+    """:class:`MSDeformAttn` whose samples are interpolated between tokens instead of grid cells.
+
+    Offsets are in cells of the canvas.
+
+    Args:
+        power: of the squared distance in the inverse-distance weights.
+        learnable_power: train it, from this value on.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_levels: int,
+        num_heads: int,
+        num_points: int,
+        *,
+        power: float,
+        learnable_power: bool,
+    ) -> None:
+        super().__init__(embed_dim, num_levels, num_heads, num_points)
+        self.shepard_power = nn.Parameter(torch.tensor([power])) if learnable_power else power
+
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        levels: TokenLevels,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            query: (B, Q, C)
+            reference_points: (B, Q, 2) as (x, y) in cells
+            value: (B, S, C) of the tokens of all levels
+            levels: where these tokens are
+            padding_mask: (B, S), true where value counts as zero
+
+        Returns:
+            (B, Q, C)
+        """
+        offsets, weights = self._offsets_and_weights(query)
+        locations = reference_points[:, :, None, None, None].to(offsets.dtype) + offsets
+        sampled = point_deform_attn(
+            self._values(value, padding_mask),
+            levels.positions,
+            levels.neighbours,
+            levels.canvas,
+            locations,
+            weights,
+            self.shepard_power,
+        )
+        return self.output_proj(sampled)

@@ -1,0 +1,146 @@
+"""Adaptive downsampling (AutoFocusFormer, section 3.3): which tokens stay, and what they take over
+from their neighbourhood."""
+
+import torch
+from torch import Tensor, nn
+
+from autofocusformer.tokens import Tokens, take
+from segcore.ops import ClusterNeighbourhood, knn, neighborhood_merge
+
+# (dx, dy, d, sin, cos) of the opposite offset.
+OPPOSITE = (-1.0, -1.0, 1.0, -1.0, -1.0)
+
+
+class NeighbourhoodMerge(nn.Module):
+    """Weighted sums of a neighbourhood, four for each channel, projected to ``out_dim`` channels.
+
+    The weights are a small network of the members' offsets: a PointConv (Wu et al., 2019).
+
+    Args:
+        centre_minus_member: the sign of the offsets; else member minus centre.
+    """
+
+    def __init__(self, dim: int, out_dim: int, *, centre_minus_member: bool = False) -> None:
+        super().__init__()
+        self.weight_net = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.GELU())
+        self.norm = nn.LayerNorm(4 * dim)
+        self.linear = nn.Linear(4 * dim, out_dim)
+        self.centre_minus_member = centre_minus_member
+
+    def forward(
+        self,
+        tokens: Tokens,
+        centers: Tensor,
+        members: Tensor,
+        valid: Tensor | None = None,
+        importance: Tensor | None = None,
+    ) -> Tensor:
+        """Merge the neighbourhoods of Q centres.
+
+        Args:
+            tokens: N of each image.
+            centers: (B, Q, 2) positions.
+            members: (B, Q, m) integers: the tokens of each neighbourhood.
+            valid: (B, Q, m) bool, False for members that do not count.
+            importance: (B, N) factors of the members.
+
+        Returns:
+            (B, Q, out_dim).
+        """
+        linear, norm, _ = self.weight_net
+        weight = linear.weight
+        if self.centre_minus_member:
+            weight = weight * weight.new_tensor(OPPOSITE)
+        merged = neighborhood_merge(
+            tokens.features,
+            tokens.positions,
+            centers,
+            members,
+            valid,
+            importance,
+            weight,
+            linear.bias,
+            norm.weight,
+            norm.bias,
+        )
+        return self.linear(self.norm(merged))
+
+
+class AdaptiveDownsampling(NeighbourhoodMerge):
+    """Keeps the most important tokens, and a coarse grid, and merges neighbourhoods into them.
+
+    Args:
+        stride: 2, 4, 8, ...: cells between tokens of this stage if they were a grid, doubled.
+        alpha: weight of the importance against the grid.
+        rate: share of the tokens that is kept.
+        reserve: always keep the tokens on the grid of twice the stride.
+    """
+
+    def __init__(
+        self, dim: int, out_dim: int, *, stride: int, alpha: float, rate: float, reserve: bool
+    ) -> None:
+        super().__init__(dim, out_dim)
+        self.stride = stride
+        self.alpha = alpha
+        self.rate = rate
+        self.reserve = reserve
+
+    def forward(
+        self, tokens: Tokens, importance: Tensor, neighbourhood: ClusterNeighbourhood
+    ) -> Tokens:
+        """``importance`` (B, N) of the tokens, in (0, 1) -> the kept tokens."""
+        kept = self.select(tokens, importance)
+        members, valid = neighbourhood.members(kept)
+        positions = take(tokens.positions, kept)
+        merged = super().forward(tokens, positions, members, valid, importance)
+        return Tokens(merged, positions, tokens.canvas)
+
+    @torch.no_grad()
+    def select(self, tokens: Tokens, importance: Tensor) -> Tensor:
+        """Numbers (B, keep) of the kept tokens: ascending, those of the coarse grid last.
+
+        Of equal scores the lower number is kept.
+        """
+        positions = tokens.positions
+        batch, count, _ = positions.shape
+        reserved = torch.zeros(batch, count, dtype=torch.bool, device=positions.device)
+        num_reserved = 0
+        if self.reserve:
+            reserved = on_grid(positions, 2 * self.stride)
+            num_reserved = _grid_points(tokens.canvas, 2 * self.stride)
+        keep = max(int(count * self.rate), num_reserved, 1)
+
+        score = grid_prior(positions, self.stride) + self.alpha * importance
+        score = score.masked_fill(reserved, -torch.inf)
+        best = score.argsort(dim=1, descending=True, stable=True)[:, : keep - num_reserved]
+        group = torch.full((batch, count), 2, dtype=torch.uint8, device=positions.device)
+        group = group.scatter_(1, best, 0).masked_fill_(reserved, 1)
+        return group.argsort(dim=1, stable=True)[:, :keep]
+
+
+def on_grid(positions: Tensor, stride: int | Tensor) -> Tensor:
+    """Whether both coordinates of positions (B, N, 2) are multiples of the stride: (B, N) bool."""
+    return (positions.remainder(stride) == 0).all(-1)
+
+
+def grid_prior(positions: Tensor, stride: int) -> Tensor:
+    """1 for tokens (B, N, 2) on the grid that every second one would be on, else 0: (B, N).
+
+    Where tokens are sparser the grid is coarser: with the nearest other token at distance d, the
+    grid has a point every ``2 ** (ceil(log2(d)) + 1)`` cells.
+    """
+    if stride > 2 and positions.shape[1] > 1:
+        nearest = knn(positions, positions, 2)[..., 1]
+        squared = (positions - take(positions, nearest)).square().sum(-1)
+        # squared = mantissa * 2 ** exponent, mantissa in [0.5, 1): logarithms without rounding.
+        mantissa, exponent = torch.frexp(squared)
+        log_squared = exponent - (mantissa == 0.5).to(exponent.dtype)  # ceil(log2(squared))
+        log_distance = (log_squared + 1).div(2, rounding_mode="floor")
+        stride = torch.ldexp(torch.ones_like(squared), log_distance + 1)[..., None]
+    return on_grid(positions, stride).to(positions.dtype)
+
+
+def _grid_points(canvas: tuple[int, int], stride: int) -> int:
+    """How many cells of a canvas are on the grid."""
+    height, width = canvas
+    return -(-height // stride) * -(-width // stride)

@@ -1,0 +1,183 @@
+"""Pixel decoder on tokens: backbone tokens to per-pixel embeddings and what queries attend to."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from autofocusformer.deformable_attention import PointDeformAttn, TokenLevels
+from autofocusformer.downsampling import NeighbourhoodMerge
+from autofocusformer.position_encoding import TokenPositionEncoding
+from autofocusformer.tokens import Tokens
+from segcore.layers import DeformableEncoder
+from segcore.ops import knn
+
+NUM_LEVELS = 3
+# Tokens that a point convolution sees, its own included.
+CONVOLUTION_SIZE = 9
+
+
+class TokenTransformer(nn.Module):
+    """Deformable encoder over the tokens of several levels, each with a learned embedding."""
+
+    def __init__(
+        self, embed_dim: int, *, num_levels: int, per_image: bool, **encoder_options
+    ) -> None:
+        super().__init__()
+        self.position_encoding = TokenPositionEncoding(embed_dim // 2, per_image=per_image)
+        self.level_embed = nn.Parameter(torch.randn(num_levels, embed_dim))
+        self.encoder = DeformableEncoder(embed_dim, num_levels=num_levels, **encoder_options)
+
+    def forward(self, tokens: Sequence[Tokens], levels: TokenLevels) -> list[Tokens]:
+        """``num_levels`` sets of tokens, and where they are -> the encoded tokens."""
+        encodings = [
+            self.position_encoding(level.positions) + embedding
+            for level, embedding in zip(tokens, self.level_embed, strict=True)
+        ]
+        encoded = self.encoder(
+            torch.cat([level.features for level in tokens], dim=1),
+            torch.cat(encodings, dim=1),
+            levels.positions,
+            levels,
+        )
+        return [
+            level.with_features(features)
+            for level, features in zip(tokens, encoded.split(levels.sizes, dim=1), strict=True)
+        ]
+
+
+class PointConvolution(NeighbourhoodMerge):
+    """Convolution over the 9 nearest tokens."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__(dim, out_dim, centre_minus_member=True)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """N tokens of each image -> (B, N, out_dim)."""
+        positions = tokens.positions
+        members = knn(positions, positions, min(CONVOLUTION_SIZE, positions.shape[1]))
+        return super().forward(tokens, positions, members)
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class PointPixelDecoder(nn.Module):
+    """Deformable encoder on the coarse tokens, point convolution on the finest (AutoFocusFormer,
+    section 3.4).
+
+    Runs in float32 (or float64) whatever the autocast.
+    """
+
+    # The names in official files, whose backbone returns tokens, and the default of the key.
+    on_maps = ("MSDeformAttnPixelDecoder", "BasePixelDecoder")
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        conv_dim: int,
+        mask_dim: int,
+        num_encoder_layers: int,
+        num_heads: int,
+        dropout: float,
+        power: float,
+        learnable_power: bool,
+        per_image: bool = False,
+        feedforward_dim: int = 1024,
+        num_points: int = 4,
+    ) -> None:
+        """
+        Args:
+            input_shape: of the four backbone features, with channels, and strides that sort them.
+            conv_dim: width of the decoder.
+            mask_dim: channels of the per-pixel embedding.
+            num_encoder_layers, num_heads, num_points, feedforward_dim, dropout: of the encoder.
+            power, learnable_power: see :class:`PointDeformAttn`.
+            per_image: encode positions of each image independently of the others in its batch.
+        """
+        super().__init__()
+        fine_to_coarse = sorted(input_shape.items(), key=lambda item: item[1].stride)
+        if len(fine_to_coarse) != NUM_LEVELS + 1:
+            raise ValueError(
+                f"input_shape: expected {NUM_LEVELS + 1} features (MODEL.SEM_SEG_HEAD.IN_FEATURES),"
+                f" got {[name for name, _ in fine_to_coarse]}"
+            )
+        (self.finest, finest_shape), *coarser = fine_to_coarse
+        coarser.reverse()
+        self.encoded = [name for name, _ in coarser]  # coarse to fine
+        self.input_proj = nn.ModuleList(
+            _linear_norm(shape.channels, conv_dim) for _, shape in coarser
+        )
+        self.transformer = TokenTransformer(
+            conv_dim,
+            num_levels=NUM_LEVELS,
+            per_image=per_image,
+            num_layers=num_encoder_layers,
+            num_heads=num_heads,
+            num_points=num_points,
+            feedforward_dim=feedforward_dim,
+            dropout=dropout,
+            attention=partial(PointDeformAttn, power=power, learnable_power=learnable_power),
+        )
+        self.adapter_1 = _linear_norm(finest_shape.channels, conv_dim)
+        self.layer_1 = nn.Sequential(
+            PointConvolution(conv_dim, conv_dim), nn.LayerNorm(conv_dim), nn.ReLU()
+        )
+        self.mask_features = nn.Linear(conv_dim, mask_dim)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        head, aff = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.AFF
+        return {
+            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+            "conv_dim": head.CONVS_DIM,
+            "mask_dim": head.MASK_DIM,
+            "num_encoder_layers": head.TRANSFORMER_ENC_LAYERS,
+            "num_heads": cfg.MODEL.MASK_FORMER.NHEADS,
+            "dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
+            # The key acts on the distance, the module on its square.
+            "power": aff.SHEPARD_POWER / 2,
+            "learnable_power": aff.SHEPARD_POWER_LEARNABLE,
+            "per_image": aff.PER_IMAGE,
+        }
+
+    def forward_features(self, features: dict[str, Tokens]) -> tuple[Tokens, Tokens, list[Tokens]]:
+        """Decode backbone features {name: tokens}; the finest has one token in each cell.
+
+        Returns:
+            Tokens of the finest level with the per-pixel embedding, the coarsest encoded tokens,
+            and the encoded tokens of three levels, coarse to fine.
+        """
+        used = {name: features[name] for name in (self.finest, *self.encoded)}
+        for name, tokens in used.items():
+            if not isinstance(tokens, Tokens):
+                raise TypeError(
+                    f"features: expected tokens (autofocusformer.tokens.Tokens) as {name}, "
+                    f"got {type(tokens).__name__}"
+                )
+        device = used[self.finest].features.device
+        with torch.autocast(device_type=device.type, enabled=False):
+            return self._decode({name: tokens.at_least_float32() for name, tokens in used.items()})
+
+    def _decode(self, features: dict[str, Tokens]) -> tuple[Tokens, Tokens, list[Tokens]]:
+        projected = [
+            features[name].with_features(projection(features[name].features))
+            for projection, name in zip(self.input_proj, self.encoded, strict=True)
+        ]
+        levels = TokenLevels.of(projected)
+        encoded = self.transformer(projected, levels)
+
+        finest = features[self.finest]
+        x = self.adapter_1(finest.features)
+        x = x + levels.interpolate(NUM_LEVELS - 1, encoded[-1].features, finest)
+        x = self.mask_features(self.layer_1(finest.with_features(x)))
+        return finest.with_features(x), encoded[0], encoded
+
+
+def _linear_norm(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_channels, out_channels), nn.LayerNorm(out_channels))

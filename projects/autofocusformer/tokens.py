@@ -1,0 +1,69 @@
+"""Tokens: features at points of a grid, of which only some are occupied."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segcore.losses import at_least_float32
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """N tokens of each of B images, on a canvas of one cell every 4 pixels.
+
+    Attributes:
+        features: (B, N, C)
+        positions: (B, N, 2) cells as (x, y), whole numbers; float32, at which all are exact
+        canvas: (H, W) in cells
+    """
+
+    features: Tensor
+    positions: Tensor
+    canvas: tuple[int, int]
+
+    @property
+    def cells(self) -> Tensor:
+        """Number of each token's cell, row by row: (B, N) int64."""
+        x, y = self.positions.long().unbind(-1)
+        return y * self.canvas[1] + x
+
+    def with_features(self, features: Tensor) -> "Tokens":
+        """The same tokens with other features."""
+        return Tokens(features, self.positions, self.canvas)
+
+    def at_least_float32(self) -> "Tokens":
+        """The same tokens with features of half types promoted; float64 stays."""
+        return self.with_features(at_least_float32(self.features))
+
+    def map(self) -> Tensor:
+        """The features as a map (B, C, H, W), where there is one token in each cell.
+
+        Raises:
+            ValueError: there are more, or fewer, tokens than cells
+        """
+        height, width = self.canvas
+        batch, count, _ = self.features.shape
+        if count != height * width:
+            raise ValueError(
+                f"tokens: expected one in each of {height} x {width} cells, got {count} tokens"
+            )
+        token = torch.arange(count, device=self.features.device).expand(batch, -1)
+        token_of_cell = torch.empty_like(token).scatter_(1, self.cells, token)
+        return take(self.features, token_of_cell).transpose(1, 2).unflatten(2, self.canvas)
+
+
+def take(rows: Tensor, indices: Tensor) -> Tensor:
+    """Rows by number, image by image: (B, N, ...) and (B, M) integers in [0, N) -> (B, M, ...)."""
+    first = torch.arange(len(rows), device=rows.device)[:, None] * rows.shape[1]
+    flat = rows.flatten(0, 1).index_select(0, (indices + first).flatten())
+    return flat.unflatten(0, indices.shape)
+
+
+def grid_positions(canvas: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
+    """Every cell (x, y) of a canvas (H, W), row by row: (H * W, 2) float32."""
+    height, width = canvas
+    y = torch.arange(height, dtype=torch.float32, device=device)
+    x = torch.arange(width, dtype=torch.float32, device=device)
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack((grid_x, grid_y), dim=-1).flatten(0, 1)
