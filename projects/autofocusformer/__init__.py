@@ -6,6 +6,7 @@ Mask2Former with a pixel decoder and a transformer decoder on tokens.
 
 import mask2former  # noqa: F401  (meta-architecture, head, data sets)
 from autofocusformer.backbone import AutoFocusFormer, AutoFocusFormerTrunk
+from autofocusformer.classification import AutoFocusFormerClassifier
 from autofocusformer.config import add_autofocusformer_config
 from autofocusformer.decoder import PointMaskedTransformerDecoder
 from autofocusformer.pixel_decoder import PointPixelDecoder
@@ -13,6 +14,7 @@ from autofocusformer.tokens import Tokens
 
 __all__ = [
     "AutoFocusFormer",
+    "AutoFocusFormerClassifier",
     "AutoFocusFormerTrunk",
     "PointMaskedTransformerDecoder",
     "PointPixelDecoder",

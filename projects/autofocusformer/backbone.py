@@ -170,7 +170,8 @@ class AutoFocusFormerTrunk(nn.Module):
 
         self.patch_embed = PatchEmbedding(in_channels, embed_dim[0], norm=patch_norm, pad=pad)
         self.pos_drop = nn.Dropout(dropout)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu")
+        drop_paths = drop_paths.split(list(depths))
         downsampling = [
             {"out_dim": out_dim, "alpha": alpha, "rate": rate, "reserve": reserve}
             for out_dim in embed_dim[1:]
@@ -209,6 +210,33 @@ class AutoFocusFormerTrunk(nn.Module):
                 tokens = stage.down(tokens, neighbourhood)
 
 
+def trunk_arguments(cfg: CfgNode, in_channels: int) -> dict[str, Any]:
+    """Arguments of :class:`AutoFocusFormerTrunk` by the keys of ``MODEL.AFF``."""
+    aff = cfg.MODEL.AFF
+    if aff.ATTN_DROP_RATE:
+        raise ValueError(
+            "MODEL.AFF.ATTN_DROP_RATE: expected 0, the attention has no dropout, "
+            f"got {aff.ATTN_DROP_RATE}"
+        )
+    return {
+        "in_channels": in_channels,
+        "embed_dim": aff.EMBED_DIM,
+        "depths": aff.DEPTHS,
+        "num_heads": aff.NUM_HEADS,
+        "mlp_ratio": aff.MLP_RATIO,
+        "cluster_size": aff.CLUSTER_SIZE,
+        "neighbourhood_size": aff.NBHD_SIZE,
+        "layer_scale": aff.LAYER_SCALE,
+        "alpha": aff.ALPHA,
+        "rate": aff.DS_RATE,
+        "reserve": aff.RESERVE,
+        "dropout": aff.DROP_RATE,
+        "drop_path_rate": aff.DROP_PATH_RATE,
+        "patch_norm": aff.PATCH_NORM,
+        "per_image": aff.PER_IMAGE,
+    }
+
+
 @BACKBONE_REGISTRY.register()
 class AutoFocusFormer(AutoFocusFormerTrunk, Backbone):
     """The tokens of the stages "res2" up to "res5", each set after a layer norm of its own.
@@ -239,30 +267,8 @@ class AutoFocusFormer(AutoFocusFormerTrunk, Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        aff = cfg.MODEL.AFF
-        if aff.ATTN_DROP_RATE:
-            raise ValueError(
-                "MODEL.AFF.ATTN_DROP_RATE: expected 0, the attention has no dropout, "
-                f"got {aff.ATTN_DROP_RATE}"
-            )
-        return {
-            "in_channels": input_shape.channels,
-            "embed_dim": aff.EMBED_DIM,
-            "depths": aff.DEPTHS,
-            "num_heads": aff.NUM_HEADS,
-            "mlp_ratio": aff.MLP_RATIO,
-            "cluster_size": aff.CLUSTER_SIZE,
-            "neighbourhood_size": aff.NBHD_SIZE,
-            "layer_scale": aff.LAYER_SCALE,
-            "alpha": aff.ALPHA,
-            "rate": aff.DS_RATE,
-            "reserve": aff.RESERVE,
-            "dropout": aff.DROP_RATE,
-            "drop_path_rate": aff.DROP_PATH_RATE,
-            "patch_norm": aff.PATCH_NORM,
-            "per_image": aff.PER_IMAGE,
-            "out_features": aff.OUT_FEATURES,
-        }
+        trunk = trunk_arguments(cfg, input_shape.channels)
+        return {**trunk, "out_features": cfg.MODEL.AFF.OUT_FEATURES}
 
     @property
     def size_divisibility(self) -> int:

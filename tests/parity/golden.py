@@ -197,15 +197,26 @@ class Comparison:
 
     rows: list[tuple[str, float, float]] = field(default_factory=list)
 
-    def close(self, name: str, actual, expected, tolerance: float, *, scaled: bool = False) -> None:
-        """|actual - expected| <= tolerance, times max(1, max|expected|) if ``scaled``."""
+    def close(
+        self,
+        name: str,
+        actual,
+        expected,
+        tolerance: float,
+        *,
+        scaled: bool = False,
+        relative: float = 0.0,
+    ) -> None:
+        """|actual - expected| <= tolerance, times max(1, max|expected|) if ``scaled``; each entry
+        may differ by ``relative`` times its golden value more."""
         actual, expected = _float64(actual), _float64(expected)
         if actual.shape != expected.shape:
             raise AssertionError(f"{name}: shape {actual.shape}, golden {expected.shape}")
         if expected.size == 0:
             return self._add(name, 0.0, tolerance)
         scale = max(1.0, float(np.abs(expected).max())) if scaled else 1.0
-        error = float(np.abs(actual - expected).max()) / scale
+        error = float((np.abs(actual - expected) - relative * np.abs(expected)).max()) / scale
+        error = max(error, 0.0) if error == error else error
         self._add(name, error if np.isfinite(error) else float("inf"), tolerance)
 
     def equal(self, name: str, actual, expected, *, allowed: int = 0) -> None:
