@@ -1,5 +1,6 @@
 """Results drawn over their photo, by Detectron2's Visualizer."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from detectron2.utils.visualizer import ColorMode, Visualizer
 from segcore.data.panoptic_format import Category
 
 OPACITY = 0.55
+EDGE_COLOR = (1.0, 1.0, 0.94)
+# Towards white (1) or black (0), and how far, for the things of a class one after the other.
+SHADES = ((1.0, 0.0), (1.0, 0.35), (0.0, 0.3), (1.0, 0.6), (0.0, 0.5))
 
 
 def draw_panoptic(
@@ -33,10 +37,29 @@ def draw_panoptic(
     Returns:
         uint8 RGB, (H, W, 3) times ``scale``.
     """
-    ids = torch.as_tensor(panoptic).cpu().to(torch.int64)
-    copies = [dict(segment) for segment in segments]  # the Visualizer writes into them
+    ids = torch.as_tensor(panoptic).cpu().numpy()
     drawing = _visualizer(image, categories, scale)
-    return drawing.draw_panoptic_seg(ids, copies, area_threshold=0, alpha=OPACITY).get_image()
+    # Not the Visualizer's draw_panoptic_seg, which fills the holes of things and colours them at
+    # random. Large things lie under small ones.
+    masks = [(segment, ids == segment["id"]) for segment in segments]
+    masks.sort(key=lambda pair: (pair[0]["isthing"], -np.count_nonzero(pair[1])))
+    things_seen = Counter()
+    for segment, mask in masks:
+        category = categories[segment["category_id"]]
+        color = np.array(category["color"]) / 255
+        if segment["isthing"]:
+            color = _shade(color, things_seen[category["name"]])
+            things_seen[category["name"]] += 1
+        drawing.draw_binary_mask(
+            mask, color, edge_color=EDGE_COLOR, text=category["name"], alpha=OPACITY
+        )
+    return drawing.output.get_image()
+
+
+def _shade(color: np.ndarray, number: int) -> np.ndarray:
+    """The colour (RGB in [0, 1]) of the ``number``-th thing of a class, lighter or darker."""
+    target, strength = SHADES[number % len(SHADES)]
+    return color + strength * (target - color)
 
 
 def draw_instances(
