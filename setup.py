@@ -27,7 +27,7 @@ def operators() -> dict:
 
     # GCC's unroll-and-jam merges iterations of the loop over samples and then cannot vectorise over
     # channels: half the speed.
-    cpu_flags = ["-O3", "-fopenmp-simd", "-fno-loop-unroll-and-jam"]
+    cpu_flags = ["-O3", "-fopenmp-simd", "-fno-loop-unroll-and-jam", "-fno-math-errno"]
     extensions = [
         extension(
             CppExtension, "segcore._C", ["csrc/ops.cpp", *glob("csrc/cpu/*.cpp")], cxx=cpu_flags

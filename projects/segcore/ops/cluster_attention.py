@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._checks import check_dims, check_floating, check_same_device, check_shape
+from ._library import is_compiled, register_operator
 from .cluster_neighbourhood import ClusterNeighbourhood
 from .gather_reference import neighbourhood_av, neighbourhood_qk
 
@@ -61,8 +62,26 @@ def cluster_attention(
     Raises:
         TypeError, ValueError: an argument has a wrong type, shape or device
     """
-    return cluster_attention_reference(
-        q, k, v, positions, neighbourhood, pos_weight, pos_bias, blank_k, blank_v, scale=scale
+    tensors = (q, k, v, positions, pos_weight, pos_bias, blank_k, blank_v)
+    if not is_compiled("cluster_attention", q.device.type if isinstance(q, Tensor) else "cpu"):
+        return cluster_attention_reference(
+            q, k, v, positions, neighbourhood, pos_weight, pos_bias, blank_k, blank_v, scale=scale
+        )
+    _check(q, k, v, positions, neighbourhood, pos_weight, pos_bias, blank_k, blank_v)
+    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    users, borders = neighbourhood.users() if needs_grad else (None, None)
+    precision = _precision(q)
+    return torch.ops.segcore.cluster_attention(
+        q,
+        k,
+        v,
+        positions.detach().to(precision),
+        neighbourhood.clusters,
+        neighbourhood.cluster_size,
+        *(tensor.to(precision) for tensor in (pos_weight, pos_bias, blank_k, blank_v)),
+        _scale(q, scale),
+        users,
+        borders,
     )
 
 
@@ -199,3 +218,40 @@ def _precision(q: Tensor) -> torch.dtype:
 
 def _scale(q: Tensor, scale: float | None) -> float:
     return max(q.shape[-1], 1) ** -0.5 if scale is None else scale
+
+
+def _fake(q: Tensor, *others) -> Tensor:
+    batch, tokens, heads, channels = q.shape
+    return q.new_empty(batch, tokens, heads * channels)
+
+
+def _save_for_backward(ctx, inputs, output) -> None:
+    *tensors, ctx.cluster_size = inputs[:6]
+    *parameters, ctx.scale, users, borders = inputs[6:]
+    ctx.save_for_backward(*tensors, *parameters, users, borders)
+
+
+def _backward(ctx, grad_output: Tensor):
+    *tensors, users, borders = ctx.saved_tensors
+    grad_q, grad_k, grad_v, *grads = torch.ops.segcore.cluster_attention_backward(
+        grad_output, *tensors[:5], ctx.cluster_size, *tensors[5:], ctx.scale, users, borders
+    )
+    return grad_q, grad_k, grad_v, None, None, None, *grads, None, None, None
+
+
+def _fake_backward(grad_output: Tensor, q: Tensor, k: Tensor, v: Tensor, *others):
+    parameters = others[3:7]
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (q, k, v, *parameters))
+
+
+def _no_second_derivative(ctx, *grad_outputs):
+    raise NotImplementedError(
+        "cluster_attention can be differentiated once; for second derivatives use"
+        " segcore.ops.cluster_attention_reference"
+    )
+
+
+register_operator(
+    "cluster_attention", fake=_fake, setup_context=_save_for_backward, backward=_backward
+)
+register_operator("cluster_attention_backward", fake=_fake_backward, backward=_no_second_derivative)

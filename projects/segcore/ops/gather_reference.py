@@ -11,8 +11,8 @@ from torch import Tensor
 
 def gather_tokens(tokens: Tensor, members: Tensor) -> Tensor:
     """Rows of (B, N, C) tokens by (B, ...) indices: (B, ..., C)."""
-    batch, _, channels = tokens.shape
-    rows = members.reshape(batch, -1, 1).expand(-1, -1, channels)
+    channels = tokens.shape[-1]
+    rows = members.flatten(1).unsqueeze(-1).expand(-1, -1, channels)
     return tokens.gather(1, rows.long()).view(*members.shape, channels)
 
 

@@ -1,0 +1,88 @@
+#include "cluster_attention.h"
+
+#include <optional>
+
+#include <torch/csrc/stable/library.h>
+
+namespace segcore::cluster_attention {
+namespace {
+
+// Output of the tokens [begin, end) of image n.
+template <typename T>
+SEGCORE_TARGET_CLONES void forward_tokens(
+    const Inputs<T>& in, int64_t n, int64_t begin, int64_t end, Tile<T>& tile, T* output) {
+  const int64_t channels = in.sizes.channels, heads = in.sizes.heads;
+  for (int64_t first = begin; first < end; first += tile.tokens) {
+    const int64_t tokens = std::min(tile.tokens, end - first);
+    for (int64_t t = 0; t < tokens; ++t) collect(in, n, first + t, neighbours(in, tile, t));
+    for (int64_t a = 0; a < heads; ++a) {
+      const T* blank_v = in.blank_v + a * channels;
+      const T* values = in.v.row(n, 0, a);
+      for (int64_t t = 0; t < tokens; ++t) {
+        const Neighbours<T> near = neighbours(in, tile, t);
+        T* weights = tile.weights.data();
+        const Softmax<T> s = attend(in, n, first + t, a, near, weights);
+        T* out = output + ((n * in.sizes.tokens + first + t) * heads + a) * channels;
+        for (int64_t c = 0; c < channels; ++c) out[c] = s.blank * blank_v[c];
+        add_rows(
+            in.block, near.blocks, in.blocks_per_token(), weights, values, in.v.token, channels,
+            out);
+        const T inverse = 1 / s.sum;
+        for (int64_t c = 0; c < channels; ++c) out[c] *= inverse;
+      }
+    }
+  }
+}
+
+template <typename T>
+void forward(const Inputs<T>& in, T* output) {
+  const ClusterAttentionSizes& s = in.sizes;
+  const int64_t tiles = (s.tokens + kTile - 1) / kTile;
+  const int64_t work =
+      std::max<int64_t>(1, kTile * in.slots_per_token() * s.heads * (s.channels + 8));
+  torch::stable::parallel_for(
+      0, s.batch * tiles, std::max<int64_t>(1, kWorkPerThread / work),
+      [&](int64_t begin, int64_t end) {
+        Tile<T> tile(in);
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t first = item % tiles * kTile;
+          const int64_t last = std::min(first + kTile, s.tokens);
+          forward_tokens(in, item / tiles, first, last, tile, output);
+        }
+      });
+}
+
+Tensor cluster_attention(
+    const Tensor& q,
+    const Tensor& k,
+    const Tensor& v,
+    const Tensor& positions,
+    const Tensor& clusters,
+    int64_t cluster_size,
+    const Tensor& pos_weight,
+    const Tensor& pos_bias,
+    const Tensor& blank_k,
+    const Tensor& blank_v,
+    double scale,
+    const std::optional<Tensor>&,
+    const std::optional<Tensor>&) {
+  const ClusterAttentionArguments arguments = {
+      q, k, v, positions, clusters, cluster_size, pos_weight, pos_bias, blank_k, blank_v, scale};
+  const ClusterAttentionSizes s = check_cluster_attention(arguments);
+  const ScalarType type = q.scalar_type(), precision = accumulation_type(type);
+  const Prepared prepared(arguments, s, /*for_backward=*/false);
+  Tensor output = torch::stable::new_empty(q, {s.batch, s.tokens, s.heads * s.channels}, precision);
+  if (precision == ScalarType::Double) {
+    forward(prepared.inputs<double>(), output.mutable_data_ptr<double>());
+  } else {
+    forward(prepared.inputs<float>(), output.mutable_data_ptr<float>());
+  }
+  return torch::stable::to(output, type);
+}
+
+}  // namespace
+}  // namespace segcore::cluster_attention
+
+STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
+  library.impl("cluster_attention", TORCH_BOX(&segcore::cluster_attention::cluster_attention));
+}

@@ -1,0 +1,171 @@
+#include "cluster_attention.h"
+
+namespace segcore::cluster_attention {
+namespace {
+
+// Positions of one block, and the penalty of empty slots. These have the position of token 0, so that
+// their features are finite.
+template <typename T>
+void write_slots(const Block& block, const T* positions, T* slots) {
+  for (int64_t l = 0; l < kLanes; ++l) {
+    const bool filled = l < block.tokens;
+    const T* position = positions + 2 * (filled ? block.first_token + l : 0);
+    slots[l] = position[0];
+    slots[l + kLanes] = position[1];
+    slots[l + 2 * kLanes] = filled ? 0 : -std::numeric_limits<T>::infinity();
+  }
+}
+
+// (tokens, channels) of one block and head -> (channels, kLanes).
+template <typename T>
+SEGCORE_TARGET_CLONES void transpose_block(
+    const Block& block, const T* rows, int64_t stride, int64_t channels, T* transposed) {
+  const T* row = rows + block.first_token * stride;
+  if (block.tokens == kLanes) {
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t l = 0; l < kLanes; ++l) transposed[c * kLanes + l] = row[l * stride + c];
+    }
+    return;
+  }
+  std::fill(transposed, transposed + channels * kLanes, T(0));
+  for (int64_t l = 0; l < block.tokens; ++l) {
+    for (int64_t c = 0; c < channels; ++c) transposed[c * kLanes + l] = row[l * stride + c];
+  }
+}
+
+template <typename T>
+Tensor transposed_blocks(
+    const Tensor& tensor, const ClusterAttentionSizes& s, const std::vector<Block>& block) {
+  const int64_t blocks = static_cast<int64_t>(block.size());
+  Tensor result =
+      torch::stable::new_empty(tensor, {s.batch, s.heads, blocks, s.channels, kLanes});
+  const Rows<const T> rows = rows_of<T>(tensor);
+  T* data = result.mutable_data_ptr<T>();
+  const int64_t work = std::max<int64_t>(1, s.heads * s.channels * kLanes * 4);
+  torch::stable::parallel_for(
+      0, s.batch * blocks, std::max<int64_t>(1, kWorkPerThread / work),
+      [&](int64_t begin, int64_t end) {
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t n = item / blocks, b = item % blocks;
+          for (int64_t a = 0; a < s.heads; ++a) {
+            T* to = data + ((n * s.heads + a) * blocks + b) * s.channels * kLanes;
+            transpose_block(block[b], rows.row(n, 0, a), rows.token, s.channels, to);
+          }
+        }
+      });
+  return result;
+}
+
+template <typename T>
+Tensor slots_of(
+    const Tensor& positions, const ClusterAttentionSizes& s, const std::vector<Block>& block) {
+  const int64_t blocks = static_cast<int64_t>(block.size());
+  Tensor result = torch::stable::new_empty(positions, {s.batch, blocks, 3, kLanes});
+  const T* from = positions.const_data_ptr<T>();
+  T* to = result.mutable_data_ptr<T>();
+  for (int64_t n = 0; n < s.batch; ++n) {
+    for (int64_t b = 0; b < blocks; ++b, to += 3 * kLanes) {
+      write_slots(block[b], from + n * s.tokens * 2, to);
+    }
+  }
+  return result;
+}
+
+// In order of their number; a block behind the last token has no tokens.
+std::vector<Block> make_blocks(const ClusterAttentionSizes& s, int64_t blocks_per_cluster) {
+  std::vector<Block> blocks;
+  for (int64_t cluster = 0; cluster < s.clusters(); ++cluster) {
+    const int64_t begin = cluster * s.cluster_size;
+    const int64_t end = std::min(begin + s.cluster_size, s.tokens);
+    for (int64_t b = 0; b < blocks_per_cluster; ++b) {
+      const int64_t first = std::min(begin + b * kLanes, end);
+      blocks.push_back({first, std::min(kLanes, end - first)});
+    }
+  }
+  return blocks;
+}
+
+Tensor in_precision(const Tensor& tensor, ScalarType type) {
+  return torch::stable::contiguous(torch::stable::to(tensor, type));
+}
+
+}  // namespace
+
+Tensor with_rows(const Tensor& tensor, ScalarType type) {
+  const Tensor converted = torch::stable::to(tensor, type);
+  const int64_t last = converted.dim() - 1;
+  const bool rows = converted.stride(last) == 1 || converted.size(last) <= 1;
+  return rows ? converted : torch::stable::contiguous(converted);
+}
+
+void check_range(const char* name, const Tensor& numbers, int64_t end) {
+  const int32_t* data = numbers.const_data_ptr<int32_t>();
+  int32_t smallest = 0, largest = -1;
+  for (int64_t i = 0; i < numbers.numel(); ++i) {
+    smallest = std::min(smallest, data[i]);
+    largest = std::max(largest, data[i]);
+  }
+  STD_TORCH_CHECK(
+      smallest >= 0 && largest < end,
+      name, ": expected numbers from 0 to ", end - 1, ", got ", smallest < 0 ? smallest : largest);
+}
+
+Prepared::Prepared(
+    const ClusterAttentionArguments& arguments,
+    const ClusterAttentionSizes& sizes,
+    bool for_backward)
+    : sizes_(sizes), scale_(arguments.scale) {
+  const ScalarType precision = accumulation_type(arguments.q.scalar_type());
+  q_ = with_rows(arguments.q, precision);
+  k_ = with_rows(arguments.k, precision);
+  v_ = with_rows(arguments.v, precision);
+  clusters_ = torch::stable::contiguous(arguments.clusters);
+  positions_ = in_precision(arguments.positions, precision);
+  pos_weight_ = in_precision(arguments.pos_weight, precision);
+  pos_bias_ = in_precision(arguments.pos_bias, precision);
+  blank_k_ = in_precision(arguments.blank_k, precision);
+  blank_v_ = in_precision(arguments.blank_v, precision);
+  check_range("clusters", clusters_, sizes.clusters());
+
+  const int64_t cluster_size = std::min(sizes.cluster_size, std::max<int64_t>(sizes.tokens, 1));
+  blocks_per_cluster_ = (cluster_size + kLanes - 1) / kLanes;
+  block_ = make_blocks(sizes, blocks_per_cluster_);
+  const auto prepare = [&](auto zero) {
+    using T = decltype(zero);
+    slots_ = slots_of<T>(positions_, sizes, block_);
+    k_lanes_ = transposed_blocks<T>(k_, sizes, block_);
+    v_lanes_ = for_backward ? transposed_blocks<T>(v_, sizes, block_) : k_lanes_;
+  };
+  if (precision == ScalarType::Double) {
+    prepare(double());
+  } else {
+    prepare(float());
+  }
+}
+
+template <typename T>
+Inputs<T> Prepared::inputs() const {
+  return {
+      sizes_,
+      static_cast<T>(scale_),
+      rows_of<T>(q_),
+      rows_of<T>(k_),
+      rows_of<T>(v_),
+      clusters_.const_data_ptr<int32_t>(),
+      positions_.const_data_ptr<T>(),
+      pos_weight_.const_data_ptr<T>(),
+      pos_bias_.const_data_ptr<T>(),
+      blank_k_.const_data_ptr<T>(),
+      blank_v_.const_data_ptr<T>(),
+      blocks_per_cluster_,
+      static_cast<int64_t>(block_.size()),
+      block_.data(),
+      slots_.const_data_ptr<T>(),
+      k_lanes_.const_data_ptr<T>(),
+      v_lanes_.const_data_ptr<T>()};
+}
+
+template Inputs<float> Prepared::inputs<float>() const;
+template Inputs<double> Prepared::inputs<double>() const;
+
+}  // namespace segcore::cluster_attention

@@ -1,0 +1,59 @@
+// Eight numbers at once: one or several registers, whatever the instruction set.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "simd.h"
+
+namespace segcore {
+
+constexpr int64_t kLanes = 8;
+
+// Arithmetic on it is lane by lane. It has the alignment of one number, so that it can be read from
+// anywhere.
+template <typename T>
+struct LanesOf {
+  typedef T type __attribute__((vector_size(kLanes * sizeof(T)), aligned(sizeof(T)), may_alias));
+};
+template <typename T>
+using Lanes = typename LanesOf<T>::type;
+
+template <typename T>
+SEGCORE_INLINE const Lanes<T>& lanes(const T* data) {
+  return *reinterpret_cast<const Lanes<T>*>(data);
+}
+template <typename T>
+SEGCORE_INLINE Lanes<T>& lanes(T* data) {
+  return *reinterpret_cast<Lanes<T>*>(data);
+}
+
+// exp(x) for x <= 0 or little above, in a form that loops over x vectorise with. At most 2 units in
+// the last place off in float32, where results below 2^-126 are 0.
+SEGCORE_INLINE double exp_of_negative(double x) { return std::exp(x); }
+
+SEGCORE_INLINE float exp_of_negative(float x) {
+  // x = n ln 2 + rest; adding the shift leaves n in the lowest bits.
+  constexpr float kShift = 12582912.0f, kLog2E = 1.44269504f;
+  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f, kSmallest = -87.33f;
+  const float shifted = x * kLog2E + kShift;
+  const float n = shifted - kShift;
+  const float rest = x - n * kLn2High - n * kLn2Low;
+  float sum = 1.0f / 5040;
+  sum = sum * rest + 1.0f / 720;
+  sum = sum * rest + 1.0f / 120;
+  sum = sum * rest + 1.0f / 24;
+  sum = sum * rest + 1.0f / 6;
+  sum = sum * rest + 0.5f;
+  sum = sum * rest + 1;
+  sum = sum * rest + 1;
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  bits = (bits << 23) + (127u << 23);
+  float power;
+  std::memcpy(&power, &bits, sizeof(power));
+  return x < kSmallest ? 0.0f : sum * power;
+}
+
+}  // namespace segcore

@@ -1,0 +1,466 @@
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.library import opcheck
+
+from segcore.ops import (
+    ClusterNeighbourhood,
+    balanced_clusters,
+    cluster_attention,
+    cluster_attention_reference,
+    knn,
+)
+from segcore.ops._library import is_compiled
+
+HALF_TYPES = [torch.float16, torch.bfloat16]
+NOT_DIFFERENTIABLE = ("positions", "neighbourhood")
+
+needs_binary = pytest.mark.skipif(
+    not is_compiled("cluster_attention", "cpu"), reason="segcore/_C.abi3.so has not been built"
+)
+needs_gpu = pytest.mark.skipif(
+    not (torch.cuda.is_available() and is_compiled("cluster_attention", "cuda")),
+    reason="needs a GPU and segcore/_C_cuda.abi3.so",
+)
+devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+
+
+def random_neighbourhood(batch, tokens, cluster_size, clusters_per_token, generator):
+    """Clusters in random order; of a part-filled last cluster about as often as of any other."""
+    clusters = -(-tokens // cluster_size)
+    order = torch.rand(batch, tokens, clusters, generator=generator).argsort(-1)
+    return ClusterNeighbourhood(order[..., :clusters_per_token], cluster_size)
+
+
+def make_inputs(
+    *,
+    batch=2,
+    tokens=37,
+    heads=3,
+    channels=8,
+    cluster_size=8,
+    clusters_per_token=3,
+    dtype=torch.float64,
+    device="cpu",
+    neighbourhood=None,
+    positions=None,
+):
+    """Random arguments by name; positions on a grid where some tokens share a place."""
+    generator = torch.Generator().manual_seed(0)
+    precision = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    if positions is None:
+        positions = torch.randint(9, (batch, tokens, 2), generator=generator)
+    if neighbourhood is None:
+        neighbourhood = random_neighbourhood(
+            batch, tokens, cluster_size, clusters_per_token, generator
+        )
+    neighbourhood = ClusterNeighbourhood(
+        neighbourhood.clusters.to(device), neighbourhood.cluster_size
+    )
+    k, v = randn(batch, tokens, heads, 2, channels).to(device, dtype).unbind(3)
+    return {
+        "q": randn(batch, tokens, heads, channels).to(device, dtype),
+        "k": k,
+        "v": v,
+        "positions": positions.to(device, precision),
+        "neighbourhood": neighbourhood,
+        "pos_weight": (0.3 * randn(heads, 5)).to(device, precision),
+        "pos_bias": randn(heads).to(device, precision),
+        "blank_k": randn(heads * channels).to(device, precision),
+        "blank_v": randn(heads * channels).to(device, precision),
+    }
+
+
+def real_clustering(height, width, cluster_size, clusters_per_token, keep=1.0):
+    """Positions in the order of their clusters, and the neighbourhood of a stage."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    grid = torch.stack([columns, rows], dim=-1).flatten(0, 1).float()
+    tokens = int(len(grid) * keep)
+    images = [
+        grid[torch.randperm(len(grid), generator=generator)[:tokens].sort()[0]] for _ in range(2)
+    ]
+    positions = torch.stack(images)
+    order, centers = balanced_clusters(positions, cluster_size, (height, width))
+    positions = positions.gather(1, order[..., None].expand(-1, -1, 2))
+    clusters = knn(positions, centers, min(clusters_per_token, centers.shape[1]))
+    return positions, ClusterNeighbourhood(clusters, cluster_size)
+
+
+def run_with_gradients(operator, arguments, **options):
+    """Output and all gradients for a fixed upstream gradient."""
+    inputs = {
+        name: value if name in NOT_DIFFERENTIABLE else value.detach().requires_grad_()
+        for name, value in arguments.items()
+    }
+    output = operator(**inputs, **options)
+    generator = torch.Generator().manual_seed(1)
+    grad_output = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    inputs = [value for name, value in inputs.items() if name not in NOT_DIFFERENTIABLE]
+    return output, *torch.autograd.grad(output, inputs, grad_output.to(output))
+
+
+def assert_same(arguments, **tolerances):
+    actual = run_with_gradients(cluster_attention, arguments)
+    expected = run_with_gradients(cluster_attention_reference, arguments)
+    for ours, twin in zip(actual, expected, strict=True):
+        assert ours.dtype == twin.dtype
+        torch.testing.assert_close(ours, twin, **tolerances)
+
+
+def test_by_hand():
+    """Two tokens, 3 apart along x and 4 along y, each a cluster of its own that sees the other."""
+    neighbourhood = ClusterNeighbourhood(torch.tensor([[[1], [0]]]), 1)
+    arguments = {
+        "q": torch.tensor([2.0, 1.0]).view(1, 2, 1, 1),
+        "k": torch.tensor([3.0, 5.0]).view(1, 2, 1, 1),
+        "v": torch.tensor([10.0, 20.0]).view(1, 2, 1, 1),
+        "positions": torch.tensor([[[1.0, 1.0], [4.0, 5.0]]]),
+        "neighbourhood": neighbourhood,
+        "pos_weight": torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5]]),
+        "pos_bias": torch.tensor([-2.0]),
+        "blank_k": torch.tensor([1.5]),
+        "blank_v": torch.tensor([-1.0]),
+    }
+    bias = torch.tensor([0.1 * 3 + 0.2 * 4 + 0.4 * 0.8 + 0.5 * 0.6]) * torch.tensor([1, -1])
+    logits = torch.tensor([2.0 * 5, 1.0 * 3]) + bias + 0.3 * 5 - 2
+    weights = torch.stack([logits, torch.tensor([2 * 1.5, 1.5])]).softmax(0)
+    expected = weights[0] * torch.tensor([20.0, 10.0]) - weights[1]
+    for operator in (cluster_attention, cluster_attention_reference):
+        torch.testing.assert_close(operator(**arguments).flatten(), expected)
+
+
+@devices
+@pytest.mark.parametrize("channels", [1, 2, 8, 24, 32, 33, 48, 71])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_matches_twin(channels, dtype, device):
+    assert_same(
+        make_inputs(channels=channels, dtype=dtype, device=device),
+        **({"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}),
+    )
+
+
+@devices
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"cluster_size": 1, "clusters_per_token": 5},
+        {"cluster_size": 1, "clusters_per_token": 1, "tokens": 1, "batch": 1, "heads": 1},
+        {"cluster_size": 3, "clusters_per_token": 7},
+        {"cluster_size": 8, "clusters_per_token": 6, "tokens": 200},
+        {"cluster_size": 24, "clusters_per_token": 2, "tokens": 75},
+        {"cluster_size": 24, "clusters_per_token": 6, "tokens": 144},
+        {"cluster_size": 33, "clusters_per_token": 2},
+        {"cluster_size": 100, "clusters_per_token": 1, "channels": 257, "heads": 1},
+        {"tokens": 500, "clusters_per_token": 1},
+        {"heads": 17, "tokens": 9, "channels": 3},
+    ],
+    ids=str,
+)
+def test_matches_twin_at_odd_sizes(sizes, device):
+    assert_same(make_inputs(device=device, **sizes))
+
+
+@devices
+@pytest.mark.parametrize(
+    ("height", "width", "cluster_size", "clusters_per_token", "keep"),
+    [(16, 24, 8, 6, 1.0), (14, 14, 8, 6, 1.0), (33, 20, 24, 6, 0.5), (9, 9, 8, 99, 1.0)],
+    ids=["full", "part-filled", "size 24", "all clusters"],
+)
+def test_matches_twin_on_real_clusterings(
+    height, width, cluster_size, clusters_per_token, keep, device
+):
+    positions, neighbourhood = real_clustering(
+        height, width, cluster_size, clusters_per_token, keep
+    )
+    tokens = positions.shape[1]
+    arguments = make_inputs(
+        tokens=tokens, positions=positions, neighbourhood=neighbourhood, device=device
+    )
+    assert_same(arguments)
+
+
+@devices
+@pytest.mark.parametrize("tokens", [1, 7, 49, 300])
+def test_global_attention_sees_every_token(tokens, device):
+    everything = ClusterNeighbourhood.of_all(2, tokens)
+    arguments = make_inputs(tokens=tokens, device=device, neighbourhood=everything)
+    assert_same(arguments)
+    arguments["pos_weight"].zero_(), arguments["pos_bias"].zero_()
+    blanks = [
+        arguments[name].view(1, 1, 3, 8).expand(2, 1, 3, 8) for name in ("blank_k", "blank_v")
+    ]
+    q, k, v = (arguments[name] for name in ("q", "k", "v"))
+    k, v = (torch.cat(pair, dim=1) for pair in zip((k, v), blanks, strict=True))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(tensor.transpose(1, 2) for tensor in (q, k, v))
+    )
+    torch.testing.assert_close(cluster_attention(**arguments), expected.transpose(1, 2).flatten(2))
+
+
+@devices
+def test_all_clusters_are_global_attention(device):
+    arguments = make_inputs(clusters_per_token=5, device=device)
+    everything = ClusterNeighbourhood.of_all(2, 37, device=device)
+    torch.testing.assert_close(
+        cluster_attention(**arguments),
+        cluster_attention(**{**arguments, "neighbourhood": everything}),
+    )
+
+
+@devices
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+def test_half_error_is_at_most_twice_that_of_pytorch(dtype, device):
+    """The twin on the same half values sets the limit; the truth is the twin in float64."""
+    arguments = make_inputs(channels=32, tokens=100, dtype=dtype, device=device)
+    exact = run_with_gradients(
+        cluster_attention_reference,
+        {n: t if n == "neighbourhood" else t.double() for n, t in arguments.items()},
+    )
+    twin = run_with_gradients(cluster_attention_reference, arguments)
+    actual = run_with_gradients(cluster_attention, arguments)
+    assert all(result.dtype == dtype for result in actual[:4])
+    assert all(result.dtype == torch.float32 for result in actual[4:])
+    for ours, theirs, truth in zip(actual, twin, exact, strict=True):
+        limit = max(2 * (theirs - truth).abs().max(), 1e-6 * truth.abs().max())
+        assert (ours - truth).abs().max() <= limit
+
+
+@devices
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"batch": 0},
+        {"tokens": 0},
+        {"heads": 0},
+        {"channels": 0},
+        {"clusters_per_token": 0},
+    ],
+    ids=str,
+)
+def test_empty(sizes, device):
+    assert_same(make_inputs(device=device, **sizes))
+
+
+@devices
+def test_no_cluster_gives_the_blank_value(device):
+    arguments = make_inputs(clusters_per_token=0, device=device)
+    output = cluster_attention(**arguments)
+    torch.testing.assert_close(output, arguments["blank_v"].expand(2, 37, -1))
+
+
+@devices
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_large_logits(dtype, device):
+    """The largest logit decides; no exponential overflows, and those of the others vanish."""
+    arguments = make_inputs(dtype=dtype, device=device)
+    arguments["q"] *= 1e4
+    for result in run_with_gradients(cluster_attention, arguments):
+        assert result.isfinite().all()
+    expected = cluster_attention_reference(**arguments)
+    rounding = 1e-2 if dtype == torch.float32 else 1e-8  # of logits around 1e5
+    torch.testing.assert_close(cluster_attention(**arguments), expected, rtol=0, atol=rounding)
+
+
+@devices
+def test_tokens_outside_the_neighbourhood_do_not_leak(device):
+    """NaN in tokens that nobody sees stays there."""
+    neighbourhood = ClusterNeighbourhood(torch.zeros(1, 20, 1, dtype=torch.int64), 8)
+    arguments = make_inputs(batch=1, tokens=20, neighbourhood=neighbourhood, device=device)
+    arguments["k"] = arguments["k"].clone()
+    arguments["v"] = arguments["v"].clone()
+    arguments["k"][:, 8:] = torch.nan
+    arguments["v"][:, 8:] = torch.nan
+    output, grad_q, *_ = run_with_gradients(cluster_attention, arguments)
+    assert output.isfinite().all() and grad_q.isfinite().all()
+
+
+@devices
+def test_nan_is_not_hidden(device):
+    arguments = make_inputs(device=device)
+    arguments["q"][0, 3, 1] = torch.nan
+    output = cluster_attention(**arguments).view(2, 37, 3, 8)
+    assert output[0, 3, 1].isnan().all()
+    assert output.isnan().sum() == 8
+
+
+@devices
+def test_scale(device):
+    arguments = make_inputs(device=device)
+    scaled = {**arguments, "q": arguments["q"] * 8**-0.5}
+    expected = cluster_attention(**arguments)
+    actual = cluster_attention(**{**scaled, "blank_k": arguments["blank_k"]}, scale=1.0)
+    torch.testing.assert_close(actual, expected)
+    ours = run_with_gradients(cluster_attention, arguments, scale=0.7)
+    twin = run_with_gradients(cluster_attention_reference, arguments, scale=0.7)
+    torch.testing.assert_close(ours, twin)
+
+
+@devices
+def test_gradcheck(device):
+    arguments = make_inputs(
+        batch=1, tokens=7, heads=2, channels=3, cluster_size=3, clusters_per_token=2, device=device
+    )
+    names = [name for name in arguments if name not in NOT_DIFFERENTIABLE]
+    inputs = [arguments[name].detach().clone().requires_grad_() for name in names]
+    assert gradcheck(
+        lambda *tensors: cluster_attention(
+            **{**arguments, **dict(zip(names, tensors, strict=True))}
+        ),
+        inputs,
+    )
+
+
+@devices
+def test_positions_get_no_gradient(device):
+    arguments = make_inputs(device=device)
+    positions = arguments["positions"].requires_grad_()
+    q = arguments["q"].requires_grad_()
+    for operator in (cluster_attention, cluster_attention_reference):
+        output = operator(**arguments)
+        assert torch.autograd.grad(output.sum(), (q, positions), allow_unused=True)[1] is None
+
+
+@needs_binary
+def test_second_derivative_is_refused():
+    arguments = make_inputs()
+    q = arguments["q"].requires_grad_()
+    output = cluster_attention(**arguments)
+    (grad,) = torch.autograd.grad(output.square().sum(), q, create_graph=True)
+    with pytest.raises(NotImplementedError, match="cluster_attention_reference"):
+        grad.sum().backward()
+
+
+@needs_binary
+@devices
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("sizes", [{}, {"tokens": 0}, {"channels": 3, "tokens": 5}], ids=str)
+def test_opcheck(sizes, dtype, requires_grad, device):
+    arguments = make_inputs(dtype=dtype, device=device, **sizes)
+    neighbourhood = arguments.pop("neighbourhood")
+    q, k, v, positions, *parameters = arguments.values()
+    tensors = [t.detach().requires_grad_(requires_grad) for t in (q, k, v, *parameters)]
+    before = (*tensors[:3], positions, neighbourhood.clusters, neighbourhood.cluster_size)
+    users = neighbourhood.users()
+    opcheck(torch.ops.segcore.cluster_attention.default, (*before, *tensors[3:], 0.5, *users))
+    grad_output = torch.randn(*q.shape[:2], q.shape[2] * q.shape[3]).to(q)
+    arguments = (grad_output, *before, *tensors[3:], 0.5, *users)
+    opcheck(
+        torch.ops.segcore.cluster_attention_backward.default,
+        tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments),
+    )
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_without_graph_break(dynamic):
+    arguments = make_inputs(dtype=torch.float32)
+    arguments["neighbourhood"].users()  # once a stage, outside its blocks
+    compiled = torch.compile(
+        cluster_attention, fullgraph=True, dynamic=dynamic, backend="aot_eager"
+    )
+    expected = run_with_gradients(cluster_attention, arguments)
+    actual = run_with_gradients(compiled, arguments)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+def test_autocast_keeps_the_type_of_q(dtype):
+    arguments = make_inputs(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=dtype):
+        assert cluster_attention(**arguments).dtype == torch.float32
+        half = {**arguments, **{name: arguments[name].to(dtype) for name in ("q", "k", "v")}}
+        output = cluster_attention(**half)
+    assert output.dtype == dtype
+    assert torch.equal(output, cluster_attention(**half))
+
+
+def test_gradients_have_the_types_of_the_arguments():
+    arguments = make_inputs(dtype=torch.bfloat16)
+    arguments["pos_weight"] = arguments["pos_weight"].double()
+    arguments["blank_k"] = arguments["blank_k"].half()
+    _, *grads = run_with_gradients(cluster_attention, arguments)
+    expected = [arguments[name].dtype for name in arguments if name not in NOT_DIFFERENTIABLE]
+    assert [grad.dtype for grad in grads] == expected
+
+
+def test_strided_arguments():
+    arguments = make_inputs()
+    expected = run_with_gradients(cluster_attention, arguments)
+    strided = {
+        name: arguments[name].transpose(1, 3).contiguous().transpose(1, 3)
+        for name in ("q", "k", "v")
+    }
+    assert not strided["q"].is_contiguous()
+    actual = run_with_gradients(cluster_attention, {**arguments, **strided})
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+def test_expanded_upstream_gradient():
+    arguments = make_inputs()
+    q = arguments["q"].requires_grad_()
+    grads = [
+        torch.autograd.grad(operator(**arguments).sum(), q)[0]
+        for operator in (cluster_attention, cluster_attention_reference)
+    ]
+    torch.testing.assert_close(*grads)
+
+
+@needs_binary
+@devices
+@pytest.mark.parametrize("sizes", [{}, {"batch": 1, "clusters_per_token": 1}], ids=str)
+def test_same_bits_in_every_run_with_any_number_of_threads(sizes, device):
+    arguments = make_inputs(tokens=1001, channels=33, dtype=torch.float32, device=device, **sizes)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for number in (1, 1, 2, 5):
+            torch.set_num_threads(number)
+            results.append(run_with_gradients(cluster_attention, arguments))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@needs_binary
+def test_kernels_refuse_clusters_that_do_not_exist():
+    for number in (-1, 5):
+        arguments = make_inputs()
+        arguments["neighbourhood"].clusters[1, 7, 2] = number
+        with pytest.raises(RuntimeError, match=f"clusters: expected .* 0 to 4, got {number}"):
+            cluster_attention(**arguments)
+
+
+@pytest.mark.parametrize("operator", [cluster_attention, cluster_attention_reference])
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        ("q", lambda t: t[0], ValueError, r"q: expected shape \(B, N, h, c\)"),
+        ("q", lambda t: t.numpy(), TypeError, "q: expected a tensor, got ndarray"),
+        ("k", lambda t: t[:, 1:], ValueError, r"k: expected shape \(2, 37, 3, 8\), got \(2, 36"),
+        ("v", lambda t: t.float(), TypeError, "v: expected the type of q, torch.float64"),
+        ("v", lambda t: t.long(), TypeError, "v: expected one of float64"),
+        ("positions", lambda t: t[..., :1], ValueError, r"positions: .* \(2, 37, 2\)"),
+        ("neighbourhood", lambda n: n.clusters, TypeError, "expected a ClusterNeighbourhood"),
+        (
+            "neighbourhood",
+            lambda n: ClusterNeighbourhood(n.clusters[:, 1:], 8),
+            ValueError,
+            r"neighbourhood: expected clusters of shape \(2, 37, R\), got \(2, 36, 3\)",
+        ),
+        ("pos_weight", lambda t: t.T, ValueError, r"pos_weight: expected shape \(3, 5\)"),
+        ("pos_bias", lambda t: t[1:], ValueError, r"pos_bias: expected shape \(3,\)"),
+        ("blank_k", lambda t: t[1:], ValueError, r"blank_k: expected shape \(24,\)"),
+        ("blank_v", lambda t: t.to("meta"), ValueError, "blank_v: expected the device of q"),
+    ],
+)
+def test_clear_errors(operator, name, change, error, message):
+    arguments = make_inputs()
+    arguments[name] = change(arguments[name])
+    with pytest.raises(error, match=message):
+        operator(**arguments)
