@@ -1,22 +1,19 @@
 """Matching and losses of Mask2Former at the official sizes: ours beside the plain formulation.
 
-    python benchmarks/criterion.py [--device cpu|cuda] [--targets 20] [--repeat 3]
+    python -m benchmarks.criterion [--device cpu|cuda] [--targets 20] [--repeats 3]
 
 100 queries, 133 classes, 10 prediction levels with masks of 256x256, targets of 1024x1024, 12544
 points. "Plain" is level by level and image by image: floating-point target masks, a binary cross
 entropy each for ones and zeros in the matching cost, a copy to the host for every cost matrix. Both
-run in turns in one process; memory is the extra peak of a process of its own.
+run in turns in one process, times are medians; memory is the extra peak of a process of its own.
 """
 
 import argparse
-import multiprocessing
-import re
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from benchmarks.common import median_seconds, peak_mebibytes
 from scipy.optimize import linear_sum_assignment
 from tabulate import tabulate
 from torch import Tensor
@@ -146,55 +143,28 @@ def variants(batch: int, num_targets: int, device: str) -> dict[str, dict[str, C
     }
 
 
-def seconds(function: Callable, device: str) -> float:
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def extra_memory(what: str, name: str, batch: int, num_targets: int, device: str) -> float:
-    """Peak MiB beyond what was held before."""
-    function = variants(batch, num_targets, device)[what][name]
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        function()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
-    before = peak_kib()
-    function()
-    return (peak_kib() - before) / 2**10
-
-
-def peak_kib() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+def make_run(name: str, what: str, *sizes) -> Callable[[], object]:
+    return variants(*sizes)[what][name]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--targets", type=int, default=20, help="masks an image")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
 
     rows = []
-    pool = multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1)
     for batch in (1, 2):
         sizes = (batch, arguments.targets, arguments.device)
         for what, functions in variants(*sizes).items():
-            times = {name: [] for name in functions}
-            for repeat in range(arguments.repeat + 1):
-                for name, function in functions.items():
-                    elapsed = seconds(function, arguments.device)
-                    if repeat:  # the first is to warm up
-                        times[name].append(elapsed)
-            best = {name: min(values) for name, values in times.items()}
-            memory = {name: pool.apply(extra_memory, (what, name, *sizes)) for name in functions}
-            ratio = best["plain"] / best["ours"]
-            rows.append([batch, what, *best.values(), ratio, *memory.values()])
+            seconds = median_seconds(functions, arguments.repeats, arguments.device)
+            memory = [
+                peak_mebibytes(make_run, name, what, *sizes, device=arguments.device)
+                for name in functions
+            ]
+            ratio = seconds["plain"] / seconds["ours"]
+            rows.append([batch, what, *seconds.values(), ratio, *memory])
     print(f"{arguments.device}, {torch.get_num_threads()} threads, {arguments.targets} targets")
     headers = ["images", "what", "plain s", "ours s", "faster", "plain MiB", "ours MiB"]
     print(tabulate(rows, headers, floatfmt=("d", "", ".3f", ".3f", ".1f", ".0f", ".0f")))
