@@ -12,6 +12,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from segcore.backbones.features import are_tokens
 from segcore.layers import DeformableEncoder, SinePositionEncoding, grid_reference_points
 from segcore.losses import at_least_float32
 
@@ -84,6 +85,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
             num_encoder_layers, num_heads, dropout, feedforward_dim: of the encoder.
         """
         super().__init__()
+        if are_tokens(input_shape):
+            raise ValueError(
+                "input_shape: expected maps, got tokens, which PointPixelDecoder of autofocusformer"
+                " decodes"
+            )
         by_stride = sorted(input_shape.items(), key=lambda item: item[1].stride)
         encoded = [(name, s) for name, s in by_stride if name in transformer_in_features][::-1]
         missing = set(transformer_in_features) - set(input_shape)
