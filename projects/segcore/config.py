@@ -33,14 +33,21 @@ def add_segcore_config(cfg: CfgNode) -> None:
     _add_input_keys(cfg)
     _add_swin_keys(cfg)
     _add_own_data_keys(cfg)
+    _add_classification_keys(cfg)
 
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # Of biases and all other parameters of one dimension; None: by the rules for all parameters.
+    cfg.SOLVER.WEIGHT_DECAY_1D = None
+    # Where "WarmupCosineLR" ends; Detectron2's main has the same key.
+    cfg.SOLVER.BASE_LR_END = 0.0
     # Type of the GPU's autocast, "float16" (with loss scaling) or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
     # On a CPU, SOLVER.AMP.ENABLED means float32 unless this is set too.
     cfg.SOLVER.AMP.CPU_BFLOAT16 = False
+    # Images in a batch of a process in evaluation.
+    cfg.TEST.IMS_PER_BATCH = 1
 
 
 def _add_deeplab_keys(cfg: CfgNode) -> None:
@@ -97,3 +104,29 @@ def _add_own_data_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.PANOPTIC = CfgNode()
     for split in ("TRAIN", "TEST"):
         cfg.DATASETS.PANOPTIC[split] = CfgNode({"IMAGES": "", "JSON": "", "PNGS": ""})
+
+
+def _add_classification_keys(cfg: CfgNode) -> None:
+    """Image classification, on folders that have a sub-folder of images for each class."""
+    cfg.DATASETS.IMAGE_FOLDER = CfgNode({"TRAIN": "", "TEST": ""})
+
+    cfg.MODEL.CLASSIFIER = CfgNode()
+    # DATASETS.IMAGE_FOLDER, where set, decides.
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.1
+
+    # Squares of INPUT.IMAGE_SIZE pixels.
+    cfg.INPUT.CLASSIFICATION = options = CfgNode()
+    # In timm's notation. Without it, and only then, colours are jittered.
+    options.AUTO_AUGMENT = "rand-m9-mstd0.5-inc1"
+    options.COLOR_JITTER = 0.4
+    # Share of the images in which a rectangle becomes noise.
+    options.ERASING_PROB = 0.25
+    # Parameters of the beta distributions of mixing factors; 0 switches off.
+    options.MIXUP_ALPHA = 0.8
+    options.CUTMIX_ALPHA = 1.0
+    # Share of the batches that are mixed, and of these of CutMix where both are on.
+    options.MIX_PROB = 1.0
+    options.CUTMIX_PROB = 0.5
+    # In tests, cut out the centre; else squeeze the whole image into the square.
+    options.CENTER_CROP_TEST = True

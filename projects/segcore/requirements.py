@@ -13,6 +13,11 @@ def require_panopticapi() -> None:
     _require("panopticapi", "panopticapi", "pip install --no-deps panopticapi-lite")
 
 
+def require_timm() -> None:
+    """Raise ImportError, naming the extra, unless timm is installed: training of classifiers."""
+    _require("timm", "timm", "pip install 'panoptic-toolkit[timm]'")
+
+
 def _require(module: str, name: str, command: str) -> None:
     if find_spec(module) is None:
         raise ImportError(

@@ -7,7 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver.build import maybe_add_gradient_clipping
-from fvcore.common.param_scheduler import ParamScheduler
+from detectron2.solver.lr_scheduler import WarmupParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler, ParamScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -77,6 +78,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     * ``BACKBONE_MULTIPLIER`` scales the learning rate where the module's path has "backbone".
     * ``WEIGHT_DECAY_NORM`` and ``WEIGHT_DECAY_EMBED`` hold for what a norm or an nn.Embedding owns
       itself; position biases of the backbone do not decay; all else, biases too, decays.
+    * ``WEIGHT_DECAY_1D``, unless None, goes before these, for parameters of one dimension.
     """
     solver = cfg.SOLVER
     groups, seen = {}, set()
@@ -86,7 +88,9 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            if isinstance(module, nn.Embedding):
+            if solver.WEIGHT_DECAY_1D is not None and parameter.dim() <= 1:
+                weight_decay = solver.WEIGHT_DECAY_1D
+            elif isinstance(module, nn.Embedding):
                 weight_decay = solver.WEIGHT_DECAY_EMBED
             elif isinstance(module, NORMS):
                 weight_decay = solver.WEIGHT_DECAY_NORM
@@ -100,17 +104,25 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """The schedule ``SOLVER.LR_SCHEDULER_NAME``: "WarmupPolyLR", or one of Detectron2's."""
+    """The schedule ``SOLVER.LR_SCHEDULER_NAME``: "WarmupPolyLR", or one of Detectron2's.
+
+    "WarmupCosineLR" goes down to ``SOLVER.BASE_LR_END``, which Detectron2 v0.6 does not know.
+    """
     solver = cfg.SOLVER
-    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
+    warmup_length = solver.WARMUP_ITERS / solver.MAX_ITER
+    warmup = {"warmup_factor": solver.WARMUP_FACTOR, "warmup_method": solver.WARMUP_METHOD}
+    if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
+        schedule = WarmupPoly(
+            power=solver.POLY_LR_POWER,
+            constant_ending=solver.POLY_LR_CONSTANT_ENDING,
+            warmup_length=warmup_length,
+            **warmup,
+        )
+    elif solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        cosine = CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
+        schedule = WarmupParamScheduler(cosine, warmup_length=min(warmup_length, 1.0), **warmup)
+    else:
         return build_detectron2_lr_scheduler(cfg, optimizer)
-    schedule = WarmupPoly(
-        power=solver.POLY_LR_POWER,
-        constant_ending=solver.POLY_LR_CONSTANT_ENDING,
-        warmup_factor=solver.WARMUP_FACTOR,
-        warmup_length=solver.WARMUP_ITERS / solver.MAX_ITER,
-        warmup_method=solver.WARMUP_METHOD,
-    )
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
 
 

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 
 State = Mapping[str, torch.Tensor]
+BACKBONE_PREFIX = "backbone."
+# Of an AutoFocusFormer classifier, besides the backbone.
+CLASSIFIER_PARTS = ("norm", "head")
 
 
 def from_torchvision_resnet(state: State) -> dict[str, Any]:
@@ -32,9 +35,28 @@ def from_swin(state: State) -> dict[str, Any]:
     return {"model": dict(state), "__author__": "third_party", "matching_heuristics": True}
 
 
+def from_autofocusformer(state: State) -> dict[str, Any]:
+    """The backbone of an AutoFocusFormer classifier, published or trained here, under its names in
+    a segmentation model. The classifier's last norm and head stay behind: the backbone has norms of
+    its own, and a match by the ends of names could put the classifier's elsewhere.
+
+    Raises:
+        ValueError: no name is that of an AutoFocusFormer.
+    """
+    _require(state, "layers.0.blocks.0.attn.blank_k", "an AutoFocusFormer classifier")
+    return {
+        "model": {
+            BACKBONE_PREFIX + name: tensor
+            for name, tensor in state.items()
+            if name.split(".")[0] not in CLASSIFIER_PARTS
+        }
+    }
+
+
 BACKBONES: dict[str, Callable[[State], dict[str, Any]]] = {
     "torchvision-resnet": from_torchvision_resnet,
     "swin": from_swin,
+    "autofocusformer": from_autofocusformer,
 }
 
 

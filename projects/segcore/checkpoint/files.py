@@ -16,7 +16,7 @@ from detectron2.utils.file_io import PathManager
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from segcore.checkpoint.unpickler import UnsafeCheckpointError, load_pickle
+from segcore.checkpoint.unpickler import NUMPY_FOR_TORCH, UnsafeCheckpointError, load_pickle
 
 PICKLE_PROTOCOL = 4
 # A .safetensors file holds tensors and one text; everything else travels in the text, as JSON.
@@ -124,15 +124,18 @@ def _from_torch(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _torch_load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_FOR_TORCH):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a damaged file fails in any way its bytes suggest
-        request = re.search(r"GLOBAL (\S+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and request:
+        # torch wraps the reason, its own or that of our functions for NumPy's data, in advice.
+        reason = re.search(r"GLOBAL (\S+)|^(it (?:holds|makes|has|alters) .+)$", str(error), re.M)
+        if isinstance(error, pickle.UnpicklingError) and reason:
             raise UnsafeCheckpointError(
-                f"{path} is refused: it asks for {request[1]}. A checkpoint may hold tensors and "
-                "plain containers, nothing else, because a pickle can execute any code."
+                f"{path} is refused: {reason[2] or f'it asks for {reason[1]}'}. A checkpoint may "
+                "hold tensors, NumPy arrays and plain containers, nothing else, because a pickle "
+                "can execute any code."
             ) from None
         raise ValueError(f"{path} is damaged or no file of torch.save: {error!r}") from error
 

@@ -19,6 +19,7 @@ CLASS_KEYS = (
     "stuff_dataset_id_to_contiguous_id",
     "ignore_label",
     "label_divisor",
+    "classes",
 )
 
 

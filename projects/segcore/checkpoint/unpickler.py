@@ -138,6 +138,19 @@ for _builtins in ("__builtin__", "builtins"):  # Python 2 and Python 3
     _ADMITTED[_builtins, "bytes"] = _Admitted(_no_bytes)
 
 
+# What torch.load may be asked for besides tensors: NumPy's numbers and generator states, through
+# the functions above. The classes must be known for it to fill them; no file can name them, as a
+# name ends at the end of its line.
+NUMPY_FOR_TORCH = [
+    *(
+        (admitted, f"{module}.{name}")
+        for (module, name), admitted in _ADMITTED.items()
+        if module.startswith("numpy")
+    ),
+    *((kind, f"{kind.__name__}\n") for kind in (_DType, _Array)),
+]
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:

@@ -22,8 +22,10 @@ from detectron2.utils.colormap import colormap
 from iopath.common.file_io import file_lock
 
 from segcore.data.check import check_panoptic_dataset
+from segcore.data.check_image_folder import check_image_folders
 from segcore.data.derived import DerivedFiles, PanopticSource, derive
-from segcore.data.mappers import TRAIN_MAPPERS
+from segcore.data.image_folder import image_folders, setup_image_folders
+from segcore.data.mappers import SEGMENTATION_MAPPERS
 from segcore.data.panoptic_format import (
     Category,
     DataError,
@@ -51,6 +53,8 @@ def setup_own_data(
     passed check is remembered under ``OUTPUT_DIR/derived`` until a file changes. The derived files
     of the test split are made at once, those of the training split when it is loaded.
 
+    ``DATASETS.IMAGE_FOLDER``, the data of classifiers, is set up here as well.
+
     Args:
         explicit_num_classes: the class count that the user asked for, if any.
         quick: look at no pixels and derive nothing: enough for class names and prediction.
@@ -58,6 +62,7 @@ def setup_own_data(
     Raises:
         DataError: the data has errors, a path is not set, splits or class counts disagree.
     """
+    setup_image_folders(cfg)
     sources = _configured_sources(cfg)
     if not sources:
         return
@@ -92,7 +97,9 @@ def setup_own_data(
 
 
 def check_own_data(cfg: CfgNode) -> list[Report]:
-    """The full check of every split that ``DATASETS.PANOPTIC`` sets, whatever was remembered."""
+    """The full check of all own data that the config sets, whatever was remembered."""
+    if folders := image_folders(cfg):
+        return check_image_folders(folders)
     sources = _configured_sources(cfg)
     reports = [_check(split, source) for split, source in sources.items()]
     if all(report.ok for report in reports):
@@ -165,7 +172,7 @@ def _require_same_categories(
 
 def _training_needs(mapper_name: str) -> dict[str, bool]:
     """What the mapper reads besides panoptic PNGs, as options of :func:`load_panoptic_dicts`."""
-    mapper = TRAIN_MAPPERS.get(mapper_name)
+    mapper = SEGMENTATION_MAPPERS.get(mapper_name)
     if mapper is None:  # the user's own
         return {"with_semantic": True}
     return {

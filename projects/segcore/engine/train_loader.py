@@ -120,7 +120,7 @@ def build_train_loader(
         SeededDataset(dataset_dicts, mapper, cfg.SEED),
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_keep_list,
+        collate_fn=keep_list,
     )
 
 
@@ -154,5 +154,6 @@ def _aspect_ratio_groups(cfg: CfgNode, dataset_dicts: list[dict]) -> list[int]:
     return [int(record["width"] > record["height"]) for record in dataset_dicts]
 
 
-def _keep_list(batch: list[dict]) -> list[dict]:
+def keep_list(batch: list[dict]) -> list[dict]:
+    """A batch as it is: images differ in size."""
     return batch

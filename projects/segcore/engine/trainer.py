@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from segcore.checkpoint import SafeCheckpointer
 from segcore.data.mappers import build_train_mapper
 from segcore.engine.randomness import resolve_seed
+from segcore.engine.test_loader import build_test_loader
 from segcore.engine.train_loader import build_train_loader
 from segcore.engine.train_loop import TrainLoop, autocast_dtype
 from segcore.evaluation import SemanticSegmentorWithTTA, build_evaluator
@@ -96,6 +97,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0) -> DataLoader:
         return build_train_loader(cfg, build_train_mapper(cfg), start_iter)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(

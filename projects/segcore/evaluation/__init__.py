@@ -1,11 +1,13 @@
 """Evaluators by data set, panoptic quality, test-time augmentation."""
 
 from segcore.evaluation.build import build_evaluator, check_evaluation
+from segcore.evaluation.classification import AccuracyEvaluator
 from segcore.evaluation.instance import InstanceSegEvaluator
 from segcore.evaluation.panoptic import PanopticEvaluator
 from segcore.evaluation.tta import SemanticSegmentorWithTTA
 
 __all__ = [
+    "AccuracyEvaluator",
     "InstanceSegEvaluator",
     "PanopticEvaluator",
     "SemanticSegmentorWithTTA",

@@ -18,6 +18,7 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from segcore.evaluation.classification import AccuracyEvaluator
 from segcore.evaluation.instance import InstanceSegEvaluator
 from segcore.evaluation.panoptic import PanopticEvaluator
 from segcore.requirements import require_panopticapi
@@ -43,6 +44,7 @@ SINGLE_KINDS = {
     "lvis": "lvis",
     "cityscapes_sem_seg": "cityscapes_semantic",
     "cityscapes_instance": "cityscapes_instance",
+    "image_classification": "classification",
 }
 
 EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
@@ -53,6 +55,7 @@ EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "lvis": lambda name, folder: LVISEvaluator(name, output_dir=folder),
     "cityscapes_semantic": lambda name, _: CityscapesSemSegEvaluator(name),
     "cityscapes_instance": lambda name, _: CityscapesInstanceEvaluator(name),
+    "classification": lambda *_: AccuracyEvaluator(),
 }
 # Metadata that names the files of the ground truth.
 GROUND_TRUTH = {
@@ -63,6 +66,7 @@ GROUND_TRUTH = {
     "lvis": ("json_file",),
     "cityscapes_semantic": ("gt_dir",),
     "cityscapes_instance": ("gt_dir",),
+    "classification": (),
 }
 # kind -> package that it imports, and how to get it
 PACKAGES = {

@@ -16,7 +16,7 @@ from PIL import Image
 
 from segcore.config import add_segcore_config
 from segcore.data import build_train_mapper
-from segcore.data.mappers import TRAIN_MAPPERS
+from segcore.data.mappers import SEGMENTATION_MAPPERS
 from segcore.data.mappers.lsj import CocoInstanceLSJ, CocoPanopticLSJ
 from segcore.data.mappers.mask_former import (
     MaskFormerInstance,
@@ -99,7 +99,7 @@ def cfg() -> CfgNode:
     return cfg
 
 
-@pytest.mark.parametrize("name", TRAIN_MAPPERS)
+@pytest.mark.parametrize("name", SEGMENTATION_MAPPERS)
 def test_by_name_from_config(cfg, record, name):
     cfg.INPUT.DATASET_MAPPER_NAME = name
     before = copy.deepcopy(record)
@@ -114,7 +114,7 @@ def test_by_name_from_config(cfg, record, name):
     assert (sample["height"], sample["width"], sample["image_id"]) == (HEIGHT, WIDTH, 3)
 
 
-@pytest.mark.parametrize("name", TRAIN_MAPPERS)
+@pytest.mark.parametrize("name", SEGMENTATION_MAPPERS)
 def test_same_seed_same_sample(cfg, record, name):
     cfg.INPUT.DATASET_MAPPER_NAME = name
     samples = []

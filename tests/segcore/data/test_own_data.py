@@ -12,7 +12,7 @@ from PIL import Image
 
 from segcore.data import build_train_mapper
 from segcore.data.derived import PanopticSource, derive
-from segcore.data.mappers import TRAIN_MAPPERS
+from segcore.data.mappers import SEGMENTATION_MAPPERS
 from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.data.panoptic_format import DataError, read_panoptic_json, read_panoptic_png
 from segcore.evaluation import InstanceSegEvaluator
@@ -219,7 +219,7 @@ def test_more_than_255_classes(cfg, folder):
 
 def test_training_derives_what_its_mapper_reads(cfg, folder):
     folder.put_into(cfg, "TRAIN")
-    for name in TRAIN_MAPPERS:
+    for name in SEGMENTATION_MAPPERS:
         cfg.INPUT.DATASET_MAPPER_NAME = name
         setup_own_data(cfg)
         record = DatasetCatalog.get(TRAIN)[0]
@@ -372,7 +372,7 @@ def test_instances_agree_with_cocos_own_conversion(cfg, evaluated):
     assert content(derived) == content(expected)
 
 
-@pytest.mark.parametrize("name", TRAIN_MAPPERS)
+@pytest.mark.parametrize("name", SEGMENTATION_MAPPERS)
 def test_every_mapper_takes_the_dicts(cfg, folder, name):
     folder.put_into(cfg, "TRAIN")
     cfg.INPUT.DATASET_MAPPER_NAME = name

@@ -1,9 +1,16 @@
-"""Training mappers: dataset dict -> augmented image and targets, chosen by name."""
+"""Mappers, dataset dict -> the model's input, chosen by name.
+
+A training mapper augments the image and makes the targets. In tests every model has Detectron2's
+mapper, except where there is another of the same name here.
+"""
 
 from collections.abc import Callable
+from functools import partial
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
 
+from segcore.data.mappers.classification import ClassificationMapper
 from segcore.data.mappers.lsj import CocoInstanceLSJ, CocoPanopticLSJ
 from segcore.data.mappers.mask_former import (
     MaskFormerInstance,
@@ -11,13 +18,15 @@ from segcore.data.mappers.mask_former import (
     MaskFormerSemantic,
 )
 
-TRAIN_MAPPERS = {
+SEGMENTATION_MAPPERS = {
     "coco_panoptic_lsj": CocoPanopticLSJ,
     "coco_instance_lsj": CocoInstanceLSJ,
     "mask_former_semantic": MaskFormerSemantic,
     "mask_former_panoptic": MaskFormerPanoptic,
     "mask_former_instance": MaskFormerInstance,
 }
+TRAIN_MAPPERS = {**SEGMENTATION_MAPPERS, "image_classification": ClassificationMapper}
+TEST_MAPPERS = {"image_classification": partial(ClassificationMapper, is_train=False)}
 
 
 def build_train_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
@@ -28,3 +37,9 @@ def build_train_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
             f"INPUT.DATASET_MAPPER_NAME: expected one of {', '.join(TRAIN_MAPPERS)}; got {name!r}"
         )
     return TRAIN_MAPPERS[name](cfg)
+
+
+def build_test_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
+    """The mapper for evaluation that belongs to the one for training."""
+    build = TEST_MAPPERS.get(cfg.INPUT.DATASET_MAPPER_NAME, partial(DatasetMapper, is_train=False))
+    return build(cfg)

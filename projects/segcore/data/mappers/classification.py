@@ -1,0 +1,82 @@
+"""Mapper of image classification: timm's augmentation for training, a central crop for tests."""
+
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+from torchvision.transforms.functional import pil_to_tensor
+
+from segcore.data.mappers.reading import read_photo, require
+from segcore.requirements import require_timm
+
+# Of the usual evaluation at 224 pixels: the short edge before the crop, over the crop.
+TEST_MARGIN = 256 / 224
+
+
+class ClassificationMapper:
+    """Reads and transforms the photo of a dataset dict with "file_name" and "class_id".
+
+    The returned dict has "image" ((3, H, W) uint8, RGB) and the given entries; "height" and "width"
+    are those of the photo as read, with its EXIF orientation applied.
+
+    Args:
+        transform: RGB photo -> RGB image, both of Pillow.
+
+    Raises:
+        KeyError: the dict lacks an entry.
+        OSError: the photo is missing or unreadable; the message names it.
+    """
+
+    needs = ("file_name", "class_id")
+
+    @configurable
+    def __init__(self, *, transform: Callable[[Image.Image], Image.Image]):
+        self.transform = transform
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, is_train: bool = True) -> dict[str, Any]:
+        if cfg.INPUT.FORMAT != "RGB":
+            raise ValueError(
+                f"INPUT.FORMAT: expected 'RGB' for image classification, got {cfg.INPUT.FORMAT!r}"
+            )
+        return {"transform": train_transform(cfg) if is_train else eval_transform(cfg)}
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        sample = dict(dataset_dict)
+        require(sample, *self.needs)
+        photo = Image.fromarray(read_photo(sample, "RGB"))
+        sample["image"] = pil_to_tensor(self.transform(photo))
+        return sample
+
+
+def train_transform(cfg: CfgNode) -> Callable[[Image.Image], Image.Image]:
+    """Random resized crop (bicubic), flip, RandAugment and colour jitter, as timm composes them.
+
+    Where there is a policy ``AUTO_AUGMENT``, timm leaves out the colour jitter. What timm does to
+    normalised images or whole batches (erasing, mixup) is left to the model.
+    """
+    require_timm()
+    from timm.data import create_transform
+
+    options = cfg.INPUT.CLASSIFICATION
+    geometry, colours, _ = create_transform(
+        cfg.INPUT.IMAGE_SIZE,
+        is_training=True,
+        interpolation="bicubic",
+        auto_augment=options.AUTO_AUGMENT or None,
+        color_jitter=options.COLOR_JITTER or None,
+        # Fills what a rotation leaves empty.
+        mean=tuple(value / 255 for value in cfg.MODEL.PIXEL_MEAN),
+        separate=True,
+    )
+    return Compose([geometry, colours])
+
+
+def eval_transform(cfg: CfgNode) -> Callable[[Image.Image], Image.Image]:
+    """Resize the short edge (bicubic) with a margin and cut out the centre; or squeeze it all."""
+    size = cfg.INPUT.IMAGE_SIZE
+    if not cfg.INPUT.CLASSIFICATION.CENTER_CROP_TEST:
+        return Resize((size, size), InterpolationMode.BICUBIC)
+    return Compose([Resize(int(TEST_MARGIN * size), InterpolationMode.BICUBIC), CenterCrop(size)])

@@ -1,0 +1,24 @@
+"""Batches for evaluation: each image once, whatever the number of processes."""
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_dicts
+from detectron2.data.samplers import InferenceSampler
+from torch.utils.data import DataLoader
+
+from segcore.data.mappers import build_test_mapper
+from segcore.engine.train_loader import keep_list
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """The loader of this process's share: lists of ``TEST.IMS_PER_BATCH`` mapped dicts.
+
+    Detectron2's own makes batches of one image in v0.6.
+    """
+    dataset_dicts = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    return DataLoader(
+        MapDataset(DatasetFromList(dataset_dicts, copy=False), build_test_mapper(cfg)),
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+        sampler=InferenceSampler(len(dataset_dicts)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=keep_list,
+    )
