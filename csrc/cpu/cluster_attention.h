@@ -11,6 +11,7 @@
 
 #include "../common/cluster_attention.h"
 #include "../common/offset_features.h"
+#include "../common/rows.h"
 #include "lanes.h"
 
 namespace segcore::cluster_attention {
@@ -27,17 +28,6 @@ constexpr int64_t kFeaturesOfTile = 1 << 15;
 
 // Multiply-adds below which one more thread costs more than it brings.
 constexpr int64_t kWorkPerThread = 1 << 16;
-
-// Rows of channels (batch, tokens, heads, channels) whose channels lie side by side.
-template <typename T>
-struct Rows {
-  T* data;
-  int64_t batch, token, head;  // strides
-
-  SEGCORE_INLINE T* row(int64_t n, int64_t i, int64_t a) const {
-    return data + n * batch + i * token + a * head;
-  }
-};
 
 // kLanes tokens of one cluster, fewer at its end.
 struct Block {

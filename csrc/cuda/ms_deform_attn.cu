@@ -5,9 +5,6 @@
 #include <tuple>
 #include <vector>
 
-#include <cuda_runtime.h>
-
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -15,6 +12,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include "../common/ms_deform_attn.h"
+#include "stream.h"
 
 namespace segcore {
 namespace {
@@ -47,13 +45,6 @@ Inputs<T> make_inputs(
 
 bool is_aligned(const void* address) {
   return reinterpret_cast<uintptr_t>(address) % kVectorBytes == 0;
-}
-
-cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
 }
 
 // A kernel template for one width of access and one number of lanes a triple.

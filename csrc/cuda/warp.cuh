@@ -22,6 +22,16 @@ __device__ inline T sum_of_lanes(T value) {
   return value;
 }
 
+// Largest number of a group of kLanes, known to each of its lanes.
+template <int kLanes, typename T>
+__device__ inline T max_of_lanes(T value) {
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    const T other = __shfl_xor_sync(kWholeWarp, value, distance, kLanes);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
 // kCount numbers that are read or written in one access; their address must be a multiple of their
 // size in bytes.
 template <typename T, int kCount>
