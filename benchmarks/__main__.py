@@ -1,6 +1,7 @@
 """``python -m benchmarks``: every operator beside its PyTorch twin."""
 
-from benchmarks import ms_deform_attn
+from benchmarks import cluster_attention, ms_deform_attn
 
 if __name__ == "__main__":  # the benchmarks start processes
     ms_deform_attn.main()
+    cluster_attention.main()

@@ -5,10 +5,17 @@ on where they are."""
 import torch
 from torch import Tensor
 
-from ._checks import check_dims, check_floating, check_same_device, check_shape
+from ._checks import (
+    accumulation_type,
+    check_dims,
+    check_floating,
+    check_same_device,
+    check_shape,
+)
 from ._library import is_compiled, register_operator
 from .cluster_neighbourhood import ClusterNeighbourhood
-from .gather_reference import neighbourhood_av, neighbourhood_qk
+from .gather_reference import gather_tokens, neighbourhood_av, neighbourhood_qk
+from .inverse_distance import offset_features
 
 NUM_FEATURES = 5
 """(dx, dy, d, sin, cos) of a member seen from a token."""
@@ -70,7 +77,7 @@ def cluster_attention(
     _check(q, k, v, positions, neighbourhood, pos_weight, pos_bias, blank_k, blank_v)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     users, borders = neighbourhood.users() if needs_grad else (None, None)
-    precision = _precision(q)
+    precision = accumulation_type(q)
     return torch.ops.segcore.cluster_attention(
         q,
         k,
@@ -128,7 +135,7 @@ def neighbourhood_attention_reference(
         others: as for :func:`cluster_attention`
     """
     heads, channels = q.shape[2:]
-    precision = _precision(q)
+    precision = accumulation_type(q)
     scale = _scale(q, scale)
     query, key, value = (tensor.to(precision).transpose(1, 2) for tensor in (q, k, v))
     weight, bias = pos_weight.to(precision), pos_bias.to(precision)
@@ -136,7 +143,8 @@ def neighbourhood_attention_reference(
         blank.to(precision).view(heads, 1, channels) for blank in (blank_k, blank_v)
     )
     query = query * scale
-    features = offset_features(positions.detach().to(precision), members)
+    positions = positions.detach().to(precision)
+    features = offset_features(gather_tokens(positions, members) - positions[:, :, None])
     logits = neighbourhood_qk(query, key, members)
     logits = logits + (features @ weight.T + bias).permute(0, 3, 1, 2)
     if valid is not None:
@@ -146,23 +154,6 @@ def neighbourhood_attention_reference(
     output = neighbourhood_av(attention[..., :-1], value, members)
     output = output + attention[..., -1:] * blank_value
     return output.transpose(1, 2).flatten(2).to(q.dtype)
-
-
-def offset_features(positions: Tensor, members: Tensor) -> Tensor:
-    """How tokens see their members: (dx, dy, d, dy/d, dx/d), the offset being member minus token.
-
-    Args:
-        positions: (B, N, 2) as (x, y)
-        members: (B, N, m) int64
-
-    Returns:
-        (B, N, m, 5); the last two are 0 at d = 0
-    """
-    image = torch.arange(len(positions), device=positions.device)[:, None, None]
-    offset = positions[image, members] - positions[:, :, None]
-    distance = offset.square().sum(-1, keepdim=True).sqrt()
-    direction = torch.where(distance > 0, offset.flip(-1) / distance, 0)
-    return torch.cat([offset, distance, direction], dim=-1)
 
 
 def _check(
@@ -210,10 +201,6 @@ def _check(
             f"got {tuple(clusters.shape)}"
         )
     check_same_device(**tensors, neighbourhood=clusters)
-
-
-def _precision(q: Tensor) -> torch.dtype:
-    return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
