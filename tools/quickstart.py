@@ -27,7 +27,10 @@ from segcore.visualization import draw_panoptic, sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path("datasets/quickstart")
-CONFIGS = {"mask2former": Path("configs/quickstart/mask2former_R18.yaml")}
+CONFIGS = {
+    "autofocusformer": Path("configs/quickstart/autofocusformer_mini.yaml"),
+    "mask2former": Path("configs/quickstart/mask2former_R18.yaml"),
+}
 PICTURES_ON_SHEET = 8
 SCALE = 3.0  # of the drawings: the photos are small
 

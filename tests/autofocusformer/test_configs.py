@@ -132,3 +132,20 @@ def test_official_file_runs_unchanged(tmp_path):
     with torch.no_grad():
         (result,) = model([{"image": torch.zeros(3, 30, 40)}])
     assert result["sem_seg"].shape == (80, 30, 40)
+
+
+def test_quickstart_differs_from_mask2former_in_the_network_only():
+    ours = load(CONFIGS / "quickstart/autofocusformer_mini.yaml")
+    theirs = load(CONFIGS / "quickstart/mask2former_R18.yaml")
+    for section in ("DATASETS", "INPUT", "SOLVER", "TEST"):
+        assert ours[section] == theirs[section]
+    assert ours.MODEL.SEM_SEG_HEAD.CONVS_DIM == theirs.MODEL.SEM_SEG_HEAD.CONVS_DIM
+    assert ours.OUTPUT_DIR != theirs.OUTPUT_DIR
+    ours.MODEL.DEVICE = "cpu"
+    model = build_model(ours).eval()
+    assert type(model.sem_seg_head.predictor).__name__ == "PointMaskedTransformerDecoder"
+    assert sum(parameter.numel() for parameter in model.parameters()) < 3.5e6
+    with torch.no_grad():
+        (result,) = model([{"image": torch.zeros(3, 40, 72)}])
+    assert result["sem_seg"].shape == (ours.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 40, 72)
+    assert result["panoptic_seg"][0].shape == (40, 72)
