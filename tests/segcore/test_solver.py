@@ -1,6 +1,7 @@
 """Parameter groups, clipping inside the step, schedules, resuming."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -67,6 +68,15 @@ def test_learning_rate_and_weight_decay_of_each_parameter(cfg):
         "query.weight": (0.1, 0.0),
         "level_embed": (0.1, 0.05),
     }
+
+
+def test_weight_decay_of_one_dimension_goes_first(cfg):
+    cfg.SOLVER.WEIGHT_DECAY_1D = 0.0
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.3
+    model = Toy()
+    values = hyperparameters(build_optimizer(cfg, model), model)
+    decaying = {name for name, (_, weight_decay) in values.items() if weight_decay}
+    assert decaying == {"backbone.0.weight", "head.weight"}
 
 
 def test_weight_decay_keys(cfg):
@@ -248,6 +258,26 @@ def test_poly_with_warmup_and_constant_ending(cfg, method):
             assert rate == pytest.approx(0.1 * max(poly, 0.3))
     assert rates[0] < 0.03  # the ending does not lift the warm-up
     assert rates[-1] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_cosine_ends_above_zero(cfg, warmup):
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    cfg.SOLVER.BASE_LR_END = 0.02
+    cfg.SOLVER.WARMUP_ITERS = warmup
+    cfg.SOLVER.WARMUP_FACTOR = 0.001
+    rates = learning_rates(cfg, 100)
+    cosine = [0.02 + 0.04 * (1 + math.cos(math.pi * i / 100)) for i in range(100)]
+    assert rates[warmup:] == pytest.approx(cosine[warmup:])
+    ramp = [0.0001 + (cosine[warmup] - 0.0001) * i / warmup for i in range(warmup)]
+    assert rates[:warmup] == pytest.approx(ramp)
+
+
+def test_training_shorter_than_the_warmup(cfg):
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    cfg.SOLVER.WARMUP_ITERS = 1000
+    rates = learning_rates(cfg, 100)
+    assert all(0 <= rate <= 0.1 for rate in rates)
 
 
 def test_multistep_is_detectron2s(cfg):

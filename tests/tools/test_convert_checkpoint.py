@@ -57,6 +57,51 @@ def test_swin_keeps_its_names(convert, tmp_path):
     assert loaded["matching_heuristics"] is True
 
 
+def classifier() -> dict[str, torch.Tensor]:
+    names = (
+        "patch_embed.norm.weight",
+        "layers.0.blocks.0.norm1.weight",
+        "layers.0.blocks.0.attn.blank_k",
+        "layers.0.downsample.norm.weight",
+        "norm.weight",
+        "norm.bias",
+        "head.weight",
+        "head.bias",
+    )
+    return {name: torch.full((2,), float(number)) for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth", ".safetensors"])
+def test_autofocusformer_classifier_becomes_a_backbone(convert, tmp_path, suffix):
+    state = classifier()
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(2))])
+    official = {
+        "model": state,
+        "model_ema": {"head.weight": torch.ones(2)},
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": {"last_epoch": 3},
+        "epoch": 299,
+        "max_accuracy": np.float64(78.2),
+        "rng_state": torch.get_rng_state(),
+        "np_rng_state": np.random.RandomState(0).get_state(),
+    }
+    torch.save(official, tmp_path / "aff_mini.pth")
+    target = tmp_path / f"backbone{suffix}"
+    convert(tmp_path / "aff_mini.pth", target, "--backbone", "autofocusformer")
+    loaded = read_checkpoint(target)
+    assert list(loaded) == ["model"]  # no training state, and no matching by the ends of names
+    kept = [name for name in state if not name.startswith(("norm.", "head."))]
+    assert set(loaded["model"]) == {"backbone." + name for name in kept}
+    for name in kept:
+        assert torch.equal(loaded["model"]["backbone." + name], state[name])
+
+
+def test_other_weights_are_no_autofocusformer(convert, tmp_path):
+    torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "model.pth")
+    with pytest.raises(SystemExit, match=r"^error: expected an AutoFocusFormer classifier"):
+        convert(tmp_path / "model.pth", tmp_path / "x.pkl", "--backbone", "autofocusformer")
+
+
 def test_errors_are_one_line(convert, tmp_path):
     with pytest.raises(SystemExit, match=r"^error: .*none\.pkl"):
         convert(tmp_path / "none.pkl", tmp_path / "out.pth")

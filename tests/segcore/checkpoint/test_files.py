@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -116,6 +117,45 @@ def test_malicious_torch_files_are_refused(tmp_path, suffix, zipped):
     assert not mark.exists()
     torch.load(path, weights_only=False)
     assert mark.exists(), "the file of this test is harmless"
+
+
+def test_numpy_in_torch_files(tmp_path):
+    """Generator states and scalars beside the weights, as training programs leave them there."""
+    path = tmp_path / "training.pth"
+    random_state = np.random.RandomState(0).get_state()
+    extra = {"generator": random_state, "max_accuracy": np.float64(78.2)}
+    torch.save({"model": {"a": torch.ones(1), "b": np.arange(6.0).reshape(2, 3).T}, **extra}, path)
+    loaded = read_checkpoint(path)
+    assert torch.equal(loaded["model"]["b"], torch.arange(6.0).double().view(2, 3).T)
+    np.testing.assert_array_equal(loaded["generator"][1], random_state[1])
+    assert loaded["max_accuracy"] == 78.2
+    with pytest.raises(pickle.UnpicklingError):  # torch.load itself is as it was
+        torch.load(path, weights_only=True)
+
+
+def test_arrays_of_objects_are_refused(tmp_path):
+    path = tmp_path / "evil.pth"
+    torch.save({"model": {"a": torch.ones(1)}, "x": np.array([None, "text"])}, path)
+    with pytest.raises(UnsafeCheckpointError, match=r"evil.* is refused: .* dtype object"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", ["", "\n"])
+def test_no_file_can_name_the_classes_behind(tmp_path, suffix):
+    path = tmp_path / "evil.pth"
+    torch.save({"model": {"a": torch.ones(1)}, "x": np.ones(2)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = (name for name in entries if name.endswith("data.pkl"))
+    for module in (b"numpy._core.multiarray", b"numpy.core.multiarray"):
+        request = b"c" + module + b"\n_reconstruct\n"
+        entries[name] = entries[name].replace(request, f"c\n_Array\n{suffix}".encode())
+    assert b"_Array" in entries[name]
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, data in entries.items():
+            archive.writestr(entry, data)
+    with pytest.raises((UnsafeCheckpointError, ValueError)):
+        read_checkpoint(path)
 
 
 def test_malicious_pickle_under_another_name(tmp_path):
