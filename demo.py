@@ -2,7 +2,7 @@
 """Segment photos: ``python demo.py --config-file X --weights W photo.jpg folder/ --output DIR``.
 
 Writes overlay pictures, COCO panoptic PNGs with one JSON (and instances where the model gives
-them), and prints a table of segments for every photo.
+them; with --show-focus also where the tokens are), and prints a table of segments for every photo.
 """
 
 import argparse
@@ -32,6 +32,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--score-threshold", type=float, default=0.5, help="of instances; default %(default)s"
     )
+    parser.add_argument(
+        "--show-focus",
+        action="store_true",
+        help="draw where the tokens stay (AutoFocusFormer)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
     parser.add_argument(
         "--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings of the config"
@@ -53,7 +58,8 @@ def main(args: argparse.Namespace) -> int:
         except ValueError as error:
             skipped.append(str(error))
             continue
-        rows = writer.add(path, photo, predictor(photo))
+        focus = predictor.focus(photo) if args.show_focus else None
+        rows = writer.add(path, photo, predictor(photo), focus)
         tqdm.write(f"\n{path}\n{format_rows(rows)}")
     writer.finish()
     print(f"\n{len(photos) - len(skipped)} of {len(photos)} photos done, results in {args.output}")

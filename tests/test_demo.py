@@ -42,12 +42,27 @@ INPUT: {{MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 96}}
 """
 
 
+ON_TOKENS = """
+  BACKBONE: {NAME: AutoFocusFormer}
+  AFF: {EMBED_DIM: [8, 8, 8, 8], DEPTHS: [1, 1, 1, 1], NUM_HEADS: [2, 2, 2, 2]}
+"""
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with config.yaml and model.pth, as training on own data leaves them."""
-    folder = tmp_path_factory.mktemp("trained")
+    return train(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def trained_on_tokens(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("trained_on_tokens"), ON_TOKENS)
+
+
+def train(folder, model=""):
     base = ROOT / "configs/_base_/mask2former_small.yaml"
-    (folder / "config.yaml").write_text(CONFIG.format(base=base))
+    config = CONFIG.format(base=base).replace("MODEL:\n", f"MODEL:{model or chr(10)}")
+    (folder / "config.yaml").write_text(config)
     cfg = get_cfg()
     cfg.merge_from_file(str(folder / "config.yaml"))
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
@@ -168,3 +183,29 @@ def test_checkpoint_of_another_model_is_refused(trained, caplog):
 def test_no_weights_at_all(trained):
     with pytest.raises(ValueError, match="no weights: give --weights"):
         PhotoPredictor(configuration(trained))
+
+
+def test_focus_of_a_model_on_tokens(demo, trained_on_tokens, tmp_path):
+    path = photo(tmp_path / "a.png", 45, 90)
+    weights = ("--weights", trained_on_tokens / "model.pth")
+    output = tmp_path / "out"
+    assert run(demo, trained_on_tokens, path, *weights, "--output", output, "--show-focus") == 0
+    picture = Image.open(output / "focus/a.png")
+    assert picture.width > 4 * picture.height  # stage by stage
+
+    predictor = PhotoPredictor(configuration(trained_on_tokens), str(weights[1]))
+    stages = predictor.focus(np.zeros((45, 90, 3), np.uint8))
+    assert len(stages) == 4
+    positions, _ = stages[0]
+    # The photo is made 48 x 96, padded to 64 x 96: a token a 4 x 4 pixels.
+    assert len(positions) == 16 * 24
+    assert positions.min(0).values.tolist() == [1.875, 1.875]
+    inside = positions[positions[:, 1] < 45]
+    assert len(inside) == 12 * 24
+    assert inside.max(0).values.tolist() == [90 - 1.875, 45 - 1.875]
+
+
+def test_focus_of_a_model_on_maps_is_refused(demo, trained, tmp_path):
+    arguments = ("--weights", trained / "model.pth", "--output", tmp_path / "out", "--show-focus")
+    with pytest.raises(ValueError, match="backbone of tokens, such as AutoFocusFormer, got ResNet"):
+        run(demo, trained, photo(tmp_path / "a.png"), *arguments)

@@ -108,8 +108,11 @@ class Stage(nn.Module):
 
     def down(self, tokens: Tokens, neighbourhood: ClusterNeighbourhood) -> Tokens:
         """The tokens that go on to the next stage."""
-        importance = at_least_float32(self.prob_net(tokens.features)).sigmoid().squeeze(-1)
-        return self.downsample(tokens, importance, neighbourhood)
+        return self.downsample(tokens, self.importance(tokens), neighbourhood)
+
+    def importance(self, tokens: Tokens) -> Tensor:
+        """How much each token after the blocks asks to stay: (B, N), in (0, 1)."""
+        return at_least_float32(self.prob_net(tokens.features)).sigmoid().squeeze(-1)
 
 
 class AutoFocusFormerTrunk(nn.Module):
@@ -208,6 +211,23 @@ class AutoFocusFormerTrunk(nn.Module):
             yield tokens
             if stage.downsample is not None:
                 tokens = stage.down(tokens, neighbourhood)
+
+    @torch.no_grad()
+    def focus(self, images: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Where the tokens of each stage are, for images (B, in_channels, height, width).
+
+        Returns:
+            Of each stage the centres of its tokens (B, N, 2), as (x, y) in pixels, and their
+            importance (B, N), in (0, 1): what decides, with a grid, which of them stay. It is None
+            for the last stage, which all of them leave.
+        """
+        return [
+            (
+                PATCH * (tokens.positions + 0.5),
+                None if stage.downsample is None else stage.importance(tokens),
+            )
+            for stage, tokens in zip(self.layers, self.stages(images), strict=True)
+        ]
 
 
 def trunk_arguments(cfg: CfgNode, in_channels: int) -> dict[str, Any]:

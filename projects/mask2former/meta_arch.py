@@ -129,10 +129,7 @@ class MaskFormer(nn.Module):
         if self.training:
             # Before the network runs, so that a bad annotation is found by its name.
             targets = [self._target(inputs) for inputs in batched_inputs]
-        images = ImageList.from_tensors(
-            [self._normalized(inputs["image"]) for inputs in batched_inputs],
-            self.size_divisibility,
-        )
+        images = self.preprocess_images(batched_inputs)
         batch = images.tensor
         if batch.device.type == "cpu":
             # A CPU's convolutions take a quarter less time.
@@ -162,6 +159,13 @@ class MaskFormer(nn.Module):
                 batched_inputs, sizes, predictions, strict=True
             )
         ]
+
+    def preprocess_images(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """The images as the backbone sees them: normalised, and padded to one size."""
+        return ImageList.from_tensors(
+            [self._normalized(inputs["image"]) for inputs in batched_inputs],
+            self.size_divisibility,
+        )
 
     def _normalized(self, image: Tensor) -> Tensor:
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -141,3 +143,23 @@ def test_bfloat16_autocast(build_backbone):
     for tokens in features.values():
         assert tokens.positions.dtype == torch.float32
         assert tokens.features.isfinite().all()
+
+
+def test_focus_is_what_downsampling_chooses_by(build_backbone):
+    backbone = build_backbone(reserve=False, alpha=1e6)
+    pixels = images(62, 77, batch=2)
+    stages = backbone.focus(pixels)
+    assert [positions.shape for positions, _ in stages] == [
+        (2, count, 2) for count in (320, 80, 20, 5)
+    ]
+    assert stages[-1][1] is None
+    for (positions, importance), (kept, _) in pairwise(stages):
+        assert not importance.requires_grad
+        assert importance.shape == positions.shape[:2]
+        # The importance decides alone, so that no token that is gone had more than one that stayed.
+        stays = (positions[:, :, None] == kept[:, None]).all(-1).any(-1)
+        assert (stays.sum(1) == kept.shape[1]).all()
+        for of_image, stayed in zip(importance, stays, strict=True):
+            assert of_image[stayed].min() >= of_image[~stayed].max()
+    grid = sorted(map(tuple, stages[0][0][0].tolist()))
+    assert grid == [(x + 2.0, y + 2.0) for x in range(0, 80, 4) for y in range(0, 64, 4)]

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
+from segcore.backbones.features import are_tokens
 from segcore.checkpoint import LoadReport, SafeCheckpointer, class_metadata, use_class_metadata
 from segcore.data.own_data import setup_own_data
 from segcore.visualization import categories_of
@@ -60,6 +61,39 @@ class PhotoPredictor:
             segments_info), "instances", "sem_seg" (K, H, W) that the model gives.
         """
         return {name: _to_cpu(result) for name, result in self.predictor(photo).items()}
+
+    @torch.no_grad()
+    def focus(self, photo: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Where the tokens of each stage of the backbone are on a photo.
+
+        Args:
+            photo: (H, W, 3) uint8, BGR, of any size.
+
+        Returns:
+            On the CPU, of each stage the positions (N, 2) of its tokens, as (x, y) in pixels of the
+            photo, and their importance (N,) in (0, 1), None where it decides nothing. Includes
+            tokens of the padding, outside of the photo.
+
+        Raises:
+            ValueError: the backbone returns maps.
+        """
+        model = self.predictor.model
+        if not are_tokens(model.backbone.output_shape()):
+            raise ValueError(
+                "focus: expected a model with a backbone of tokens, such as AutoFocusFormer, "
+                f"got {type(model.backbone).__name__}, whose features are maps"
+            )
+        rgb = self.predictor.input_format == "RGB"
+        pixels = photo[:, :, ::-1] if rgb else photo
+        pixels = self.predictor.aug.get_transform(pixels).apply_image(pixels)
+        image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        images = model.preprocess_images([{"image": image}]).tensor
+        height, width = pixels.shape[:2]
+        scale = torch.tensor([photo.shape[1] / width, photo.shape[0] / height])
+        return [
+            (positions[0].cpu() * scale, None if importance is None else importance[0].cpu())
+            for positions, importance in model.backbone.focus(images)
+        ]
 
 
 def _to_cpu(result: Any) -> Any:

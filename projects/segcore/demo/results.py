@@ -17,6 +17,7 @@ from segcore.checkpoint.files import atomic_file
 from segcore.data.panoptic_format import Category
 from segcore.visualization import (
     Row,
+    draw_focus,
     draw_instances,
     draw_panoptic,
     draw_semantic,
@@ -31,7 +32,8 @@ class ResultWriter:
 
     ``overlay/<photo>.jpg`` the segments over the photo; ``panoptic/<photo>.png`` and
     ``panoptic.json`` in COCO panoptic format; ``instances.json`` in COCO's result format;
-    ``semantic/<photo>.png`` contiguous classes, of models that give nothing else.
+    ``semantic/<photo>.png`` contiguous classes, of models that give nothing else;
+    ``focus/<photo>.png`` where the tokens are, if told.
 
     Args:
         folder: made if needed.
@@ -48,13 +50,20 @@ class ResultWriter:
         self._instances: list[dict] = []
         self._stems: set[str] = set()
 
-    def add(self, path: Path, photo: np.ndarray, result: dict[str, Any]) -> list[Row]:
+    def add(
+        self,
+        path: Path,
+        photo: np.ndarray,
+        result: dict[str, Any],
+        focus: Sequence[tuple[torch.Tensor, torch.Tensor | None]] | None = None,
+    ) -> list[Row]:
         """Write one photo's results, but for the JSON files.
 
         Args:
             path: of the photo; gives the results their names.
             photo: (H, W, 3) uint8, BGR.
             result: what ``PhotoPredictor`` gives.
+            focus: what ``PhotoPredictor.focus`` gives.
 
         Returns:
             the table of segments: panoptic if there are such, else instances, else classes.
@@ -88,6 +97,8 @@ class ResultWriter:
             dtype = np.uint8 if len(self.categories) <= 256 else np.uint16
             _save_image(labels.numpy().astype(dtype), self.folder / "semantic" / f"{stem}.png")
         _save_image(overlay, self.folder / "overlay" / f"{stem}.jpg")
+        if focus is not None:
+            _save_image(draw_focus(rgb, focus), self.folder / "focus" / f"{stem}.png")
         return rows
 
     def finish(self) -> None:

@@ -1,6 +1,7 @@
 """Results as pictures and tables."""
 
 from segcore.visualization.classes import categories_of
+from segcore.visualization.focus import draw_focus
 from segcore.visualization.overlay import draw_instances, draw_panoptic, draw_semantic
 from segcore.visualization.sheet import sheet
 from segcore.visualization.table import (
@@ -14,6 +15,7 @@ from segcore.visualization.table import (
 __all__ = [
     "Row",
     "categories_of",
+    "draw_focus",
     "draw_instances",
     "draw_panoptic",
     "draw_semantic",
