@@ -38,6 +38,8 @@ def add_segcore_config(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # Parts in which each process works off its batch, to save memory.
+    cfg.SOLVER.ACCUMULATE = 1
     # Of biases and all other parameters of one dimension; None: by the rules for all parameters.
     cfg.SOLVER.WEIGHT_DECAY_1D = None
     # Where "WarmupCosineLR" ends; Detectron2's main has the same key.

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from segcore.engine.randomness import seed_random_generators
 
@@ -50,6 +52,8 @@ class TrainLoop(TrainerBase):
         data_loader: batches, lists of dicts; it may be given later, before the first step.
         dtype: type of the autocast, or None; float16 brings loss scaling with it.
         seed: not negative.
+        accumulate: number of equal parts in which a batch is worked off, to save memory; a loss is
+            then the mean over the parts.
     """
 
     def __init__(
@@ -60,13 +64,17 @@ class TrainLoop(TrainerBase):
         data_loader: Iterable[list[dict]] | None = None,
         dtype: torch.dtype | None = None,
         seed: int = 0,
+        accumulate: int = 1,
     ):
         super().__init__()
+        if accumulate < 1:
+            raise ValueError(f"SOLVER.ACCUMULATE: expected at least 1, got {accumulate}")
         model.train()
         self.model = model
         self.optimizer = optimizer
         self.data_loader = data_loader
         self.seed = seed
+        self.accumulate = accumulate
         self.dtype = dtype
         self.device_type = next(model.parameters()).device.type
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=dtype is torch.float16)
@@ -78,11 +86,8 @@ class TrainLoop(TrainerBase):
         data_time = time.perf_counter() - start
 
         seed_random_generators(self.seed, STEP_STREAM, self.iter, comm.get_rank())
-        with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None):
-            losses = self.model(batch)
-            total_loss = sum(losses.values())
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(total_loss).backward()
+        losses = self._accumulate(batch)
         self.grad_scaler.unscale_(self.optimizer)
 
         metrics = self._checked_metrics(losses, batch)
@@ -105,6 +110,37 @@ class TrainLoop(TrainerBase):
         # Without loss scaling the state is empty, also that of a run which had it before.
         if self.grad_scaler.is_enabled() and state_dict["grad_scaler"]:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+    def _accumulate(self, batch: list[dict]) -> dict[str, Tensor]:
+        """Add the gradients of the batch to the parameters'; the losses, the means over parts."""
+        size = len(batch) // self.accumulate
+        if size * self.accumulate != len(batch):
+            raise ValueError(
+                f"SOLVER.ACCUMULATE: {len(batch)} images a process (SOLVER.IMS_PER_BATCH) cannot "
+                f"be split into {self.accumulate} equal parts"
+            )
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        means: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, start=1):
+            with self._exchange_of_gradients(number == len(parts)):
+                losses = self._backward(part)
+            for name, loss in losses.items():
+                means[name] = means.get(name, 0) + loss
+        return means
+
+    def _backward(self, part: list[dict]) -> dict[str, Tensor]:
+        """The losses of one part, by their share in the batch, and their gradients."""
+        with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None):
+            losses = {name: loss / self.accumulate for name, loss in self.model(part).items()}
+            total_loss = sum(losses.values())
+        self.grad_scaler.scale(total_loss).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _exchange_of_gradients(self, wanted: bool) -> AbstractContextManager:
+        """Lets a model of several processes exchange its gradients in the backward pass, or not."""
+        if wanted or not isinstance(self.model, DistributedDataParallel):
+            return nullcontext()
+        return self.model.no_sync()
 
     def _next_batch(self) -> list[dict]:
         if self._batches is None:

@@ -55,6 +55,7 @@ class Trainer(DefaultTrainer):
             optimizer,
             dtype=autocast_dtype(cfg, device.type),
             seed=cfg.SEED,
+            accumulate=cfg.SOLVER.ACCUMULATE,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(

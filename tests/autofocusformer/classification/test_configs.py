@@ -63,6 +63,7 @@ def test_schedule(name):
     clip = solver.CLIP_GRADIENTS
     assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE) == (True, "full_model", 5.0)
     assert (solver.OPTIMIZER, solver.AMP.ENABLED, cfg.SEED) == ("ADAMW", False, 0)
+    assert solver.ACCUMULATE == (4 if name.endswith("384") else 1)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

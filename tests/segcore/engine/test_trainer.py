@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
 
 from segcore.engine.train_loop import TrainLoop, autocast_dtype
 
@@ -173,6 +176,75 @@ def test_resume_with_another_precision():
     assert scaled.grad_scaler.is_enabled()
     scaled.load_state_dict(plain.state_dict())
     plain.load_state_dict(scaled.state_dict())
+
+
+class MeanProduct(nn.Module):
+    """The mean over the images of a loss of its own; keeps the sizes of the batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.5, -1.0]))
+        self.sizes = []
+
+    def forward(self, batch):
+        self.sizes.append(len(batch))
+        x = torch.stack([record["x"] for record in batch])
+        return {"a": (x @ self.weight).square().mean(), "b": self.weight.abs().sum()}
+
+
+def images(count):
+    x = torch.randn(count, 2, generator=torch.Generator().manual_seed(0))
+    return [{"file_name": f"{number}.jpg", "x": row} for number, row in enumerate(x)]
+
+
+def test_accumulated_parts_are_the_whole():
+    results = []
+    for accumulate in (1, 3):
+        model = MeanProduct()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loop = TrainLoop(model, optimizer, data_loader=[images(6)], accumulate=accumulate)
+        with EventStorage() as loop.storage:
+            loop.run_step()
+            metrics = {name: value for name, (value, _) in loop.storage.latest().items()}
+        assert model.sizes == [6 // accumulate] * accumulate
+        del metrics["data_time"]
+        results.append((model.weight.detach(), metrics))
+    (weight, metrics), (weight_of_parts, metrics_of_parts) = results
+    torch.testing.assert_close(weight_of_parts, weight)
+    assert metrics_of_parts == pytest.approx(metrics)
+
+
+def test_accumulation_exchanges_gradients_once(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
+    )
+    try:
+        model = DistributedDataParallel(MeanProduct())
+        buckets = []
+
+        def exchange(state, bucket):
+            buckets.append(bucket.buffer().clone())
+            return default_hooks.allreduce_hook(state, bucket)
+
+        model.register_comm_hook(None, exchange)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loop = TrainLoop(model, optimizer, data_loader=[images(4)], accumulate=2)
+        with EventStorage() as loop.storage:
+            loop.run_step()
+        assert len(buckets) == 1
+        torch.testing.assert_close(buckets[0], model.module.weight.grad)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_batch_that_cannot_be_split():
+    model = MeanProduct()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loop = TrainLoop(model, optimizer, data_loader=[images(4)], accumulate=3)
+    with pytest.raises(ValueError, match=r"SOLVER\.ACCUMULATE: 4 images .* into 3 equal parts"):
+        loop.train(0, 1)
+    with pytest.raises(ValueError, match=r"SOLVER\.ACCUMULATE: expected at least 1, got 0"):
+        TrainLoop(model, optimizer, accumulate=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
