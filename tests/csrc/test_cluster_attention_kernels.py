@@ -1,30 +1,13 @@
 """The CUDA kernels of attention over clusters, run lane by lane on the CPU, against the twin."""
 
 import ctypes
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.cpp_extension import include_paths
 
 from segcore.ops import ClusterNeighbourhood, cluster_attention_reference
 
-FOLDER = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("needs g++")
-    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    includes = [f"-I{path}" for path in include_paths()]
-    source = FOLDER / "cluster_attention_on_host.cpp"
-    command = [compiler, "-std=c++20", "-O1", "-shared", "-fPIC", *includes, source, "-o", library]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(library))
+SOURCE = "cluster_attention_on_host.cpp"
 
 
 def pointers(tensors):
