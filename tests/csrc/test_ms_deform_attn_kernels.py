@@ -1,4 +1,4 @@
-"""The CUDA kernels of multi-scale deformable attention, lane by lane on the CPU, against the twin."""
+"""CUDA kernels of multi-scale deformable attention, lane by lane on the CPU, against the twin."""
 
 import ctypes
 
