@@ -40,14 +40,14 @@ def test_classifier(case, comparison):
         logits = model.classify(input_batch(case))
 
     atol, rtol = case.info["atol"], case.info["rtol"]
-    comparison.close("logits", logits[0], case.arrays["logits"], atol, relative=rtol)
+    comparison.close("logits", unbatched(logits), case.arrays["logits"], atol, relative=rtol)
     for stage, name in enumerate(modules, start=1):
         output = capture.outputs[name]
         tokens = output if isinstance(output, Tokens) else output[0]
         prefix = f"stage{stage}_out_"
-        comparison.equal(f"{prefix}pos", tokens.positions[0], case.arrays[f"{prefix}pos"])
+        comparison.equal(f"{prefix}pos", unbatched(tokens.positions), case.arrays[f"{prefix}pos"])
         step = re.search(r"every (\d+)", case.info["arrays"][f"{prefix}feat"])
-        features = tokens.features[0, :: int(step[1]) if step else 1]
+        features = unbatched(tokens.features[:, :: int(step[1]) if step else 1])
         expected = case.arrays[f"{prefix}feat"]
         comparison.close(f"{prefix}feat", features, expected, atol, relative=rtol)
     if "gradient" in case.info:
@@ -55,6 +55,11 @@ def test_classifier(case, comparison):
     compared = {name for name, _, _ in comparison.rows}
     assert compared == {name for name in case.arrays if not name.endswith("_rgb")}
     comparison.check()
+
+
+def unbatched(batch: torch.Tensor) -> torch.Tensor:
+    """A case of one image has arrays without the dimension of the batch."""
+    return batch[0] if len(batch) == 1 else batch
 
 
 def compare_gradients(
@@ -67,7 +72,7 @@ def compare_gradients(
     parameters = dict(model.named_parameters())
     ordered = [parameters[name] for name in description["parameter_order"]]
     assert len(ordered) == len(parameters)
-    grads = torch.autograd.grad((logits[0] * torch.from_numpy(weights)).sum(), ordered)
+    grads = torch.autograd.grad((logits * torch.from_numpy(weights)).sum(), ordered)
 
     norms = case.arrays["grad_l2"].astype(np.float64)
     actual = {
