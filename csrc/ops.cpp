@@ -18,4 +18,28 @@ STABLE_TORCH_LIBRARY(segcore, library) {
       "Tensor positions, Tensor clusters, SymInt cluster_size, Tensor pos_weight, "
       "Tensor pos_bias, Tensor blank_k, Tensor blank_v, float scale, Tensor users, "
       "Tensor borders) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def("knn(Tensor queries, Tensor points, SymInt k) -> Tensor");
+  library.def(
+      "balanced_clusters(Tensor positions, SymInt cluster_size, SymInt[] canvas, bool per_image) "
+      "-> (Tensor, Tensor)");
+  library.def("point_gather(Tensor features, Tensor indices, Tensor weights) -> Tensor");
+  library.def(
+      "point_gather_backward(Tensor grad_output, Tensor features, Tensor indices, "
+      "Tensor weights) -> (Tensor, Tensor)");
+  library.def(
+      "neighborhood_merge(Tensor features, Tensor positions, Tensor centers, Tensor members, "
+      "Tensor? mask, Tensor? importance, Tensor linear_weight, Tensor linear_bias, "
+      "Tensor norm_weight, Tensor norm_bias) -> Tensor");
+  library.def(
+      "neighborhood_merge_backward(Tensor grad_output, Tensor features, Tensor positions, "
+      "Tensor centers, Tensor members, Tensor? mask, Tensor? importance, Tensor linear_weight, "
+      "Tensor linear_bias, Tensor norm_weight, Tensor norm_bias) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def(
+      "point_deform_attn(Tensor values, Tensor positions, Tensor neighbours, SymInt[] canvas, "
+      "Tensor locations, Tensor attention, Tensor power) -> Tensor");
+  library.def(
+      "point_deform_attn_backward(Tensor grad_output, Tensor values, Tensor positions, "
+      "Tensor neighbours, SymInt[] canvas, Tensor locations, Tensor attention, Tensor power) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
 }

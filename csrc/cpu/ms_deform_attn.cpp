@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../common/bilinear.h"
+#include "in_precision.h"
 #include "simd.h"
 
 namespace segcore {
@@ -220,10 +221,6 @@ SEGCORE_TARGET_CLONES void backward_level(
       grad.locations[2 * sample + 1] = weight * static_cast<T>(level.height) * gradient.y;
     }
   }
-}
-
-Tensor in_precision(const Tensor& tensor, ScalarType type) {
-  return torch::stable::contiguous(torch::stable::to(tensor, type));
 }
 
 // One copy of the value pays: every cell is read many times, and cells of one head that lie a power

@@ -101,6 +101,18 @@ def register_operator(
         torch.library.register_autograd(qualified, backward, setup_context=setup_context)
 
 
+def refuse_second_derivative(name: str) -> Callable[..., Any]:
+    """The backward of the operator's backward: an error that names the way out."""
+
+    def refuse(ctx, *grad_outputs):
+        raise NotImplementedError(
+            f"{name} can be differentiated once; for second derivatives use"
+            f" segcore.ops.{name}_reference"
+        )
+
+    return refuse
+
+
 def operators() -> tuple[str, ...]:
     """Names of all operators that have been registered."""
     return tuple(_operators)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._checks import as_canvas_size, check_floating
+from ._library import is_compiled, register_operator
 
 
 def balanced_clusters(
@@ -43,7 +44,9 @@ def balanced_clusters(
         TypeError, ValueError: an argument has a wrong type, shape or size
     """
     positions, canvas = _prepare(positions, cluster_size, canvas)
-    return _clusters(positions, cluster_size, canvas, per_image)
+    if not is_compiled("balanced_clusters", positions.device.type):
+        return _clusters(positions, cluster_size, canvas, per_image)
+    return torch.ops.segcore.balanced_clusters(positions, cluster_size, canvas, per_image)
 
 
 def balanced_clusters_reference(
@@ -138,3 +141,14 @@ def _means(ordered: Tensor, cluster_size: int) -> Tensor:
     if full < tokens:
         means.append(ordered[:, full:].double().sum(1, keepdim=True) / (tokens - full))
     return torch.cat(means, 1).float()
+
+
+def _fake(
+    positions: Tensor, cluster_size: int, canvas: Sequence[int], per_image: bool
+) -> tuple[Tensor, Tensor]:
+    batch, tokens, _ = positions.shape
+    order = positions.new_empty(batch, tokens, dtype=torch.int64)
+    return order, positions.new_empty(batch, -(-tokens // cluster_size), 2)
+
+
+register_operator("balanced_clusters", fake=_fake)

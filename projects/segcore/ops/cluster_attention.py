@@ -12,7 +12,7 @@ from ._checks import (
     check_same_device,
     check_shape,
 )
-from ._library import is_compiled, register_operator
+from ._library import is_compiled, refuse_second_derivative, register_operator
 from .cluster_neighbourhood import ClusterNeighbourhood
 from .gather_reference import gather_tokens, neighbourhood_av, neighbourhood_qk
 from .inverse_distance import offset_features
@@ -231,14 +231,11 @@ def _fake_backward(grad_output: Tensor, q: Tensor, k: Tensor, v: Tensor, *others
     return tuple(tensor.new_empty(tensor.shape) for tensor in (q, k, v, *parameters))
 
 
-def _no_second_derivative(ctx, *grad_outputs):
-    raise NotImplementedError(
-        "cluster_attention can be differentiated once; for second derivatives use"
-        " segcore.ops.cluster_attention_reference"
-    )
-
-
 register_operator(
     "cluster_attention", fake=_fake, setup_context=_save_for_backward, backward=_backward
 )
-register_operator("cluster_attention_backward", fake=_fake_backward, backward=_no_second_derivative)
+register_operator(
+    "cluster_attention_backward",
+    fake=_fake_backward,
+    backward=refuse_second_derivative("cluster_attention"),
+)

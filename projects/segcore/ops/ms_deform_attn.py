@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._checks import (
+    accumulation_type,
     as_level_sizes,
     check_dims,
     check_floating,
     check_same_device,
     check_shape,
 )
-from ._library import is_compiled, register_operator
+from ._library import is_compiled, refuse_second_derivative, register_operator
 
 
 def ms_deform_attn(
@@ -94,12 +95,8 @@ def _prepare(
     check_same_device(
         value=value, sampling_locations=sampling_locations, attention_weights=attention_weights
     )
-    precision = _precision(value)
+    precision = accumulation_type(value)
     return sizes, sampling_locations.to(precision), attention_weights.to(precision)
-
-
-def _precision(value: Tensor) -> torch.dtype:
-    return torch.float64 if value.dtype == torch.float64 else torch.float32
 
 
 def _sum_of_samples(
@@ -149,14 +146,11 @@ def _fake_backward(
     return tuple(tensor.new_empty(tensor.shape) for tensor in (value, locations, weights))
 
 
-def _no_second_derivative(ctx, *grad_outputs):
-    raise NotImplementedError(
-        "ms_deform_attn can be differentiated once; for second derivatives use"
-        " segcore.ops.ms_deform_attn_reference"
-    )
-
-
 register_operator(
     "ms_deform_attn", fake=_fake, setup_context=_save_for_backward, backward=_backward
 )
-register_operator("ms_deform_attn_backward", fake=_fake_backward, backward=_no_second_derivative)
+register_operator(
+    "ms_deform_attn_backward",
+    fake=_fake_backward,
+    backward=refuse_second_derivative("ms_deform_attn"),
+)

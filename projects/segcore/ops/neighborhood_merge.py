@@ -13,6 +13,7 @@ from ._checks import (
     check_same_device,
     check_shape,
 )
+from ._library import is_compiled, refuse_second_derivative, register_operator
 from .gather_reference import gather_tokens, neighbourhood_weighted_feature
 from .inverse_distance import offset_features
 
@@ -69,10 +70,13 @@ def neighborhood_merge(
         TypeError, ValueError: an argument has a wrong type, shape or device
         RuntimeError: a member is out of range (on a GPU it is left out instead)
     """
-    return neighborhood_merge_reference(
+    arguments = _prepare(
         features, positions, centers, members, mask, importance,
         linear_weight, linear_bias, norm_weight, norm_bias,
     )  # fmt: skip
+    if not is_compiled("neighborhood_merge", features.device.type):
+        return _merge(*arguments)
+    return torch.ops.segcore.neighborhood_merge(*arguments)
 
 
 def neighborhood_merge_reference(
@@ -88,26 +92,34 @@ def neighborhood_merge_reference(
     norm_bias: Tensor,
 ) -> Tensor:
     """The same as :func:`neighborhood_merge` in plain PyTorch: the specification of the kernels."""
-    _check(
+    return _merge(*_prepare(
         features, positions, centers, members, mask, importance,
         linear_weight, linear_bias, norm_weight, norm_bias,
-    )  # fmt: skip
-    precision = accumulation_type(features)
-    positions, centers = positions.detach().to(precision), centers.detach().to(precision)
+    ))  # fmt: skip
+
+
+def _merge(
+    features: Tensor,
+    positions: Tensor,
+    centers: Tensor,
+    members: Tensor,
+    mask: Tensor | None,
+    importance: Tensor | None,
+    *parameters: Tensor,
+) -> Tensor:
+    linear_weight, linear_bias, norm_weight, norm_bias = parameters
     offsets = gather_tokens(positions, members) - centers[:, :, None]
-    parameters = (linear_weight, linear_bias, norm_weight, norm_bias)
-    matrix, bias, scale, shift = (parameter.to(precision) for parameter in parameters)
-    hidden = F.linear(offset_features(offsets), matrix, bias)
-    weights = F.gelu(F.layer_norm(hidden, (NUM_WEIGHTS,), scale, shift))
+    hidden = F.linear(offset_features(offsets), linear_weight, linear_bias)
+    weights = F.gelu(F.layer_norm(hidden, (NUM_WEIGHTS,), norm_weight, norm_bias))
     if importance is not None:
-        weights = weights * gather_tokens(importance.to(precision)[..., None], members)
+        weights = weights * gather_tokens(importance[..., None], members)
     if mask is not None:
         weights = weights.masked_fill(~mask[..., None], 0)
     merged = neighbourhood_weighted_feature(weights, features, members)
     return merged.flatten(2).to(features.dtype)
 
 
-def _check(
+def _prepare(
     features: Tensor,
     positions: Tensor,
     centers: Tensor,
@@ -118,7 +130,8 @@ def _check(
     linear_bias: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
-) -> None:
+) -> tuple[Tensor | None, ...]:
+    """Check the arguments; int64 members, all other numbers in the precision of the sums."""
     check_dims("features", features, ("B", "N", "C"))
     check_indices("members", members)
     check_dims("members", members, ("B", "Q", "m"))
@@ -146,3 +159,54 @@ def _check(
         check_shape("mask", mask, members.shape)
         tensors["mask"] = mask
     check_same_device(**tensors)
+    precision = accumulation_type(features)
+    return (
+        features,
+        positions.detach().to(precision),
+        centers.detach().to(precision),
+        members.long(),
+        mask,
+        None if importance is None else importance.to(precision),
+        *(
+            parameter.to(precision)
+            for parameter in (linear_weight, linear_bias, norm_weight, norm_bias)
+        ),
+    )
+
+
+def _fake(features: Tensor, positions: Tensor, centers: Tensor, *others) -> Tensor:
+    batch, queries, _ = centers.shape
+    return features.new_empty(batch, queries, NUM_WEIGHTS * features.shape[2])
+
+
+def _save_for_backward(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad_output: Tensor):
+    importance = ctx.saved_tensors[5]
+    grad_features, grad_importance, *grads = torch.ops.segcore.neighborhood_merge_backward(
+        grad_output, *ctx.saved_tensors
+    )
+    grad_importance = None if importance is None else grad_importance
+    return grad_features, None, None, None, None, grad_importance, *grads
+
+
+def _fake_backward(grad_output: Tensor, features: Tensor, *others) -> tuple[Tensor, ...]:
+    *_, importance, linear_weight, linear_bias, norm_weight, norm_bias = others
+    empty = linear_weight.new_empty
+    return (
+        features.new_empty(features.shape),
+        empty(0 if importance is None else importance.shape),
+        *(empty(tensor.shape) for tensor in (linear_weight, linear_bias, norm_weight, norm_bias)),
+    )
+
+
+register_operator(
+    "neighborhood_merge", fake=_fake, setup_context=_save_for_backward, backward=_backward
+)
+register_operator(
+    "neighborhood_merge_backward",
+    fake=_fake_backward,
+    backward=refuse_second_derivative("neighborhood_merge"),
+)

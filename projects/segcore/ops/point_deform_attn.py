@@ -15,6 +15,7 @@ from ._checks import (
     check_same_device,
     check_shape,
 )
+from ._library import is_compiled, refuse_second_derivative, register_operator
 from .gather_reference import deformable_gather_points, gather_tokens
 from .inverse_distance import inverse_distance_weights
 
@@ -60,9 +61,10 @@ def point_deform_attn(
         TypeError, ValueError: an argument has a wrong type, shape, device or size
         RuntimeError: a neighbour is out of range (on a GPU it is left out instead)
     """
-    return point_deform_attn_reference(
-        values, positions, neighbours, canvas, locations, attention, power
-    )
+    arguments = _prepare(values, positions, neighbours, canvas, locations, attention, power)
+    if not is_compiled("point_deform_attn", values.device.type):
+        return _sum_of_samples(*arguments)
+    return torch.ops.segcore.point_deform_attn(*arguments)
 
 
 def point_deform_attn_reference(
@@ -75,20 +77,29 @@ def point_deform_attn_reference(
     power: Tensor | float,
 ) -> Tensor:
     """The same as :func:`point_deform_attn` in plain PyTorch: the specification of the kernels."""
-    canvas = _check(values, positions, neighbours, canvas, locations, attention, power)
-    precision = accumulation_type(values)
-    positions, locations = positions.detach().to(precision), locations.to(precision)
-    if isinstance(power, Tensor):
-        power = power.to(precision)
+    return _sum_of_samples(
+        *_prepare(values, positions, neighbours, canvas, locations, attention, power)
+    )
+
+
+def _sum_of_samples(
+    values: Tensor,
+    positions: Tensor,
+    neighbours: Tensor,
+    canvas: tuple[int, int],
+    locations: Tensor,
+    attention: Tensor,
+    power: Tensor,
+) -> Tensor:
     members = _neighbours_of_locations(neighbours, canvas, locations)  # (B, Q, M, L, P, k)
     valid, members = members >= 0, members.clamp(min=0)
     weights = inverse_distance_weights(locations, gather_tokens(positions, members), power, valid)
     # Heads of images as images, points of levels as points.
     members, weights, attention = (
         tensor.transpose(1, 2).flatten(0, 1).flatten(2, 3)
-        for tensor in (members, weights, attention.to(precision))
+        for tensor in (members, weights, attention)
     )
-    heads = values.to(precision).transpose(1, 2).flatten(0, 1)
+    heads = values.to(weights.dtype).transpose(1, 2).flatten(0, 1)
     output = deformable_gather_points(members, weights, attention, heads)  # (B * M, Q, D)
     output = output.unflatten(0, (values.shape[0], values.shape[2])).transpose(1, 2)
     return output.flatten(2).to(values.dtype)
@@ -105,7 +116,7 @@ def _neighbours_of_locations(
     return gather_tokens(neighbours.reshape(batch, levels * cells, k), level * cells + cell)
 
 
-def _check(
+def _prepare(
     values: Tensor,
     positions: Tensor,
     neighbours: Tensor,
@@ -113,8 +124,9 @@ def _check(
     locations: Tensor,
     attention: Tensor,
     power: Tensor | float,
-) -> tuple[int, int]:
-    """Check the arguments; the canvas as integers."""
+) -> tuple[Tensor, Tensor, Tensor, tuple[int, int], Tensor, Tensor, Tensor]:
+    """Check the arguments; int64 neighbours, the canvas as integers, the power as a tensor (1,),
+    all other numbers in the precision of the sums."""
     floating = {
         "values": values,
         "positions": positions,
@@ -140,4 +152,55 @@ def _check(
     check_shape("locations", locations, (batch, queries, heads, levels, points, 2))
     check_shape("attention", attention, (batch, queries, heads, levels, points))
     check_same_device(**floating, neighbours=neighbours)
-    return height, width
+    precision = accumulation_type(values)
+    if not isinstance(power, Tensor):
+        power = values.new_tensor([power], dtype=precision)
+    return (
+        values,
+        positions.detach().to(precision),
+        neighbours.long(),
+        (height, width),
+        locations.to(precision),
+        attention.to(precision),
+        power.to(precision).reshape(1),
+    )
+
+
+def _fake(
+    values: Tensor,
+    positions: Tensor,
+    neighbours: Tensor,
+    canvas: Sequence[int],
+    locations: Tensor,
+    attention: Tensor,
+    power: Tensor,
+) -> Tensor:
+    batch, _, heads, channels = values.shape
+    return values.new_empty(batch, locations.shape[1], heads * channels)
+
+
+def _save_for_backward(ctx, inputs, output) -> None:
+    values, positions, neighbours, ctx.canvas, *others = inputs
+    ctx.save_for_backward(values, positions, neighbours, *others)
+
+
+def _backward(ctx, grad_output: Tensor):
+    values, positions, neighbours, *others = ctx.saved_tensors
+    grad_values, *grads = torch.ops.segcore.point_deform_attn_backward(
+        grad_output, values, positions, neighbours, ctx.canvas, *others
+    )
+    return grad_values, None, None, None, *grads
+
+
+def _fake_backward(grad_output: Tensor, values: Tensor, *others) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (values, *others[-3:]))
+
+
+register_operator(
+    "point_deform_attn", fake=_fake, setup_context=_save_for_backward, backward=_backward
+)
+register_operator(
+    "point_deform_attn_backward",
+    fake=_fake_backward,
+    backward=refuse_second_derivative("point_deform_attn"),
+)

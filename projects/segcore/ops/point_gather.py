@@ -1,5 +1,6 @@
 """Weighted sums of a few tokens each, as in interpolation between tokens."""
 
+import torch
 from torch import Tensor
 
 from ._checks import (
@@ -10,6 +11,7 @@ from ._checks import (
     check_same_device,
     check_shape,
 )
+from ._library import is_compiled, refuse_second_derivative, register_operator
 from .gather_reference import weighted_gather
 
 
@@ -32,13 +34,15 @@ def point_gather(features: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
         TypeError, ValueError: an argument has a wrong type, shape or device
         RuntimeError: an index is out of range (on a GPU it is left out instead)
     """
-    return point_gather_reference(features, indices, weights)
+    indices, weights = _prepare(features, indices, weights)
+    if not is_compiled("point_gather", features.device.type):
+        return _gather(features, indices, weights)
+    return torch.ops.segcore.point_gather(features, indices, weights)
 
 
 def point_gather_reference(features: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """The same as :func:`point_gather` in plain PyTorch: the specification of the kernels."""
-    indices, weights = _prepare(features, indices, weights)
-    return weighted_gather(indices, weights, features.to(weights.dtype)).to(features.dtype)
+    return _gather(features, *_prepare(features, indices, weights))
 
 
 def _prepare(features: Tensor, indices: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,3 +56,35 @@ def _prepare(features: Tensor, indices: Tensor, weights: Tensor) -> tuple[Tensor
     check_shape("weights", weights, indices.shape)
     check_same_device(features=features, indices=indices, weights=weights)
     return indices.long(), weights.to(accumulation_type(features))
+
+
+def _gather(features: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    return weighted_gather(indices, weights, features.to(weights.dtype)).to(features.dtype)
+
+
+def _fake(features: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    return features.new_empty(*indices.shape[:2], features.shape[2])
+
+
+def _save_for_backward(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad_output: Tensor):
+    features, indices, weights = ctx.saved_tensors
+    grad_features, grad_weights = torch.ops.segcore.point_gather_backward(
+        grad_output, features, indices, weights
+    )
+    return grad_features, None, grad_weights
+
+
+def _fake_backward(
+    grad_output: Tensor, features: Tensor, indices: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    return features.new_empty(features.shape), weights.new_empty(weights.shape)
+
+
+register_operator("point_gather", fake=_fake, setup_context=_save_for_backward, backward=_backward)
+register_operator(
+    "point_gather_backward", fake=_fake_backward, backward=refuse_second_derivative("point_gather")
+)

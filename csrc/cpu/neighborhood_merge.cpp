@@ -1,0 +1,555 @@
+#include "../common/neighborhood_merge.h"
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../common/offset_features.h"
+#include "gelu_lanes.h"
+#include "in_precision.h"
+#include "index_range.h"
+#include "inverse_lists.h"
+#include "weighted_sum.h"
+
+namespace segcore {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Members whose weights are computed at once.
+constexpr int64_t kChunk = 16;
+
+// Queries whose gradients of the parameters are summed by themselves, so that the order of the sums
+// does not depend on the number of threads.
+constexpr int64_t kQueriesPerSum = 64;
+
+// Multiply-adds below which one more thread costs more than it brings.
+constexpr int64_t kWorkPerThread = 1 << 16;
+
+template <typename T>
+struct Inputs {
+  NeighborhoodMergeSizes sizes;
+  MergeParameters<T> net;
+  const T* features;       // (batch, tokens, channels)
+  const T* positions;      // (batch, tokens, 2)
+  const T* centers;        // (batch, queries, 2)
+  const int64_t* members;  // (batch, queries, members)
+  const bool* mask;        // (batch, queries, members) or null
+  const T* importance;     // (batch, tokens) or null
+
+  int64_t first_token(int64_t query) const { return query / sizes.queries * sizes.tokens; }
+};
+
+// The members of one query that take part.
+template <typename T>
+struct Neighbourhood {
+  int64_t count = 0;
+  std::vector<int64_t> place;  // in the list of members of all queries
+  std::vector<int64_t> token;  // of the whole batch
+  std::vector<T> weights;      // (kMergeWeights, stride)
+  int64_t stride;
+
+  explicit Neighbourhood(int64_t members)
+      : place(members), token(members), stride((members + kChunk - 1) / kChunk * kChunk) {
+    weights.resize(kMergeWeights * stride);
+  }
+};
+
+template <typename T>
+SEGCORE_INLINE void collect(const Inputs<T>& in, int64_t query, Neighbourhood<T>& near) {
+  const int64_t members = in.sizes.members, first_token = in.first_token(query);
+  near.count = 0;
+  for (int64_t e = query * members; e < (query + 1) * members; ++e) {
+    if (in.mask != nullptr && !in.mask[e]) continue;
+    near.place[near.count] = e;
+    near.token[near.count++] = first_token + in.members[e];
+  }
+}
+
+// Where the members of a chunk are as seen from a query, and their importance; 0 beyond the end.
+template <typename T>
+struct Chunk {
+  T x[kChunk] = {}, y[kChunk] = {}, importance[kChunk] = {};
+};
+
+template <typename T>
+SEGCORE_INLINE Chunk<T> make_chunk(
+    const Inputs<T>& in, int64_t query, const int64_t* tokens, int64_t count) {
+  Chunk<T> chunk;
+  const T x = in.centers[2 * query], y = in.centers[2 * query + 1];
+  for (int64_t i = 0; i < count; ++i) {
+    chunk.x[i] = in.positions[2 * tokens[i]] - x;
+    chunk.y[i] = in.positions[2 * tokens[i] + 1] - y;
+    chunk.importance[i] = in.importance == nullptr ? T(1) : in.importance[tokens[i]];
+  }
+  return chunk;
+}
+
+// The weight net for the members of a chunk, before GELU.
+template <typename T>
+struct Hidden {
+  T features[kMergeFeatures][kChunk];
+  T normalized[kMergeWeights][kChunk], output[kMergeWeights][kChunk], inverse_deviation[kChunk];
+
+  SEGCORE_INLINE MergeHidden<T> member(int64_t i) const {
+    MergeHidden<T> hidden;
+    hidden.inverse_deviation = inverse_deviation[i];
+    SEGCORE_UNROLL
+    for (int r = 0; r < kMergeWeights; ++r) hidden.normalized[r] = normalized[r][i];
+    return hidden;
+  }
+};
+
+template <typename T>
+SEGCORE_INLINE void compute_hidden(
+    const MergeParameters<T>& net, const Chunk<T>& chunk, Hidden<T>& hidden) {
+#pragma omp simd
+  for (int64_t i = 0; i < kChunk; ++i) {
+    const OffsetFeatures<T> f = offset_features(chunk.x[i], chunk.y[i]);
+    hidden.features[0][i] = f.x;
+    hidden.features[1][i] = f.y;
+    hidden.features[2][i] = f.distance;
+    hidden.features[3][i] = f.sine;
+    hidden.features[4][i] = f.cosine;
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < kChunk; ++i) {
+    T features[kMergeFeatures];
+    SEGCORE_UNROLL
+    for (int f = 0; f < kMergeFeatures; ++f) features[f] = hidden.features[f][i];
+    const MergeHidden<T> of_member = merge_hidden(net, features);
+    hidden.inverse_deviation[i] = of_member.inverse_deviation;
+    SEGCORE_UNROLL
+    for (int r = 0; r < kMergeWeights; ++r) {
+      hidden.normalized[r][i] = of_member.normalized[r];
+      hidden.output[r][i] = of_member.output[r];
+    }
+  }
+}
+
+// The weights of all members of a query.
+template <typename T>
+SEGCORE_INLINE void compute_weights(const Inputs<T>& in, int64_t query, Neighbourhood<T>& near) {
+  for (int64_t first = 0; first < near.count; first += kChunk) {
+    const int64_t count = std::min(kChunk, near.count - first);
+    const Chunk<T> chunk = make_chunk(in, query, &near.token[first], count);
+    Hidden<T> hidden;
+    compute_hidden(in.net, chunk, hidden);
+    for (int r = 0; r < kMergeWeights; ++r) {
+      T* weights = near.weights.data() + r * near.stride + first;
+#pragma omp simd
+      for (int64_t i = 0; i < kChunk; ++i) {
+        weights[i] = gelu_lane(hidden.output[r][i]).value * chunk.importance[i];
+      }
+    }
+  }
+}
+
+// output[r * channels + c] = weights[r] * features[c], summed over the members, for kVectors * kLanes
+// channels.
+template <int kVectors, typename T>
+SEGCORE_INLINE void merge_block(
+    const Neighbourhood<T>& near, const T* features, int64_t channels, T* output) {
+  Lanes<T> sum[kMergeWeights][kVectors] = {};
+  for (int64_t i = 0; i < near.count; ++i) {
+    const T* row = features + near.token[i] * channels;
+    for (int r = 0; r < kMergeWeights; ++r) {
+      const T weight = near.weights[r * near.stride + i];
+      for (int j = 0; j < kVectors; ++j) sum[r][j] += weight * lanes(row + j * kLanes);
+    }
+  }
+  for (int r = 0; r < kMergeWeights; ++r) {
+    for (int j = 0; j < kVectors; ++j) lanes(output + r * channels + j * kLanes) = sum[r][j];
+  }
+}
+
+// The same for all channels.
+template <typename T>
+SEGCORE_INLINE void merge(
+    const Neighbourhood<T>& near, const T* features, int64_t channels, T* output) {
+  int64_t c = 0;
+  for (; c + 2 * kLanes <= channels; c += 2 * kLanes) {
+    merge_block<2>(near, features + c, channels, output + c);
+  }
+  for (; c + kLanes <= channels; c += kLanes) {
+    merge_block<1>(near, features + c, channels, output + c);
+  }
+  for (; c < channels; ++c) {
+    for (int r = 0; r < kMergeWeights; ++r) {
+      T sum = 0;
+      for (int64_t i = 0; i < near.count; ++i) {
+        sum += near.weights[r * near.stride + i] * features[near.token[i] * channels + c];
+      }
+      output[r * channels + c] = sum;
+    }
+  }
+}
+
+// Output of the queries [begin, end) of the whole batch.
+template <typename T>
+SEGCORE_TARGET_CLONES void merge_queries(
+    const Inputs<T>& in, Neighbourhood<T>& near, int64_t begin, int64_t end, T* output) {
+  const int64_t channels = in.sizes.channels;
+  for (int64_t query = begin; query < end; ++query) {
+    collect(in, query, near);
+    compute_weights(in, query, near);
+    merge(near, in.features, channels, output + query * kMergeWeights * channels);
+  }
+}
+
+// Sums of the gradients of the parameters, lane by lane.
+template <typename T>
+struct ParameterSums {
+  T matrix[kMergeWeights][kMergeFeatures][kChunk] = {};
+  T bias[kMergeWeights][kChunk] = {}, scale[kMergeWeights][kChunk] = {};
+  T shift[kMergeWeights][kChunk] = {};
+
+  // In the order of the parameters: matrix, bias, scale, shift.
+  void write(double* totals) const {
+    const T* lane = &matrix[0][0][0];
+    for (int p = 0; p < MergeParameters<T>::kCount; ++p) {
+      totals[p] = 0;
+      for (int64_t i = 0; i < kChunk; ++i) totals[p] += lane[p * kChunk + i];
+    }
+  }
+};
+
+// What the backward leaves for the sums over the queries of each token.
+template <typename T>
+struct OfPlaces {
+  T* weights;         // (places, kMergeWeights)
+  T* grad_importance;  // (places)
+};
+
+// dots[r][i] = <grad_output[r], features of member i>, for the members of a chunk.
+template <typename T>
+SEGCORE_INLINE void dot_chunk(
+    const T* grad,
+    const T* features,
+    int64_t channels,
+    const int64_t* tokens,
+    int64_t count,
+    T (&dots)[kMergeWeights][kChunk]) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T* row = features + tokens[i] * channels;
+    T a = 0, b = 0, c = 0, d = 0;
+#pragma omp simd reduction(+ : a, b, c, d)
+    for (int64_t j = 0; j < channels; ++j) {
+      a += grad[j] * row[j];
+      b += grad[channels + j] * row[j];
+      c += grad[2 * channels + j] * row[j];
+      d += grad[3 * channels + j] * row[j];
+    }
+    dots[0][i] = a;
+    dots[1][i] = b;
+    dots[2][i] = c;
+    dots[3][i] = d;
+  }
+}
+
+// Gradients of the parameters, from those of the output of the layer norm.
+template <typename T>
+SEGCORE_INLINE void add_gradients(
+    const MergeParameters<T>& net,
+    const Hidden<T>& hidden,
+    const T (&grad_output)[kMergeWeights][kChunk],
+    ParameterSums<T>& sums) {
+  T linear[kMergeWeights][kChunk];
+#pragma omp simd
+  for (int64_t i = 0; i < kChunk; ++i) {
+    T grad[kMergeWeights], grad_linear[kMergeWeights];
+    SEGCORE_UNROLL
+    for (int r = 0; r < kMergeWeights; ++r) grad[r] = grad_output[r][i];
+    merge_hidden_backward(net, hidden.member(i), grad, grad_linear);
+    SEGCORE_UNROLL
+    for (int r = 0; r < kMergeWeights; ++r) linear[r][i] = grad_linear[r];
+  }
+  for (int r = 0; r < kMergeWeights; ++r) {
+#pragma omp simd
+    for (int64_t i = 0; i < kChunk; ++i) {
+      sums.scale[r][i] += grad_output[r][i] * hidden.normalized[r][i];
+      sums.shift[r][i] += grad_output[r][i];
+      sums.bias[r][i] += linear[r][i];
+    }
+    for (int f = 0; f < kMergeFeatures; ++f) {
+#pragma omp simd
+      for (int64_t i = 0; i < kChunk; ++i) {
+        sums.matrix[r][f][i] += linear[r][i] * hidden.features[f][i];
+      }
+    }
+  }
+}
+
+// Weights and gradients of the weight net for the queries [begin, end).
+template <typename T>
+SEGCORE_TARGET_CLONES void net_gradients(
+    const Inputs<T>& in,
+    const T* grad_output,
+    Neighbourhood<T>& near,
+    int64_t begin,
+    int64_t end,
+    ParameterSums<T>& sums,
+    OfPlaces<T> places) {
+  const int64_t channels = in.sizes.channels;
+  for (int64_t query = begin; query < end; ++query) {
+    collect(in, query, near);
+    const T* grad = grad_output + query * kMergeWeights * channels;
+    for (int64_t first = 0; first < near.count; first += kChunk) {
+      const int64_t count = std::min(kChunk, near.count - first);
+      const Chunk<T> chunk = make_chunk(in, query, &near.token[first], count);
+      T dots[kMergeWeights][kChunk] = {}, weights[kMergeWeights][kChunk], factor[kChunk] = {};
+      dot_chunk(grad, in.features, channels, &near.token[first], count, dots);
+      Hidden<T> hidden;
+      compute_hidden(in.net, chunk, hidden);
+      for (int r = 0; r < kMergeWeights; ++r) {
+#pragma omp simd
+        for (int64_t i = 0; i < kChunk; ++i) {
+          const Gelu<T> activation = gelu_lane(hidden.output[r][i]);
+          weights[r][i] = activation.value * chunk.importance[i];
+          factor[i] += activation.value * dots[r][i];
+          dots[r][i] *= chunk.importance[i] * activation.slope;
+        }
+      }
+      add_gradients(in.net, hidden, dots, sums);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t place = near.place[first + i];
+        places.grad_importance[place] = factor[i];
+        for (int r = 0; r < kMergeWeights; ++r) {
+          places.weights[place * kMergeWeights + r] = weights[r][i];
+        }
+      }
+    }
+  }
+}
+
+// Gradients of the features and the importance of the tokens [begin, end) of one image.
+template <typename T>
+SEGCORE_TARGET_CLONES void token_gradients(
+    const NeighborhoodMergeSizes& s,
+    const T* grad_output,
+    OfPlaces<T> places,
+    const InverseLists& lists,
+    int64_t begin,
+    int64_t end,
+    T* grad_features,
+    T* grad_importance) {
+  std::vector<int64_t> row;
+  std::vector<T> weight;
+  for (int64_t j = begin; j < end; ++j) {
+    row.clear();
+    weight.clear();
+    T importance = 0;
+    for (int64_t i = 0; i < lists.count(j); ++i) {
+      const int64_t place = lists.places(j)[i];
+      importance += places.grad_importance[place];
+      for (int r = 0; r < kMergeWeights; ++r) {
+        row.push_back(place / s.members * kMergeWeights + r);
+        weight.push_back(places.weights[place * kMergeWeights + r]);
+      }
+    }
+    weighted_sum(
+        grad_output, s.channels, row.data(), weight.data(), static_cast<int64_t>(row.size()),
+        grad_features + j * s.channels);
+    if (grad_importance != nullptr) grad_importance[j] = importance;
+  }
+}
+
+// The arguments as the kernels read them.
+struct Prepared {
+  NeighborhoodMergeSizes sizes;
+  Tensor features, positions, centers, members;
+  std::optional<Tensor> mask, importance;
+  Tensor linear_weight, linear_bias, norm_weight, norm_bias;
+
+  Prepared(const NeighborhoodMergeArguments& a, const NeighborhoodMergeSizes& s)
+      : sizes(s),
+        features(in_precision(a.features, a.positions.scalar_type())),
+        positions(torch::stable::contiguous(a.positions)),
+        centers(torch::stable::contiguous(a.centers)),
+        members(torch::stable::contiguous(a.members)),
+        linear_weight(torch::stable::contiguous(a.linear_weight)),
+        linear_bias(torch::stable::contiguous(a.linear_bias)),
+        norm_weight(torch::stable::contiguous(a.norm_weight)),
+        norm_bias(torch::stable::contiguous(a.norm_bias)) {
+    if (a.mask) mask = torch::stable::contiguous(*a.mask);
+    if (a.importance) importance = torch::stable::contiguous(*a.importance);
+    check_index_range(
+        "members", members.const_data_ptr<int64_t>(), s.batch * s.queries * s.members, 0, s.tokens);
+  }
+
+  template <typename T>
+  Inputs<T> inputs() const {
+    Inputs<T> in = {};
+    in.sizes = sizes;
+    std::copy_n(
+        linear_weight.const_data_ptr<T>(), kMergeWeights * kMergeFeatures, &in.net.matrix[0][0]);
+    std::copy_n(linear_bias.const_data_ptr<T>(), kMergeWeights, in.net.bias);
+    std::copy_n(norm_weight.const_data_ptr<T>(), kMergeWeights, in.net.scale);
+    std::copy_n(norm_bias.const_data_ptr<T>(), kMergeWeights, in.net.shift);
+    in.features = features.const_data_ptr<T>();
+    in.positions = positions.const_data_ptr<T>();
+    in.centers = centers.const_data_ptr<T>();
+    in.members = members.const_data_ptr<int64_t>();
+    in.mask = mask ? mask->const_data_ptr<bool>() : nullptr;
+    in.importance = importance ? importance->const_data_ptr<T>() : nullptr;
+    return in;
+  }
+};
+
+int64_t grain(const NeighborhoodMergeSizes& s) {
+  const int64_t work = s.members * kMergeWeights * (s.channels + 16);
+  return std::max<int64_t>(1, kWorkPerThread / std::max<int64_t>(1, work));
+}
+
+template <typename T>
+void forward(const Inputs<T>& in, T* output) {
+  const NeighborhoodMergeSizes& s = in.sizes;
+  torch::stable::parallel_for(0, s.batch * s.queries, grain(s), [&](int64_t begin, int64_t end) {
+    Neighbourhood<T> near(s.members);
+    merge_queries(in, near, begin, end, output);
+  });
+}
+
+template <typename T>
+struct Gradients {
+  T *features, *importance, *linear_weight, *linear_bias, *norm_weight, *norm_bias;
+};
+
+// Gradients of the weight net, and what the sums over the queries of each token need.
+template <typename T>
+void net_backward(
+    const Inputs<T>& in, const T* grad_output, OfPlaces<T> places, const Gradients<T>& grad) {
+  constexpr int kCount = MergeParameters<T>::kCount;
+  const NeighborhoodMergeSizes& s = in.sizes;
+  const int64_t queries = s.batch * s.queries;
+  const int64_t parts = (queries + kQueriesPerSum - 1) / kQueriesPerSum;
+  std::vector<double> of_parts(parts * kCount);
+  torch::stable::parallel_for(
+      0, parts, std::max<int64_t>(1, grain(s) / kQueriesPerSum), [&](int64_t begin, int64_t end) {
+        Neighbourhood<T> near(s.members);
+        for (int64_t part = begin; part < end; ++part) {
+          ParameterSums<T> sums;
+          const int64_t first = part * kQueriesPerSum;
+          const int64_t last = std::min(first + kQueriesPerSum, queries);
+          net_gradients(in, grad_output, near, first, last, sums, places);
+          sums.write(&of_parts[part * kCount]);
+        }
+      });
+  double totals[kCount] = {};
+  for (int64_t i = 0; i < parts * kCount; ++i) totals[i % kCount] += of_parts[i];
+  const double* total = totals;
+  const auto write = [&total](T* parameter, int count) {
+    for (int i = 0; i < count; ++i) parameter[i] = static_cast<T>(*total++);
+  };
+  write(grad.linear_weight, kMergeWeights * kMergeFeatures);
+  write(grad.linear_bias, kMergeWeights);
+  write(grad.norm_weight, kMergeWeights);
+  write(grad.norm_bias, kMergeWeights);
+}
+
+template <typename T>
+void backward(const Inputs<T>& in, const T* grad_output, const Gradients<T>& grad) {
+  const NeighborhoodMergeSizes& s = in.sizes;
+  const int64_t places_of_image = s.queries * s.members, places = s.batch * places_of_image;
+  std::vector<T> weights(places * kMergeWeights), grad_importance(places);
+  const OfPlaces<T> of_places = {weights.data(), grad_importance.data()};
+  net_backward(in, grad_output, of_places, grad);
+  const auto lists = invert(in.members, in.mask, s.batch, places_of_image, s.tokens);
+  for (int64_t n = 0; n < s.batch; ++n) {
+    const int64_t first_place = n * places_of_image, first_token = n * s.tokens;
+    torch::stable::parallel_for(0, s.tokens, grain(s), [&](int64_t begin, int64_t end) {
+      token_gradients(
+          s, grad_output + n * s.queries * kMergeWeights * s.channels,
+          {of_places.weights + first_place * kMergeWeights,
+           of_places.grad_importance + first_place},
+          lists[n], begin, end, grad.features + first_token * s.channels,
+          grad.importance == nullptr ? nullptr : grad.importance + first_token);
+    });
+  }
+}
+
+Tensor neighborhood_merge(
+    const Tensor& features,
+    const Tensor& positions,
+    const Tensor& centers,
+    const Tensor& members,
+    const std::optional<Tensor>& mask,
+    const std::optional<Tensor>& importance,
+    const Tensor& linear_weight,
+    const Tensor& linear_bias,
+    const Tensor& norm_weight,
+    const Tensor& norm_bias) {
+  const NeighborhoodMergeArguments arguments = {
+      features, positions, centers, members, mask, importance, linear_weight, linear_bias,
+      norm_weight, norm_bias};
+  const NeighborhoodMergeSizes s = check_neighborhood_merge(arguments);
+  const Prepared prepared(arguments, s);
+  const ScalarType type = features.scalar_type(), precision = accumulation_type(type);
+  Tensor output = torch::stable::new_empty(
+      features, {s.batch, s.queries, kMergeWeights * s.channels}, precision);
+  if (precision == ScalarType::Double) {
+    forward(prepared.inputs<double>(), output.mutable_data_ptr<double>());
+  } else {
+    forward(prepared.inputs<float>(), output.mutable_data_ptr<float>());
+  }
+  return torch::stable::to(output, type);
+}
+
+// The gradient of the importance is empty where there is none.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> neighborhood_merge_backward(
+    const Tensor& grad_output,
+    const Tensor& features,
+    const Tensor& positions,
+    const Tensor& centers,
+    const Tensor& members,
+    const std::optional<Tensor>& mask,
+    const std::optional<Tensor>& importance,
+    const Tensor& linear_weight,
+    const Tensor& linear_bias,
+    const Tensor& norm_weight,
+    const Tensor& norm_bias) {
+  const NeighborhoodMergeArguments arguments = {
+      features, positions, centers, members, mask, importance, linear_weight, linear_bias,
+      norm_weight, norm_bias};
+  const NeighborhoodMergeSizes s = check_neighborhood_merge_backward(grad_output, arguments);
+  const Prepared prepared(arguments, s);
+  const ScalarType type = features.scalar_type(), precision = accumulation_type(type);
+  const Tensor grad = in_precision(grad_output, precision);
+  const auto empty = [&](const Tensor& like) {
+    return torch::stable::new_empty(like, like.sizes(), precision);
+  };
+  Tensor grad_features = empty(features);
+  Tensor grad_importance =
+      importance ? empty(*importance) : torch::stable::new_empty(features, {0}, precision);
+  Tensor grad_linear_weight = empty(linear_weight), grad_linear_bias = empty(linear_bias);
+  Tensor grad_norm_weight = empty(norm_weight), grad_norm_bias = empty(norm_bias);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    backward<T>(
+        prepared.inputs<T>(), grad.const_data_ptr<T>(),
+        {grad_features.mutable_data_ptr<T>(),
+         importance ? grad_importance.mutable_data_ptr<T>() : nullptr,
+         grad_linear_weight.mutable_data_ptr<T>(), grad_linear_bias.mutable_data_ptr<T>(),
+         grad_norm_weight.mutable_data_ptr<T>(), grad_norm_bias.mutable_data_ptr<T>()});
+  };
+  if (precision == ScalarType::Double) {
+    run(0.0);
+  } else {
+    run(0.0f);
+  }
+  return {torch::stable::to(grad_features, type), grad_importance, grad_linear_weight,
+          grad_linear_bias, grad_norm_weight, grad_norm_bias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
+  library.impl("neighborhood_merge", TORCH_BOX(&neighborhood_merge));
+  library.impl("neighborhood_merge_backward", TORCH_BOX(&neighborhood_merge_backward));
+}
+
+}  // namespace segcore

@@ -1,0 +1,366 @@
+#include "../common/point_deform_attn.h"
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "in_precision.h"
+#include "index_range.h"
+#include "power_lanes.h"
+#include "weighted_sum.h"
+
+namespace segcore {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Multiply-adds below which one more thread costs more than it brings.
+constexpr int64_t kWorkPerThread = 1 << 16;
+
+template <typename T>
+struct Inputs {
+  PointDeformAttnSizes sizes;
+  const T* values;            // (batch, heads, tokens, channels): tokens of a head adjoin
+  const T* positions;         // (batch, tokens, 2)
+  const int64_t* neighbours;  // (batch, levels, cells, neighbours)
+  const T* locations;         // (batch, queries, heads, levels, points, 2)
+  const T* attention;         // (batch, queries, heads, levels, points)
+  T power;
+
+  // First element of a head in values and their gradient.
+  int64_t head_offset(int64_t n, int64_t m) const {
+    return (n * sizes.heads + m) * sizes.tokens * sizes.channels;
+  }
+};
+
+// The neighbours of all samples of one query and head, sample by sample: (samples, neighbours).
+template <typename T>
+struct Samples {
+  std::vector<int64_t> token;  // 0 where there is none
+  std::vector<T> x, y;         // from the token to the location
+  std::vector<T> distance;     // squared; negative where there is no token
+  std::vector<T> weight;       // of the interpolation, and its gradient
+  std::vector<T> grad;
+  std::vector<T> coefficient;  // weight times attention
+
+  explicit Samples(int64_t count)
+      : token(count), x(count), y(count), distance(count), weight(count), grad(count),
+        coefficient(count) {}
+};
+
+template <typename T>
+SEGCORE_INLINE void collect(const Inputs<T>& in, int64_t n, int64_t triple, Samples<T>& samples) {
+  const PointDeformAttnSizes& s = in.sizes;
+  const T* location = in.locations + 2 * triple * s.samples();
+  const T* positions = in.positions + 2 * n * s.tokens;
+  int64_t e = 0;
+  for (int64_t l = 0; l < s.levels; ++l) {
+    const int64_t* table = in.neighbours + (n * s.levels + l) * s.cells() * s.neighbours;
+    for (int64_t p = 0; p < s.points; ++p, location += 2) {
+      const T x = location[0], y = location[1];
+      const int64_t cell = nearest_cell(y, s.height) * s.width + nearest_cell(x, s.width);
+      for (const int64_t* near = table + cell * s.neighbours;
+           near < table + (cell + 1) * s.neighbours; ++near, ++e) {
+        const int64_t token = std::max<int64_t>(*near, 0);
+        samples.token[e] = token;
+        samples.x[e] = x - positions[2 * token];
+        samples.y[e] = y - positions[2 * token + 1];
+        const T squared = samples.x[e] * samples.x[e] + samples.y[e] * samples.y[e];
+        samples.distance[e] = *near < 0 ? T(-1) : squared;
+      }
+    }
+  }
+}
+
+// The inverse of the distance to the power, 0 where there is no token.
+template <typename T>
+SEGCORE_INLINE T inverse_distance(const Exponent<T>& exponent, T distance) {
+  const T raised = distance == 0 ? T(0) : exponent(distance).raised;
+  const T inverse = 1 / (raised + static_cast<T>(kInverseDistanceEpsilon));
+  return distance < 0 ? T(0) : inverse;
+}
+
+// Weights of the interpolation, and those with the attention.
+template <typename T>
+SEGCORE_INLINE void weigh(
+    const Inputs<T>& in, const Exponent<T>& exponent, int64_t triple, Samples<T>& samples) {
+  const PointDeformAttnSizes& s = in.sizes;
+  const T* distance = samples.distance.data();
+  T* weight = samples.weight.data();
+  const int64_t count = s.samples() * s.neighbours;
+#pragma omp simd
+  for (int64_t e = 0; e < count; ++e) weight[e] = inverse_distance(exponent, distance[e]);
+  for (int64_t i = 0; i < s.samples(); ++i) {
+    T* of_sample = weight + i * s.neighbours;
+    T sum = 0;
+    for (int64_t k = 0; k < s.neighbours; ++k) sum += of_sample[k];
+    const T attention = in.attention[triple * s.samples() + i];
+    for (int64_t k = 0; k < s.neighbours; ++k) {
+      of_sample[k] /= sum;
+      samples.coefficient[i * s.neighbours + k] = of_sample[k] * attention;
+    }
+  }
+}
+
+// Output of the (batch, query, head) triples [begin, end).
+template <typename T>
+SEGCORE_TARGET_CLONES void sample_triples(
+    const Inputs<T>& in, Samples<T>& samples, int64_t begin, int64_t end, T* output) {
+  const PointDeformAttnSizes& s = in.sizes;
+  const Exponent<T> exponent(in.power);
+  for (int64_t triple = begin; triple < end; ++triple) {
+    const int64_t n = triple / s.heads / s.queries, m = triple % s.heads;
+    collect(in, n, triple, samples);
+    weigh(in, exponent, triple, samples);
+    weighted_sum(
+        in.values + in.head_offset(n, m), s.channels, samples.token.data(),
+        samples.coefficient.data(), s.samples() * s.neighbours, output + triple * s.channels);
+  }
+}
+
+template <typename T>
+struct Gradients {
+  T* values;
+  T* locations;
+  T* attention;
+};
+
+// Gradients of the values of the neighbours; leaves those of the interpolated rows in samples.grad.
+template <typename T>
+SEGCORE_INLINE void scatter(
+    const T* grad_output, const T* values, int64_t channels, Samples<T>& samples, T* grad_values) {
+  for (size_t e = 0; e < samples.token.size(); ++e) {
+    const int64_t offset = samples.token[e] * channels;
+    const T coefficient = samples.coefficient[e];
+    T dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t c = 0; c < channels; ++c) {
+      dot += grad_output[c] * values[offset + c];
+      grad_values[offset + c] += coefficient * grad_output[c];
+    }
+    samples.grad[e] = dot;
+  }
+}
+
+// Turns the gradients of the interpolated rows into those of the attention; leaves in samples.grad
+// how much a row differs from the interpolation.
+template <typename T>
+SEGCORE_INLINE void attention_gradients(
+    const PointDeformAttnSizes& s, Samples<T>& samples, T* grad_attention) {
+  for (int64_t i = 0; i < s.samples(); ++i) {
+    const T* weight = &samples.weight[i * s.neighbours];
+    T* grad = &samples.grad[i * s.neighbours];
+    T mean = 0;
+    for (int64_t k = 0; k < s.neighbours; ++k) mean += weight[k] * grad[k];
+    for (int64_t k = 0; k < s.neighbours; ++k) grad[k] -= mean;
+    grad_attention[i] = mean;
+  }
+}
+
+// The gradient of the power, and parts of those of the locations in samples.x and samples.y.
+template <typename T>
+SEGCORE_INLINE T power_gradient(const Exponent<T>& exponent, T power, Samples<T>& samples) {
+  constexpr T kLn2 = static_cast<T>(0.69314718055994530942);
+  const T *distances = samples.distance.data(), *grad = samples.grad.data();
+  const T* coefficient = samples.coefficient.data();
+  T *x = samples.x.data(), *y = samples.y.data();
+  const int64_t count = static_cast<int64_t>(samples.distance.size());
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t e = 0; e < count; ++e) {
+    // A token at the location, or none, adds nothing.
+    const bool counts = distances[e] > 0;
+    const T distance = counts ? distances[e] : T(1);
+    const Power<T> p = exponent(distance);
+    // Derivative by the logarithm of distance ^ power.
+    const T share = p.raised / (p.raised + static_cast<T>(kInverseDistanceEpsilon));
+    const T slope = counts ? -coefficient[e] * share * grad[e] : T(0);
+    sum += slope * p.logarithm * kLn2;
+    const T scale = 2 * power * slope / distance;
+    x[e] *= scale;
+    y[e] *= scale;
+  }
+  return sum;
+}
+
+// Gradients of the locations of one triple.
+template <typename T>
+SEGCORE_INLINE void location_gradients(
+    const PointDeformAttnSizes& s, const Samples<T>& samples, T* grad_locations) {
+  for (int64_t i = 0; i < s.samples(); ++i) {
+    T x = 0, y = 0;
+    for (int64_t e = i * s.neighbours; e < (i + 1) * s.neighbours; ++e) {
+      x += samples.x[e];
+      y += samples.y[e];
+    }
+    grad_locations[2 * i] = x;
+    grad_locations[2 * i + 1] = y;
+  }
+}
+
+// Gradients of one head, from all queries: nothing else writes to its values, so that no atomics are
+// needed and the order of the sums does not depend on the number of threads. Returns the gradient
+// of the power.
+template <typename T>
+SEGCORE_TARGET_CLONES double backward_head(
+    const Inputs<T>& in,
+    const T* grad_output,
+    int64_t n,
+    int64_t m,
+    Samples<T>& samples,
+    Gradients<T> grad) {
+  const PointDeformAttnSizes& s = in.sizes;
+  const Exponent<T> exponent(in.power);
+  const int64_t offset = in.head_offset(n, m);
+  double grad_power = 0;
+  for (int64_t q = 0; q < s.queries; ++q) {
+    const int64_t triple = (n * s.queries + q) * s.heads + m;
+    collect(in, n, triple, samples);
+    weigh(in, exponent, triple, samples);
+    scatter(
+        grad_output + triple * s.channels, in.values + offset, s.channels, samples,
+        grad.values + offset);
+    attention_gradients(s, samples, grad.attention + triple * s.samples());
+    grad_power += power_gradient(exponent, in.power, samples);
+    location_gradients(s, samples, grad.locations + 2 * triple * s.samples());
+  }
+  return grad_power;
+}
+
+Tensor head_major(const Tensor& values, ScalarType type) {
+  return in_precision(torch::stable::transpose(values, 1, 2), type);
+}
+
+// The arguments as the kernels read them.
+struct Prepared {
+  PointDeformAttnSizes sizes;
+  Tensor values, positions, neighbours, locations, attention, power;
+
+  Prepared(const PointDeformAttnArguments& a, const PointDeformAttnSizes& s)
+      : sizes(s),
+        values(head_major(a.values, a.power.scalar_type())),
+        positions(torch::stable::contiguous(a.positions)),
+        neighbours(torch::stable::contiguous(a.neighbours)),
+        locations(torch::stable::contiguous(a.locations)),
+        attention(torch::stable::contiguous(a.attention)),
+        power(a.power) {
+    const int64_t count = s.batch * s.levels * s.cells() * s.neighbours;
+    check_index_range("neighbours", neighbours.const_data_ptr<int64_t>(), count, -1, s.tokens);
+    STD_TORCH_CHECK(
+        s.tokens > 0 || s.batch * s.queries * s.heads * s.samples() == 0,
+        "values: expected at least one token");
+  }
+
+  template <typename T>
+  Inputs<T> inputs() const {
+    return {
+        sizes,
+        values.const_data_ptr<T>(),
+        positions.const_data_ptr<T>(),
+        neighbours.const_data_ptr<int64_t>(),
+        locations.const_data_ptr<T>(),
+        attention.const_data_ptr<T>(),
+        *power.const_data_ptr<T>()};
+  }
+};
+
+template <typename T>
+void forward(const Inputs<T>& in, T* output) {
+  const PointDeformAttnSizes& s = in.sizes;
+  const int64_t entries = s.samples() * s.neighbours;
+  const int64_t work = std::max<int64_t>(1, entries * (s.channels + 32));
+  torch::stable::parallel_for(
+      0, s.batch * s.queries * s.heads, std::max<int64_t>(1, kWorkPerThread / work),
+      [&](int64_t begin, int64_t end) {
+        Samples<T> samples(entries);
+        sample_triples(in, samples, begin, end, output);
+      });
+}
+
+// Returns the gradient of the power.
+template <typename T>
+double backward(const Inputs<T>& in, const T* grad_output, Gradients<T> grad) {
+  const PointDeformAttnSizes& s = in.sizes;
+  std::vector<double> of_heads(s.batch * s.heads);
+  torch::stable::parallel_for(0, s.batch * s.heads, 1, [&](int64_t begin, int64_t end) {
+    Samples<T> samples(s.samples() * s.neighbours);
+    for (int64_t i = begin; i < end; ++i) {
+      of_heads[i] = backward_head(in, grad_output, i / s.heads, i % s.heads, samples, grad);
+    }
+  });
+  double grad_power = 0;
+  for (const double of_head : of_heads) grad_power += of_head;
+  return grad_power;
+}
+
+Tensor point_deform_attn(
+    const Tensor& values,
+    const Tensor& positions,
+    const Tensor& neighbours,
+    const std::vector<int64_t>& canvas,
+    const Tensor& locations,
+    const Tensor& attention,
+    const Tensor& power) {
+  const PointDeformAttnArguments arguments = {
+      values, positions, neighbours, canvas, locations, attention, power};
+  const PointDeformAttnSizes s = check_point_deform_attn(arguments);
+  const Prepared prepared(arguments, s);
+  const ScalarType type = values.scalar_type(), precision = accumulation_type(type);
+  Tensor output =
+      torch::stable::new_empty(values, {s.batch, s.queries, s.heads * s.channels}, precision);
+  if (precision == ScalarType::Double) {
+    forward(prepared.inputs<double>(), output.mutable_data_ptr<double>());
+  } else {
+    forward(prepared.inputs<float>(), output.mutable_data_ptr<float>());
+  }
+  return torch::stable::to(output, type);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> point_deform_attn_backward(
+    const Tensor& grad_output,
+    const Tensor& values,
+    const Tensor& positions,
+    const Tensor& neighbours,
+    const std::vector<int64_t>& canvas,
+    const Tensor& locations,
+    const Tensor& attention,
+    const Tensor& power) {
+  const PointDeformAttnArguments arguments = {
+      values, positions, neighbours, canvas, locations, attention, power};
+  const PointDeformAttnSizes s = check_point_deform_attn_backward(grad_output, arguments);
+  const Prepared prepared(arguments, s);
+  const ScalarType type = values.scalar_type(), precision = accumulation_type(type);
+  const Tensor grad = in_precision(grad_output, precision);
+  Tensor grad_values = torch::stable::new_zeros(values, prepared.values.sizes(), precision);
+  Tensor grad_locations = torch::stable::new_empty(locations, locations.sizes());
+  Tensor grad_attention = torch::stable::new_empty(attention, attention.sizes());
+  Tensor grad_power = torch::stable::new_empty(power, {1});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    *grad_power.mutable_data_ptr<T>() = static_cast<T>(backward<T>(
+        prepared.inputs<T>(), grad.const_data_ptr<T>(),
+        {grad_values.mutable_data_ptr<T>(), grad_locations.mutable_data_ptr<T>(),
+         grad_attention.mutable_data_ptr<T>()}));
+  };
+  if (precision == ScalarType::Double) {
+    run(0.0);
+  } else {
+    run(0.0f);
+  }
+  return {
+      in_precision(torch::stable::transpose(grad_values, 1, 2), type), grad_locations,
+      grad_attention, grad_power};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
+  library.impl("point_deform_attn", TORCH_BOX(&point_deform_attn));
+  library.impl("point_deform_attn_backward", TORCH_BOX(&point_deform_attn_backward));
+}
+
+}  // namespace segcore

@@ -1,0 +1,184 @@
+#include "../common/point_gather.h"
+
+#include <tuple>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "in_precision.h"
+#include "index_range.h"
+#include "inverse_lists.h"
+#include "weighted_sum.h"
+
+namespace segcore {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Multiply-adds below which one more thread costs more than it brings.
+constexpr int64_t kWorkPerThread = 1 << 16;
+
+int64_t grain(int64_t work) {
+  return std::max<int64_t>(1, kWorkPerThread / std::max<int64_t>(1, work));
+}
+
+// Output of the queries [begin, end) of all images.
+template <typename T>
+SEGCORE_TARGET_CLONES void gather_queries(
+    const PointGatherSizes& s,
+    const T* features,
+    const int64_t* indices,
+    const T* weights,
+    int64_t begin,
+    int64_t end,
+    T* output) {
+  for (int64_t i = begin; i < end; ++i) {
+    const T* rows = features + i / s.queries * s.tokens * s.channels;
+    weighted_sum(
+        rows, s.channels, indices + i * s.neighbours, weights + i * s.neighbours, s.neighbours,
+        output + i * s.channels);
+  }
+}
+
+// Gradients of the weights of the queries [begin, end).
+template <typename T>
+SEGCORE_TARGET_CLONES void weight_gradients(
+    const PointGatherSizes& s,
+    const T* grad_output,
+    const T* features,
+    const int64_t* indices,
+    int64_t begin,
+    int64_t end,
+    T* grad_weights) {
+  for (int64_t i = begin; i < end; ++i) {
+    const T* rows = features + i / s.queries * s.tokens * s.channels;
+    for (int64_t e = i * s.neighbours; e < (i + 1) * s.neighbours; ++e) {
+      grad_weights[e] =
+          dot_product(grad_output + i * s.channels, rows + indices[e] * s.channels, s.channels);
+    }
+  }
+}
+
+// Gradients of the tokens [begin, end) of one image.
+template <typename T>
+SEGCORE_TARGET_CLONES void feature_gradients(
+    const PointGatherSizes& s,
+    const T* grad_output,
+    const T* weights,
+    const InverseLists& lists,
+    int64_t begin,
+    int64_t end,
+    T* grad_features) {
+  std::vector<int64_t> row;
+  std::vector<T> weight;
+  for (int64_t j = begin; j < end; ++j) {
+    row.clear();
+    weight.clear();
+    for (int64_t i = 0; i < lists.count(j); ++i) {
+      const int64_t place = lists.places(j)[i];
+      row.push_back(place / s.neighbours);
+      weight.push_back(weights[place]);
+    }
+    weighted_sum(
+        grad_output, s.channels, row.data(), weight.data(), lists.count(j),
+        grad_features + j * s.channels);
+  }
+}
+
+template <typename T>
+void forward(
+    const PointGatherSizes& s,
+    const Tensor& features,
+    const Tensor& indices,
+    const Tensor& weights,
+    Tensor& output) {
+  const T* feature = features.const_data_ptr<T>();
+  const int64_t* index = indices.const_data_ptr<int64_t>();
+  const T* weight = weights.const_data_ptr<T>();
+  T* out = output.mutable_data_ptr<T>();
+  torch::stable::parallel_for(
+      0, s.batch * s.queries, grain(s.neighbours * s.channels), [&](int64_t begin, int64_t end) {
+        gather_queries(s, feature, index, weight, begin, end, out);
+      });
+}
+
+template <typename T>
+void backward(
+    const PointGatherSizes& s,
+    const Tensor& grad_output,
+    const Tensor& features,
+    const Tensor& indices,
+    const Tensor& weights,
+    Tensor& grad_features,
+    Tensor& grad_weights) {
+  const T* grad = grad_output.const_data_ptr<T>();
+  const T* feature = features.const_data_ptr<T>();
+  const int64_t* index = indices.const_data_ptr<int64_t>();
+  const T* weight = weights.const_data_ptr<T>();
+  T* grad_feature = grad_features.mutable_data_ptr<T>();
+  T* grad_weight = grad_weights.mutable_data_ptr<T>();
+  const int64_t work = grain(s.neighbours * s.channels);
+  torch::stable::parallel_for(0, s.batch * s.queries, work, [&](int64_t begin, int64_t end) {
+    weight_gradients(s, grad, feature, index, begin, end, grad_weight);
+  });
+  const int64_t places = s.queries * s.neighbours;
+  const auto lists = invert(index, nullptr, s.batch, places, s.tokens);
+  for (int64_t n = 0; n < s.batch; ++n) {
+    torch::stable::parallel_for(0, s.tokens, work, [&](int64_t begin, int64_t end) {
+      feature_gradients(
+          s, grad + n * s.queries * s.channels, weight + n * places, lists[n], begin, end,
+          grad_feature + n * s.tokens * s.channels);
+    });
+  }
+}
+
+Tensor checked_indices(const PointGatherSizes& s, const Tensor& indices) {
+  const Tensor packed = torch::stable::contiguous(indices);
+  check_index_range(
+      "indices", packed.const_data_ptr<int64_t>(), s.batch * s.queries * s.neighbours, 0, s.tokens);
+  return packed;
+}
+
+Tensor point_gather(const Tensor& features, const Tensor& indices, const Tensor& weights) {
+  const PointGatherSizes s = check_point_gather(features, indices, weights);
+  const ScalarType type = features.scalar_type(), precision = accumulation_type(type);
+  const Tensor index = checked_indices(s, indices), feature = in_precision(features, precision);
+  const Tensor weight = torch::stable::contiguous(weights);
+  Tensor output = torch::stable::new_empty(features, {s.batch, s.queries, s.channels}, precision);
+  if (precision == ScalarType::Double) {
+    forward<double>(s, feature, index, weight, output);
+  } else {
+    forward<float>(s, feature, index, weight, output);
+  }
+  return torch::stable::to(output, type);
+}
+
+std::tuple<Tensor, Tensor> point_gather_backward(
+    const Tensor& grad_output,
+    const Tensor& features,
+    const Tensor& indices,
+    const Tensor& weights) {
+  const PointGatherSizes s = check_point_gather_backward(grad_output, features, indices, weights);
+  const ScalarType type = features.scalar_type(), precision = accumulation_type(type);
+  const Tensor index = checked_indices(s, indices), feature = in_precision(features, precision);
+  const Tensor weight = torch::stable::contiguous(weights);
+  const Tensor grad = in_precision(grad_output, precision);
+  Tensor grad_features = torch::stable::new_empty(features, features.sizes(), precision);
+  Tensor grad_weights = torch::stable::new_empty(weights, weights.sizes());
+  if (precision == ScalarType::Double) {
+    backward<double>(s, grad, feature, index, weight, grad_features, grad_weights);
+  } else {
+    backward<float>(s, grad, feature, index, weight, grad_features, grad_weights);
+  }
+  return {torch::stable::to(grad_features, type), grad_weights};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
+  library.impl("point_gather", TORCH_BOX(&point_gather));
+  library.impl("point_gather_backward", TORCH_BOX(&point_gather_backward));
+}
+
+}  // namespace segcore

@@ -1,0 +1,119 @@
+"""What the tests of several operators do with them."""
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from segcore.ops._library import is_compiled
+
+HALF_TYPES = [torch.float16, torch.bfloat16]
+
+
+def needs_binary(name):
+    return pytest.mark.skipif(
+        not is_compiled(name, "cpu"), reason="segcore/_C.abi3.so has not been built"
+    )
+
+
+def devices(name):
+    """Run a test on the CPU, and on a GPU where there is one with the operator's kernel."""
+    needs_gpu = pytest.mark.skipif(
+        not (torch.cuda.is_available() and is_compiled(name, "cuda")),
+        reason="needs a GPU and segcore/_C_cuda.abi3.so",
+    )
+    return pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+
+
+def run_with_gradients(operator, arguments, differentiable):
+    """Output, and gradients by name, of arguments by name for a fixed upstream gradient."""
+    arguments = dict(arguments)
+    inputs = {
+        name: arguments[name].detach().requires_grad_()
+        for name in differentiable
+        if arguments[name] is not None
+    }
+    output = operator(**(arguments | inputs))
+    generator = torch.Generator().manual_seed(1)
+    grad_output = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    grads = torch.autograd.grad(output, list(inputs.values()), grad_output.to(output))
+    return {"output": output.detach(), **dict(zip(inputs, grads, strict=True))}
+
+
+def assert_same(operator, twin, arguments, differentiable, **tolerances):
+    """Same types and close numbers, scaled by the largest one, of outputs and gradients."""
+    actual = run_with_gradients(operator, arguments, differentiable)
+    expected = run_with_gradients(twin, arguments, differentiable)
+    for name, theirs in expected.items():
+        ours = actual[name]
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, name
+        scale = max(1.0, float(theirs.abs().max())) if theirs.numel() else 1.0
+        torch.testing.assert_close(
+            ours / scale,
+            theirs / scale,
+            msg=lambda text, name=name: f"{name}: {text}",
+            **tolerances,
+        )
+
+
+def assert_half_error_at_most_twice_pytorchs(operator, twin, arguments, differentiable):
+    """The twin on the same half values sets the limit; the truth is the twin in float64."""
+    exact_arguments = {
+        name: value.double()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+        else value
+        for name, value in arguments.items()
+    }
+    exact = run_with_gradients(twin, exact_arguments, differentiable)
+    theirs = run_with_gradients(twin, arguments, differentiable)
+    ours = run_with_gradients(operator, arguments, differentiable)
+    for name, truth in exact.items():
+        assert ours[name].dtype == theirs[name].dtype
+        limit = 2 * (theirs[name] - truth).abs().max() + 1e-5 * truth.abs().max()
+        assert (ours[name] - truth).abs().max() <= limit, name
+
+
+def assert_independent_of_threads(operator, arguments, differentiable):
+    """Equal, to the bit, with every number of threads."""
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            results.append(run_with_gradients(operator, arguments, differentiable))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        for name, expected in results[0].items():
+            assert torch.equal(other[name], expected), name
+
+
+def assert_compiles(operator, arguments, differentiable, dynamic):
+    """Without a graph break, and with the same results."""
+    compiled = torch.compile(operator, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    expected = run_with_gradients(operator, arguments, differentiable)
+    actual = run_with_gradients(compiled, arguments, differentiable)
+    torch.testing.assert_close(actual, expected)
+
+
+def assert_registered_well(name, arguments, differentiable):
+    """PyTorch's checks of schema, fake kernel and autograd, forward and backward; arguments as the
+    schema has them."""
+    operator = getattr(torch.ops.segcore, name).default
+    backward = getattr(torch.ops.segcore, f"{name}_backward").default
+    inputs = {
+        key: value.detach().requires_grad_()
+        if key in differentiable and value is not None
+        else value
+        for key, value in arguments.items()
+    }
+    opcheck(operator, tuple(inputs.values()))
+    grad_output = torch.randn_like(operator(*arguments.values()))
+    opcheck(backward, (grad_output, *arguments.values()))
+
+
+def assert_second_derivative_is_refused(operator, arguments, name):
+    arguments = arguments | {name: arguments[name].detach().requires_grad_()}
+    output = operator(**arguments)
+    (grad,) = torch.autograd.grad(output.square().sum(), arguments[name], create_graph=True)
+    with pytest.raises(NotImplementedError, match="_reference"):
+        grad.sum().backward()
