@@ -203,10 +203,15 @@ def _fake_backward(grad_output: Tensor, features: Tensor, *others) -> tuple[Tens
 
 
 register_operator(
-    "neighborhood_merge", fake=_fake, setup_context=_save_for_backward, backward=_backward
+    "neighborhood_merge",
+    fake=_fake,
+    setup_context=_save_for_backward,
+    backward=_backward,
+    devices=("cpu",),
 )
 register_operator(
     "neighborhood_merge_backward",
     fake=_fake_backward,
     backward=refuse_second_derivative("neighborhood_merge"),
+    devices=("cpu",),
 )

@@ -197,10 +197,15 @@ def _fake_backward(grad_output: Tensor, values: Tensor, *others) -> tuple[Tensor
 
 
 register_operator(
-    "point_deform_attn", fake=_fake, setup_context=_save_for_backward, backward=_backward
+    "point_deform_attn",
+    fake=_fake,
+    setup_context=_save_for_backward,
+    backward=_backward,
+    devices=("cpu",),
 )
 register_operator(
     "point_deform_attn_backward",
     fake=_fake_backward,
     backward=refuse_second_derivative("point_deform_attn"),
+    devices=("cpu",),
 )

@@ -84,7 +84,16 @@ def _fake_backward(
     return features.new_empty(features.shape), weights.new_empty(weights.shape)
 
 
-register_operator("point_gather", fake=_fake, setup_context=_save_for_backward, backward=_backward)
 register_operator(
-    "point_gather_backward", fake=_fake_backward, backward=refuse_second_derivative("point_gather")
+    "point_gather",
+    fake=_fake,
+    setup_context=_save_for_backward,
+    backward=_backward,
+    devices=("cpu",),
+)
+register_operator(
+    "point_gather_backward",
+    fake=_fake_backward,
+    backward=refuse_second_derivative("point_gather"),
+    devices=("cpu",),
 )

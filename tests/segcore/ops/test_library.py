@@ -72,3 +72,8 @@ def test_the_doctor_says_why(package):
 
 def test_devices_without_kernels_get_the_twin():
     assert not _library.is_compiled("ms_deform_attn", "mps")
+
+
+def test_a_device_without_kernels_gets_the_twin():
+    assert not _library.is_compiled("knn", "cuda")
+    assert _library.why_not_compiled("knn", "xpu")
