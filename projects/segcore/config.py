@@ -37,7 +37,12 @@ def add_segcore_config(cfg: CfgNode) -> None:
 
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Pairs [part of a parameter's name, factor of its learning rate], such as
+    # ["sampling_offsets", 0.1]; the first that fits counts, also before BACKBONE_MULTIPLIER.
+    cfg.SOLVER.LR_MULTIPLIERS = []
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # Of position biases and absolute position codes of a backbone, which are no nn.Embedding.
+    cfg.SOLVER.WEIGHT_DECAY_POSITION = 0.0
     # Parts in which each process works off its batch, to save memory.
     cfg.SOLVER.ACCUMULATE = 1
     # Of biases and all other parameters of one dimension; None: by the rules for all parameters.

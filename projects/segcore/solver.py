@@ -1,5 +1,6 @@
 """Optimiser and learning-rate schedule from ``cfg.SOLVER``."""
 
+from collections.abc import Sequence
 from itertools import chain
 
 import torch
@@ -27,7 +28,7 @@ NORMS = (
     nn.LocalResponseNorm,
 )
 # Position parameters that are no nn.Embedding (Swin Transformer, appendix A2).
-NEVER_DECAYED = ("relative_position_bias_table", "absolute_pos_embed")
+POSITIONS = ("relative_position_bias_table", "absolute_pos_embed")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -76,31 +77,50 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """Trainable parameters, each once, grouped by learning rate and weight decay.
 
     * ``BACKBONE_MULTIPLIER`` scales the learning rate where the module's path has "backbone".
+    * ``LR_MULTIPLIERS``, pairs of a part of a parameter's name and a factor, goes before it: of
+      several parts that a name has, the first counts.
     * ``WEIGHT_DECAY_NORM`` and ``WEIGHT_DECAY_EMBED`` hold for what a norm or an nn.Embedding owns
-      itself; position biases of the backbone do not decay; all else, biases too, decays.
+      itself, ``WEIGHT_DECAY_POSITION`` for position biases of the backbone; all else, biases too,
+      has ``WEIGHT_DECAY``.
     * ``WEIGHT_DECAY_1D``, unless None, goes before these, for parameters of one dimension.
     """
     solver = cfg.SOLVER
+    multipliers = _checked_multipliers(solver.LR_MULTIPLIERS)
     groups, seen = {}, set()
     for path, module in model.named_modules():
-        lr = solver.BASE_LR * (solver.BACKBONE_MULTIPLIER if "backbone" in path else 1.0)
+        default = solver.BACKBONE_MULTIPLIER if "backbone" in path else 1.0
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
+            full_name = f"{path}.{name}"
+            factors = (factor for part, factor in multipliers if part in full_name)
+            lr = solver.BASE_LR * next(factors, default)
             if solver.WEIGHT_DECAY_1D is not None and parameter.dim() <= 1:
                 weight_decay = solver.WEIGHT_DECAY_1D
             elif isinstance(module, nn.Embedding):
                 weight_decay = solver.WEIGHT_DECAY_EMBED
             elif isinstance(module, NORMS):
                 weight_decay = solver.WEIGHT_DECAY_NORM
-            elif name in NEVER_DECAYED:
-                weight_decay = 0.0
+            elif name in POSITIONS:
+                weight_decay = solver.WEIGHT_DECAY_POSITION
             else:
                 weight_decay = solver.WEIGHT_DECAY
             group = {"params": [], "lr": lr, "weight_decay": weight_decay}
             groups.setdefault((lr, weight_decay), group)["params"].append(parameter)
     return list(groups.values())
+
+
+def _checked_multipliers(multipliers: Sequence[Sequence]) -> list[tuple[str, float]]:
+    for pair in multipliers:
+        match pair:
+            case [str(), float() | int()]:
+                continue
+        raise ValueError(
+            "SOLVER.LR_MULTIPLIERS: expected pairs [part of a parameter's name, factor], "
+            f"got {pair!r}"
+        )
+    return [(part, float(factor)) for part, factor in multipliers]
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:

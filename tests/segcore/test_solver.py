@@ -89,6 +89,42 @@ def test_weight_decay_keys(cfg):
     assert values["backbone.absolute_pos_embed"][1] == 0.0
 
 
+def test_all_parameters_can_decay(cfg):
+    solver = cfg.SOLVER
+    solver.WEIGHT_DECAY_NORM = solver.WEIGHT_DECAY_EMBED = solver.WEIGHT_DECAY_POSITION = 0.05
+    model = Toy()
+    values = hyperparameters(build_optimizer(cfg, model), model)
+    assert {weight_decay for _, weight_decay in values.values()} == {0.05}
+
+
+def test_learning_rate_by_parts_of_the_name(cfg):
+    cfg.SOLVER.LR_MULTIPLIERS = [["head.w", 0.5], ["head", 0.25], ["backbone.absolute", 3]]
+    model = Toy()
+    values = hyperparameters(build_optimizer(cfg, model), model)
+    rates = {name: pytest.approx(0.1) for name in values}
+    rates |= {name: pytest.approx(0.01) for name in values if "backbone" in name}
+    rates |= {"head.weight": pytest.approx(0.05), "head.bias": pytest.approx(0.025)}
+    rates["backbone.absolute_pos_embed"] = pytest.approx(0.3)
+    assert {name: lr for name, (lr, _) in values.items()} == rates
+
+
+def test_multipliers_survive_a_config_file(cfg, tmp_path):
+    file = tmp_path / "solver.yaml"
+    file.write_text('VERSION: 2\nSOLVER:\n  LR_MULTIPLIERS: [["level", 0.1], ["query", 0.1]]\n')
+    cfg.merge_from_file(str(file))
+    model = Toy()
+    values = hyperparameters(build_optimizer(cfg, model), model)
+    slow = {name for name, (lr, _) in values.items() if lr == pytest.approx(0.01)}
+    assert {"level_embed", "query.weight"} == {n for n in slow if "backbone" not in n}
+
+
+@pytest.mark.parametrize("pair", ["backbone", ["backbone"], [0.1, "backbone"], ["backbone", "x"]])
+def test_bad_multiplier(cfg, pair):
+    cfg.SOLVER.LR_MULTIPLIERS = [pair]
+    with pytest.raises(ValueError, match=r"SOLVER.LR_MULTIPLIERS: expected pairs .* got"):
+        build_optimizer(cfg, Toy())
+
+
 def test_a_norm_inside_a_norm_is_not_directly_owned(cfg):
     class Outer(nn.LayerNorm):
         def __init__(self) -> None:
