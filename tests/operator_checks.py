@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import gradcheck
 from torch.library import opcheck
 
 from segcore.ops._library import is_compiled
@@ -22,6 +23,11 @@ def devices(name):
         reason="needs a GPU and segcore/_C_cuda.abi3.so",
     )
     return pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+
+
+def changed(arguments, change):
+    """Arguments by name, some of them edited: ``change`` has a function for each of these."""
+    return arguments | {name: edit(arguments[name]) for name, edit in change.items()}
 
 
 def run_with_gradients(operator, arguments, differentiable):
@@ -53,6 +59,15 @@ def assert_same(operator, twin, arguments, differentiable, **tolerances):
             msg=lambda text, name=name: f"{name}: {text}",
             **tolerances,
         )
+
+
+def assert_gradcheck(operator, arguments, differentiable):
+    """Gradients against finite differences, of arguments in float64."""
+    inputs = [arguments[name].detach().clone().requires_grad_() for name in differentiable]
+    assert gradcheck(
+        lambda *tensors: operator(**(arguments | dict(zip(differentiable, tensors, strict=True)))),
+        inputs,
+    )
 
 
 def assert_half_error_at_most_twice_pytorchs(operator, twin, arguments, differentiable):

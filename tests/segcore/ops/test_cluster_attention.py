@@ -1,8 +1,10 @@
+from functools import partial
+
 import pytest
 import torch
-from torch.autograd import gradcheck
 from torch.library import opcheck
 
+import operator_checks as checks
 from segcore.ops import (
     ClusterNeighbourhood,
     balanced_clusters,
@@ -10,19 +12,10 @@ from segcore.ops import (
     cluster_attention_reference,
     knn,
 )
-from segcore.ops._library import is_compiled
 
-HALF_TYPES = [torch.float16, torch.bfloat16]
-NOT_DIFFERENTIABLE = ("positions", "neighbourhood")
-
-needs_binary = pytest.mark.skipif(
-    not is_compiled("cluster_attention", "cpu"), reason="segcore/_C.abi3.so has not been built"
-)
-needs_gpu = pytest.mark.skipif(
-    not (torch.cuda.is_available() and is_compiled("cluster_attention", "cuda")),
-    reason="needs a GPU and segcore/_C_cuda.abi3.so",
-)
-devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+DIFFERENTIABLE = ("q", "k", "v", "pos_weight", "pos_bias", "blank_k", "blank_v")
+needs_binary = checks.needs_binary("cluster_attention")
+devices = checks.devices("cluster_attention")
 
 
 def random_neighbourhood(batch, tokens, cluster_size, clusters_per_token, generator):
@@ -91,25 +84,14 @@ def real_clustering(height, width, cluster_size, clusters_per_token, keep=1.0):
     return positions, ClusterNeighbourhood(clusters, cluster_size)
 
 
-def run_with_gradients(operator, arguments, **options):
-    """Output and all gradients for a fixed upstream gradient."""
-    inputs = {
-        name: value if name in NOT_DIFFERENTIABLE else value.detach().requires_grad_()
-        for name, value in arguments.items()
-    }
-    output = operator(**inputs, **options)
-    generator = torch.Generator().manual_seed(1)
-    grad_output = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    inputs = [value for name, value in inputs.items() if name not in NOT_DIFFERENTIABLE]
-    return output, *torch.autograd.grad(output, inputs, grad_output.to(output))
+def run_with_gradients(arguments):
+    return checks.run_with_gradients(cluster_attention, arguments, DIFFERENTIABLE)
 
 
 def assert_same(arguments, **tolerances):
-    actual = run_with_gradients(cluster_attention, arguments)
-    expected = run_with_gradients(cluster_attention_reference, arguments)
-    for ours, twin in zip(actual, expected, strict=True):
-        assert ours.dtype == twin.dtype
-        torch.testing.assert_close(ours, twin, **tolerances)
+    checks.assert_same(
+        cluster_attention, cluster_attention_reference, arguments, DIFFERENTIABLE, **tolerances
+    )
 
 
 def test_by_hand():
@@ -213,21 +195,14 @@ def test_all_clusters_are_global_attention(device):
 
 
 @devices
-@pytest.mark.parametrize("dtype", HALF_TYPES)
+@pytest.mark.parametrize("dtype", checks.HALF_TYPES)
 def test_half_error_is_at_most_twice_that_of_pytorch(dtype, device):
-    """The twin on the same half values sets the limit; the truth is the twin in float64."""
-    arguments = make_inputs(channels=32, tokens=100, dtype=dtype, device=device)
-    exact = run_with_gradients(
+    checks.assert_half_error_at_most_twice_pytorchs(
+        cluster_attention,
         cluster_attention_reference,
-        {n: t if n == "neighbourhood" else t.double() for n, t in arguments.items()},
+        make_inputs(channels=32, tokens=100, dtype=dtype, device=device),
+        DIFFERENTIABLE,
     )
-    twin = run_with_gradients(cluster_attention_reference, arguments)
-    actual = run_with_gradients(cluster_attention, arguments)
-    assert all(result.dtype == dtype for result in actual[:4])
-    assert all(result.dtype == torch.float32 for result in actual[4:])
-    for ours, theirs, truth in zip(actual, twin, exact, strict=True):
-        limit = max(2 * (theirs - truth).abs().max(), 1e-6 * truth.abs().max())
-        assert (ours - truth).abs().max() <= limit
 
 
 @devices
@@ -259,7 +234,7 @@ def test_large_logits(dtype, device):
     """The largest logit decides; no exponential overflows, and those of the others vanish."""
     arguments = make_inputs(dtype=dtype, device=device)
     arguments["q"] *= 1e4
-    for result in run_with_gradients(cluster_attention, arguments):
+    for result in run_with_gradients(arguments).values():
         assert result.isfinite().all()
     expected = cluster_attention_reference(**arguments)
     rounding = 1e-2 if dtype == torch.float32 else 1e-8  # of logits around 1e5
@@ -275,8 +250,8 @@ def test_tokens_outside_the_neighbourhood_do_not_leak(device):
     arguments["v"] = arguments["v"].clone()
     arguments["k"][:, 8:] = torch.nan
     arguments["v"][:, 8:] = torch.nan
-    output, grad_q, *_ = run_with_gradients(cluster_attention, arguments)
-    assert output.isfinite().all() and grad_q.isfinite().all()
+    results = run_with_gradients(arguments)
+    assert results["output"].isfinite().all() and results["q"].isfinite().all()
 
 
 @devices
@@ -295,9 +270,8 @@ def test_scale(device):
     expected = cluster_attention(**arguments)
     actual = cluster_attention(**{**scaled, "blank_k": arguments["blank_k"]}, scale=1.0)
     torch.testing.assert_close(actual, expected)
-    ours = run_with_gradients(cluster_attention, arguments, scale=0.7)
-    twin = run_with_gradients(cluster_attention_reference, arguments, scale=0.7)
-    torch.testing.assert_close(ours, twin)
+    operators = (partial(op, scale=0.7) for op in (cluster_attention, cluster_attention_reference))
+    checks.assert_same(*operators, arguments, DIFFERENTIABLE)
 
 
 @devices
@@ -305,14 +279,7 @@ def test_gradcheck(device):
     arguments = make_inputs(
         batch=1, tokens=7, heads=2, channels=3, cluster_size=3, clusters_per_token=2, device=device
     )
-    names = [name for name in arguments if name not in NOT_DIFFERENTIABLE]
-    inputs = [arguments[name].detach().clone().requires_grad_() for name in names]
-    assert gradcheck(
-        lambda *tensors: cluster_attention(
-            **{**arguments, **dict(zip(names, tensors, strict=True))}
-        ),
-        inputs,
-    )
+    checks.assert_gradcheck(cluster_attention, arguments, DIFFERENTIABLE)
 
 
 @devices
@@ -327,12 +294,7 @@ def test_positions_get_no_gradient(device):
 
 @needs_binary
 def test_second_derivative_is_refused():
-    arguments = make_inputs()
-    q = arguments["q"].requires_grad_()
-    output = cluster_attention(**arguments)
-    (grad,) = torch.autograd.grad(output.square().sum(), q, create_graph=True)
-    with pytest.raises(NotImplementedError, match="cluster_attention_reference"):
-        grad.sum().backward()
+    checks.assert_second_derivative_is_refused(cluster_attention, make_inputs(), "q")
 
 
 @needs_binary
@@ -359,15 +321,10 @@ def test_opcheck(sizes, dtype, requires_grad, device):
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_without_graph_break(dynamic):
     arguments = make_inputs(dtype=torch.float32)
-    compiled = torch.compile(
-        cluster_attention, fullgraph=True, dynamic=dynamic, backend="aot_eager"
-    )
-    expected = run_with_gradients(cluster_attention, arguments)
-    actual = run_with_gradients(compiled, arguments)
-    torch.testing.assert_close(actual, expected)
+    checks.assert_compiles(cluster_attention, arguments, DIFFERENTIABLE, dynamic)
 
 
-@pytest.mark.parametrize("dtype", HALF_TYPES)
+@pytest.mark.parametrize("dtype", checks.HALF_TYPES)
 def test_autocast_keeps_the_type_of_q(dtype):
     arguments = make_inputs(dtype=torch.float32)
     with torch.autocast("cpu", dtype=dtype):
@@ -382,21 +339,21 @@ def test_gradients_have_the_types_of_the_arguments():
     arguments = make_inputs(dtype=torch.bfloat16)
     arguments["pos_weight"] = arguments["pos_weight"].double()
     arguments["blank_k"] = arguments["blank_k"].half()
-    _, *grads = run_with_gradients(cluster_attention, arguments)
-    expected = [arguments[name].dtype for name in arguments if name not in NOT_DIFFERENTIABLE]
-    assert [grad.dtype for grad in grads] == expected
+    results = run_with_gradients(arguments)
+    for name in DIFFERENTIABLE:
+        assert results[name].dtype == arguments[name].dtype, name
 
 
 def test_strided_arguments():
     arguments = make_inputs()
-    expected = run_with_gradients(cluster_attention, arguments)
+    expected = run_with_gradients(arguments)
     strided = {
         name: arguments[name].transpose(1, 3).contiguous().transpose(1, 3)
         for name in ("q", "k", "v")
     }
     assert not strided["q"].is_contiguous()
-    actual = run_with_gradients(cluster_attention, {**arguments, **strided})
-    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+    actual = run_with_gradients({**arguments, **strided})
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
 
 
 def test_expanded_upstream_gradient():
@@ -414,16 +371,7 @@ def test_expanded_upstream_gradient():
 @pytest.mark.parametrize("sizes", [{}, {"batch": 1, "clusters_per_token": 1}], ids=str)
 def test_same_bits_in_every_run_with_any_number_of_threads(sizes, device):
     arguments = make_inputs(tokens=1001, channels=33, dtype=torch.float32, device=device, **sizes)
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for number in (1, 1, 2, 5):
-            torch.set_num_threads(number)
-            results.append(run_with_gradients(cluster_attention, arguments))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    checks.assert_independent_of_threads(cluster_attention, arguments, DIFFERENTIABLE)
 
 
 @needs_binary

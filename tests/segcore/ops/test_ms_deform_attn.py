@@ -3,20 +3,12 @@ import torch
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
+import operator_checks as checks
 from segcore.ops import ms_deform_attn, ms_deform_attn_reference
-from segcore.ops._library import is_compiled
 
 SHAPES = [(6, 5), (3, 4), (1, 2)]
-HALF_TYPES = [torch.float16, torch.bfloat16]
-
-needs_binary = pytest.mark.skipif(
-    not is_compiled("ms_deform_attn", "cpu"), reason="segcore/_C.abi3.so has not been built"
-)
-needs_gpu = pytest.mark.skipif(
-    not (torch.cuda.is_available() and is_compiled("ms_deform_attn", "cuda")),
-    reason="needs a GPU and segcore/_C_cuda.abi3.so",
-)
-devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+needs_binary = checks.needs_binary("ms_deform_attn")
+devices = checks.devices("ms_deform_attn")
 
 
 def make_inputs(
@@ -101,7 +93,7 @@ def test_matches_twin_at_odd_sizes(sizes, device):
 
 
 @devices
-@pytest.mark.parametrize("dtype", HALF_TYPES)
+@pytest.mark.parametrize("dtype", checks.HALF_TYPES)
 def test_half_error_is_at_most_twice_that_of_pytorch(dtype, device):
     """The twin on the same half values sets the limit; the truth is the twin in float64."""
     value, shapes, locations, weights = make_inputs(channels=32, dtype=dtype, device=device)
@@ -207,7 +199,7 @@ def test_compiles_without_graph_break(dynamic):
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("dtype", HALF_TYPES)
+@pytest.mark.parametrize("dtype", checks.HALF_TYPES)
 def test_autocast_keeps_the_type_of_value(dtype):
     value, shapes, locations, weights = make_inputs(dtype=torch.float32)
     with torch.autocast("cpu", dtype=dtype):

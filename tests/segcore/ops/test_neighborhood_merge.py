@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch.autograd import gradcheck
 
 import operator_checks as checks
 from segcore.ops import (
@@ -161,12 +160,7 @@ def test_masked_members_do_not_leak(device):
 @devices
 def test_gradcheck(device):
     arguments = make_inputs(channels=3, device=device)
-    names = list(DIFFERENTIABLE)
-    inputs = [arguments[name].requires_grad_() for name in names]
-    assert gradcheck(
-        lambda *tensors: neighborhood_merge(**(arguments | dict(zip(names, tensors, strict=True)))),
-        inputs,
-    )
+    checks.assert_gradcheck(neighborhood_merge, arguments, DIFFERENTIABLE)
 
 
 @needs_binary
@@ -228,10 +222,8 @@ def test_types_and_strides():
     ],
 )
 def test_bad_arguments_are_named(operator, change, error, message):
-    arguments = make_inputs()
-    arguments |= {name: edit(arguments[name]) for name, edit in change.items()}
     with pytest.raises(error, match=message):
-        operator(**arguments)
+        operator(**checks.changed(make_inputs(), change))
 
 
 @needs_binary
@@ -245,7 +237,6 @@ def test_bad_arguments_are_named(operator, change, error, message):
     ],
 )
 def test_the_compiled_operator_guards_itself(change, message):
-    arguments = make_inputs()
-    arguments |= {name: edit(arguments[name]) for name, edit in change.items()}
+    arguments = checks.changed(make_inputs(), change)
     with pytest.raises(RuntimeError, match=message):
         torch.ops.segcore.neighborhood_merge(*arguments.values())

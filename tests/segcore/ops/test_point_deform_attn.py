@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch.autograd import gradcheck
 
 import operator_checks as checks
 from segcore.ops import (
@@ -154,12 +153,7 @@ def test_gradcheck(device):
     # The neighbours change where a location is between two cells.
     locations = arguments["locations"]
     arguments["locations"] = locations.round() + (locations - locations.round()).clamp(-0.4, 0.4)
-    names = list(DIFFERENTIABLE)
-    inputs = [arguments[name].requires_grad_() for name in names]
-    assert gradcheck(
-        lambda *tensors: point_deform_attn(**(arguments | dict(zip(names, tensors, strict=True)))),
-        inputs,
-    )
+    checks.assert_gradcheck(point_deform_attn, arguments, DIFFERENTIABLE)
 
 
 @devices
@@ -238,10 +232,8 @@ def test_types_and_strides():
     ],
 )
 def test_bad_arguments_are_named(operator, change, error, message):
-    arguments = make_inputs()
-    arguments |= {name: edit(arguments[name]) for name, edit in change.items()}
     with pytest.raises(error, match=message):
-        operator(**arguments)
+        operator(**checks.changed(make_inputs(), change))
 
 
 @needs_binary
@@ -255,8 +247,7 @@ def test_bad_arguments_are_named(operator, change, error, message):
     ],
 )
 def test_the_compiled_operator_guards_itself(change, message):
-    arguments = make_inputs()
-    arguments |= {name: edit(arguments[name]) for name, edit in change.items()}
+    arguments = checks.changed(make_inputs(), change)
     with pytest.raises(RuntimeError, match=message):
         torch.ops.segcore.point_deform_attn(*arguments.values())
 

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch.autograd import gradcheck
 
 import operator_checks as checks
 from segcore.ops import point_gather, point_gather_reference
@@ -78,9 +77,7 @@ def test_equals_the_official_operator():
 @devices
 def test_gradcheck(device):
     arguments = make_inputs(channels=3, device=device)
-    indices = arguments["indices"]
-    inputs = [arguments[name].requires_grad_() for name in DIFFERENTIABLE]
-    assert gradcheck(lambda features, weights: point_gather(features, indices, weights), inputs)
+    checks.assert_gradcheck(point_gather, arguments, DIFFERENTIABLE)
 
 
 @needs_binary
@@ -138,10 +135,8 @@ def test_types_and_strides():
     ],
 )
 def test_bad_arguments_are_named(operator, change, error, message):
-    arguments = make_inputs()
-    arguments |= {name: edit(arguments[name]) for name, edit in change.items()}
     with pytest.raises(error, match=message):
-        operator(**arguments)
+        operator(**checks.changed(make_inputs(), change))
 
 
 @needs_binary
@@ -155,7 +150,6 @@ def test_bad_arguments_are_named(operator, change, error, message):
     ],
 )
 def test_the_compiled_operator_guards_itself(change, message):
-    arguments = make_inputs()
-    arguments |= {name: edit(arguments[name]) for name, edit in change.items()}
+    arguments = checks.changed(make_inputs(), change)
     with pytest.raises(RuntimeError, match=message):
         torch.ops.segcore.point_gather(*arguments.values())
