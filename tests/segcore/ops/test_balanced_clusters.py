@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from operator_checks import devices, needs_binary
+import operator_checks as checks
 from segcore.ops import balanced_clusters, balanced_clusters_reference
 
-needs_binary = needs_binary("balanced_clusters")
-devices = devices("balanced_clusters")
+needs_binary = checks.needs_binary("balanced_clusters")
+devices = checks.devices("balanced_clusters")
 operators = pytest.mark.parametrize(
     "operator", [balanced_clusters, balanced_clusters_reference], ids=["public", "twin"]
 )

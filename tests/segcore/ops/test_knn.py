@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from operator_checks import devices, needs_binary
+import operator_checks as checks
 from segcore.ops import knn, knn_reference
 
-needs_binary = needs_binary("knn")
-devices = devices("knn")
+needs_binary = checks.needs_binary("knn")
+devices = checks.devices("knn")
 
 
 def scene(kind, batch=2, queries=40, points=90, seed=0):
