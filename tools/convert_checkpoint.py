@@ -4,6 +4,7 @@
     python tools/convert_checkpoint.py model_final.pkl model.safetensors
     python tools/convert_checkpoint.py resnet101.pth R-101.pkl --backbone torchvision-resnet
     python tools/convert_checkpoint.py swin_tiny.pth swin_tiny.pkl --backbone swin
+    python tools/convert_checkpoint.py pvt_v2_b2.pth pvt_v2_b2.pkl --backbone pvt-v2
     python tools/convert_checkpoint.py model_final.pth aff_mini.pkl --backbone autofocusformer
     python tools/convert_checkpoint.py model_final.pkl model.pth --config-file configs/...
 

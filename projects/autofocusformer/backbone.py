@@ -18,11 +18,10 @@ from autofocusformer.block import Block
 from autofocusformer.clustering import nearest_clusters
 from autofocusformer.downsampling import AdaptiveDownsampling
 from autofocusformer.tokens import Tokens, grid_positions, take
-from segcore.backbones.features import TokenShape
+from segcore.backbones.features import FEATURES, TokenShape, drop_path_rates
 from segcore.losses import at_least_float32
 from segcore.ops import ClusterNeighbourhood
 
-FEATURES = ("res2", "res3", "res4", "res5")
 # Pixels between the cells of the canvas.
 PATCH = 4
 
@@ -173,8 +172,7 @@ class AutoFocusFormerTrunk(nn.Module):
 
         self.patch_embed = PatchEmbedding(in_channels, embed_dim[0], norm=patch_norm, pad=pad)
         self.pos_drop = nn.Dropout(dropout)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu")
-        drop_paths = drop_paths.split(list(depths))
+        drop_paths = drop_path_rates(drop_path_rate, depths)
         downsampling = [
             {"out_dim": out_dim, "alpha": alpha, "rate": rate, "reserve": reserve}
             for out_dim in embed_dim[1:]
@@ -183,7 +181,7 @@ class AutoFocusFormerTrunk(nn.Module):
             Stage(
                 embed_dim[number],
                 number,
-                drop_paths[number].tolist(),
+                drop_paths[number],
                 cluster_size=cluster_size,
                 neighbourhood_size=neighbourhood_size[number],
                 per_image=per_image,

@@ -32,8 +32,10 @@ def add_segcore_config(cfg: CfgNode) -> None:
     _add_deeplab_keys(cfg)
     _add_input_keys(cfg)
     _add_swin_keys(cfg)
+    _add_pvt_keys(cfg)
     _add_own_data_keys(cfg)
     _add_classification_keys(cfg)
+    _add_merging_keys(cfg)
 
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
@@ -106,6 +108,19 @@ def _add_swin_keys(cfg: CfgNode) -> None:
     swin.USE_CHECKPOINT = False
 
 
+def _add_pvt_keys(cfg: CfgNode) -> None:
+    """Of PVT v2, each list by stage."""
+    cfg.MODEL.PVT = pvt = CfgNode()
+    pvt.EMBED_DIMS = [32, 64, 160, 256]
+    pvt.NUM_HEADS = [1, 2, 5, 8]
+    pvt.MLP_RATIOS = [8, 8, 4, 4]
+    pvt.DEPTHS = [2, 2, 2, 2]
+    pvt.SR_RATIOS = [8, 4, 2, 1]
+    pvt.DROP_PATH_RATE = 0.1
+    pvt.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    pvt.USE_CHECKPOINT = False
+
+
 def _add_own_data_keys(cfg: CfgNode) -> None:
     """Own data in COCO panoptic format: image folder, panoptic JSON, folder of panoptic PNGs."""
     cfg.DATASETS.PANOPTIC = CfgNode()
@@ -137,3 +152,24 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     options.CUTMIX_PROB = 0.5
     # In tests, cut out the centre; else squeeze the whole image into the square.
     options.CENTER_CROP_TEST = True
+
+
+def _add_merging_keys(cfg: CfgNode) -> None:
+    """How overlapping masks become one panoptic map, see ``segcore.inference.PanopticMerging``."""
+    cfg.MODEL.PANOPTIC_MERGING = merging = CfgNode()
+    # "mask_wise", "pixel_wise", "mask2former", or "" for the system's own.
+    merging.STRATEGY = ""
+    # Of mask-wise merging: least merged score; largest share of a mask that may be taken already.
+    merging.QUALITY_THRESHOLD_THINGS = 0.25
+    merging.QUALITY_THRESHOLD_STUFF = 0.25
+    merging.OVERLAP_THRESHOLD_THINGS = 0.4
+    merging.OVERLAP_THRESHOLD_STUFF = 0.2
+    # Exponents of class score and mean mask value in the merged score.
+    merging.CLASS_EXPONENT = 1.0
+    merging.MASK_EXPONENT = 2.0
+    # Mask value from which on a pixel belongs to the mask.
+    merging.MASK_THRESHOLD = 0.5
+    # Of the other two: masks with no larger class score are left out. Of "mask2former": least
+    # share of a mask that remains. Mask2Former has MODEL.MASK_FORMER.TEST for both.
+    merging.SCORE_THRESHOLD = 0.3
+    merging.MIN_VISIBLE_SHARE = 0.8

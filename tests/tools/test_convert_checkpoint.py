@@ -10,7 +10,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from segcore.checkpoint import read_checkpoint
+from segcore.backbones import PyramidVisionTransformerV2
+from segcore.checkpoint import SafeCheckpointer, read_checkpoint
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/convert_checkpoint.py"
 
@@ -94,6 +95,27 @@ def test_autofocusformer_classifier_becomes_a_backbone(convert, tmp_path, suffix
     assert set(loaded["model"]) == {"backbone." + name for name in kept}
     for name in kept:
         assert torch.equal(loaded["model"]["backbone." + name], state[name])
+
+
+def test_pvt_v2_classifier_becomes_a_backbone(convert, tmp_path):
+    small = {"embed_dims": (8, 8, 8, 8), "num_heads": (1, 1, 1, 1)}
+    state = PyramidVisionTransformerV2(**small).state_dict()
+    head = {"head.weight": torch.ones(3, 8), "head.bias": torch.ones(3)}
+    torch.save(state | head, tmp_path / "pvt_v2.pth")  # as published: no key "model"
+    convert(tmp_path / "pvt_v2.pth", tmp_path / "pvt_v2.pkl", "--backbone", "pvt-v2")
+    detector = nn.ModuleDict({"backbone": PyramidVisionTransformerV2(**small)})
+    checkpointer = SafeCheckpointer(detector)
+    checkpointer.load(str(tmp_path / "pvt_v2.pkl"))
+    report = checkpointer.report
+    assert not (report.left_over or report.missing or report.other_shape)
+    for name, value in detector["backbone"].state_dict().items():
+        assert torch.equal(value, state[name])
+
+
+def test_other_weights_are_no_pvt_v2(convert, tmp_path):
+    torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "model.pth")
+    with pytest.raises(SystemExit, match=r"^error: expected a PVT v2 classifier"):
+        convert(tmp_path / "model.pth", tmp_path / "x.pkl", "--backbone", "pvt-v2")
 
 
 def test_other_weights_are_no_autofocusformer(convert, tmp_path):

@@ -1,8 +1,11 @@
 """What backbones return: maps, described by Detectron2's ``ShapeSpec``, or sets of tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from detectron2.layers import ShapeSpec
+
+FEATURES = ("res2", "res3", "res4", "res5")
 
 
 class TokenShape(ShapeSpec):
@@ -15,3 +18,11 @@ class TokenShape(ShapeSpec):
 def are_tokens(shapes: Mapping[str, ShapeSpec]) -> bool:
     """Whether any feature of a backbone is a set of tokens."""
     return any(isinstance(shape, TokenShape) for shape in shapes.values())
+
+
+def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
+    """Stochastic depth (Huang et al., 2016, section 3) of each stage's blocks: from 0 at the first
+    block of all, linearly to ``last``."""
+    # On the CPU also where the network is built elsewhere, as on the meta device.
+    rates = torch.linspace(0, last, sum(depths), device="cpu")
+    return [stage.tolist() for stage in rates.split(list(depths))]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
+from segcore.backbones.features import FEATURES, drop_path_rates
 from segcore.layers import FeedForward
 
 MASKED = -100.0
-FEATURES = ("res2", "res3", "res4", "res5")
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
@@ -270,12 +270,12 @@ class D2SwinTransformer(Backbone):
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(dropout)
 
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        drop_paths = drop_path_rates(drop_path_rate, depths)
         self.layers = nn.ModuleList(
             SwinStage(
                 dim,
                 window_size,
-                drop_paths[stage].tolist(),
+                drop_paths[stage],
                 downsample=stage < len(depths) - 1,
                 use_checkpoint=use_checkpoint,
                 num_heads=num_heads[stage],

@@ -1,15 +1,13 @@
 """Published backbones in Detectron2's form, as its training starts from them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 
 State = Mapping[str, torch.Tensor]
 BACKBONE_PREFIX = "backbone."
-# Of an AutoFocusFormer classifier, besides the backbone.
-CLASSIFIER_PARTS = ("norm", "head")
 
 
 def from_torchvision_resnet(state: State) -> dict[str, Any]:
@@ -35,6 +33,16 @@ def from_swin(state: State) -> dict[str, Any]:
     return {"model": dict(state), "__author__": "third_party", "matching_heuristics": True}
 
 
+def from_pvt_v2(state: State) -> dict[str, Any]:
+    """The backbone of an ImageNet PVT v2 of its authors; the classifier's head stays behind.
+
+    Raises:
+        ValueError: no name is that of a PVT v2.
+    """
+    _require(state, "block1.0.mlp.dwconv.dwconv.weight", "a PVT v2 classifier")
+    return _backbone_of(state, other_parts=("head",))
+
+
 def from_autofocusformer(state: State) -> dict[str, Any]:
     """The backbone of an AutoFocusFormer classifier, published or trained here, under its names in
     a segmentation model. The classifier's last norm and head stay behind: the backbone has norms of
@@ -44,20 +52,26 @@ def from_autofocusformer(state: State) -> dict[str, Any]:
         ValueError: no name is that of an AutoFocusFormer.
     """
     _require(state, "layers.0.blocks.0.attn.blank_k", "an AutoFocusFormer classifier")
-    return {
-        "model": {
-            BACKBONE_PREFIX + name: tensor
-            for name, tensor in state.items()
-            if name.split(".")[0] not in CLASSIFIER_PARTS
-        }
-    }
+    return _backbone_of(state, other_parts=("norm", "head"))
 
 
 BACKBONES: dict[str, Callable[[State], dict[str, Any]]] = {
     "torchvision-resnet": from_torchvision_resnet,
     "swin": from_swin,
+    "pvt-v2": from_pvt_v2,
     "autofocusformer": from_autofocusformer,
 }
+
+
+def _backbone_of(state: State, other_parts: Collection[str]) -> dict[str, Any]:
+    """Without these parts of a classifier, the rest under its names in a detector."""
+    return {
+        "model": {
+            BACKBONE_PREFIX + name: tensor
+            for name, tensor in state.items()
+            if name.split(".")[0] not in other_parts
+        }
+    }
 
 
 def _resnet_name(name: str) -> str:
