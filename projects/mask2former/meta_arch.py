@@ -16,11 +16,15 @@ from torch import Tensor, nn
 from mask2former.checkpoint_names import rename_before_load, rename_official
 from mask2former.criterion import build_criterion
 from segcore.inference import (
+    PanopticMerging,
     instance_inference,
     panoptic_inference,
     resize_mask_logits,
     semantic_inference,
 )
+
+# With the thresholds of the published panoptic configurations.
+OWN_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_share=0.8)
 
 
 @META_ARCH_REGISTRY.register()
@@ -41,8 +45,7 @@ class MaskFormer(nn.Module):
         instance_on: bool = False,
         panoptic_on: bool = False,
         thing_ids: Collection[int] = (),
-        object_mask_threshold: float = 0.8,
-        overlap_threshold: float = 0.8,
+        panoptic_merging: PanopticMerging = OWN_MERGING,
         topk_per_image: int = 100,
         resize_before_inference: bool = False,
     ):
@@ -55,7 +58,7 @@ class MaskFormer(nn.Module):
             size_divisibility: batches are padded to a multiple; negative: the backbone's own.
             semantic_on, instance_on, panoptic_on: the results wanted.
             thing_ids: classes in [0, K) whose segments are instances, for panoptic results.
-            object_mask_threshold, overlap_threshold: see :func:`panoptic_inference`.
+            panoptic_merging: of queries with their most probable class, by class probability.
             topk_per_image: number of instances.
             resize_before_inference: resize masks, not class scores, to the output size, even if
                 only semantic results are wanted (else it is always so).
@@ -76,8 +79,7 @@ class MaskFormer(nn.Module):
         self.instance_on = instance_on
         self.panoptic_on = panoptic_on
         self.thing_ids = frozenset(thing_ids)
-        self.object_mask_threshold = object_mask_threshold
-        self.overlap_threshold = overlap_threshold
+        self.panoptic_merging = panoptic_merging
         self.topk_per_image = topk_per_image
         self.resize_before_inference = resize_before_inference or instance_on or panoptic_on
         for name, value in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
@@ -100,8 +102,12 @@ class MaskFormer(nn.Module):
             "instance_on": test.INSTANCE_ON,
             "panoptic_on": test.PANOPTIC_ON,
             "thing_ids": thing_ids_of(cfg.DATASETS.TRAIN, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES),
-            "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
-            "overlap_threshold": test.OVERLAP_THRESHOLD,
+            "panoptic_merging": PanopticMerging.from_config(
+                cfg,
+                OWN_MERGING.strategy,
+                score_threshold=test.OBJECT_MASK_THRESHOLD,
+                min_visible_share=test.OVERLAP_THRESHOLD,
+            ),
             "topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "resize_before_inference": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         }
@@ -229,8 +235,7 @@ class MaskFormer(nn.Module):
                 class_logits,
                 mask_logits,
                 thing_ids=self.thing_ids,
-                object_mask_threshold=self.object_mask_threshold,
-                overlap_threshold=self.overlap_threshold,
+                merging=self.panoptic_merging,
             )
         if self.instance_on:
             results["instances"] = retry_if_cuda_oom(instance_inference)(

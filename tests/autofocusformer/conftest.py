@@ -12,6 +12,7 @@ from autofocusformer import (
 from mask2former.criterion import SetCriterion
 from mask2former.head import MaskFormerHead
 from mask2former.meta_arch import MaskFormer
+from segcore.inference import PanopticMerging
 from segcore.matching import HungarianMatcher
 
 NUM_CLASSES = 3
@@ -90,7 +91,7 @@ def small_model(*, per_image=False, **backbone):
         pixel_std=[60.0, 60.0, 60.0],
         panoptic_on=True,
         thing_ids=[0, 1],
-        object_mask_threshold=0.0,
+        panoptic_merging=PanopticMerging("mask2former", score_threshold=0.0, min_visible_share=0.8),
     )
 
 

@@ -4,7 +4,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
 from mask2former.meta_arch import MaskFormer, thing_ids_of
-from segcore.inference import semantic_inference
+from segcore.inference import PanopticMerging, semantic_inference
 
 NUM_CLASSES, NUM_QUERIES = 3, 5
 
@@ -27,11 +27,12 @@ def with_target(inputs, labels=(0, 2), masks=None):
     return {**inputs, "instances": instances}
 
 
+KEEPS_ALL = PanopticMerging("mask2former", score_threshold=0.0, min_visible_share=0.0)
 ALL_ON = {"semantic_on": True, "instance_on": True, "panoptic_on": True, "thing_ids": [0, 1]}
 
 
 def test_results_in_detectron2_format(build_small_model):
-    model = build_small_model(**ALL_ON, object_mask_threshold=0.0, overlap_threshold=0.0).eval()
+    model = build_small_model(**ALL_ON, panoptic_merging=KEEPS_ALL).eval()
     with torch.no_grad():
         results = model([image(50, 70, height=100, width=141), image(64, 33)])
     for result, size in zip(results, [(100, 141), (64, 33)], strict=True):

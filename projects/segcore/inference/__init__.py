@@ -1,14 +1,22 @@
 """From class and mask logits to semantic, instance and panoptic results."""
 
-from segcore.inference.instance import instance_inference
-from segcore.inference.masks import masks_to_boxes, resize_mask_logits
+from segcore.inference.instance import instance_inference, sorted_instances
+from segcore.inference.mask_wise import RatedMasks, is_thing
+from segcore.inference.masks import bilinear, masks_to_boxes, resize_mask_logits
+from segcore.inference.merging import PanopticMerging
 from segcore.inference.panoptic import panoptic_inference
-from segcore.inference.semantic import semantic_inference
+from segcore.inference.semantic import semantic_inference, semantic_scores
 
 __all__ = [
+    "PanopticMerging",
+    "RatedMasks",
+    "bilinear",
     "instance_inference",
+    "is_thing",
     "masks_to_boxes",
     "panoptic_inference",
     "resize_mask_logits",
     "semantic_inference",
+    "semantic_scores",
+    "sorted_instances",
 ]

@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas, masks_to_boxes
+from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas, masks_to_boxes, sum_inside
 
 
 def instance_inference(
@@ -43,21 +43,41 @@ def instance_inference(
     queries, instance_query = queries.unique(return_inverse=True)
     chunks = [_mask_and_quality(mask_logits[chunk]) for chunk in queries.split(MASKS_PER_CHUNK)]
     masks, quality = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    boxes = masks_to_boxes(masks)
-    scores, order = (scores * quality[instance_query]).sort(descending=True, stable=True)
-    instance_query = instance_query[order]
+    scores = scores * quality[instance_query]
+    boxes = masks_to_boxes(masks)[instance_query]
+    return sorted_instances(scores, classes, masks, boxes, instance_query)
 
-    instances = Instances(tuple(mask_logits.shape[1:]))
+
+def sorted_instances(
+    scores: Tensor,
+    classes: Tensor,
+    masks: Tensor,
+    boxes: Tensor,
+    sources: Tensor | None = None,
+    *,
+    topk: int | None = None,
+) -> Instances:
+    """Instances in Detectron2's form by falling score, equal ones in the order given.
+
+    Args:
+        scores: (n,).
+        classes: (n,) int64.
+        masks: (m, H, W) bool.
+        boxes: (n, 4), absolute (x0, y0, x1, y1).
+        sources: (n,) int64, the mask of each instance; None: they correspond.
+        topk: keep so many; None keeps all.
+    """
+    scores, order = scores.sort(descending=True, stable=True)
+    scores, order = scores[:topk], order[:topk]
+    instances = Instances(tuple(masks.shape[1:]))
     instances.scores = scores
     instances.pred_classes = classes[order]
-    instances.pred_masks = masks[instance_query]
-    instances.pred_boxes = Boxes(boxes[instance_query])
+    instances.pred_masks = masks[order if sources is None else sources[order]]
+    instances.pred_boxes = Boxes(boxes[order])
     return instances
 
 
 def _mask_and_quality(mask_logits: Tensor) -> tuple[Tensor, Tensor]:
     """Binary masks of (N, H, W) logits, and the mean probability inside each, (N,); 0 if empty."""
     masks = mask_logits > 0
-    dtype = torch.promote_types(mask_logits.dtype, torch.float32)  # a half cannot count pixels
-    total = torch.where(masks, mask_logits.sigmoid(), 0).sum(dim=(1, 2), dtype=dtype)
-    return masks, total / (mask_areas(masks) + 1e-6)
+    return masks, sum_inside(mask_logits.sigmoid(), masks) / (mask_areas(masks) + 1e-6)

@@ -6,6 +6,8 @@ from torch import Tensor
 
 # Masks that a step takes at a time: bounds the temporary memory, and a CPU's cache holds it.
 MASKS_PER_CHUNK = 4
+# Rows of pixels that a step takes at a time have about this many pixels, for the same reason.
+PIXELS_PER_CHUNK = 1 << 16
 
 
 def resize_mask_logits(
@@ -21,19 +23,20 @@ def resize_mask_logits(
     masks at once.
     """
     if image_size is None:
-        return _bilinear(mask_logits, padded_size)
+        return bilinear(mask_logits, padded_size)
     output_size = output_size or image_size
     resized = mask_logits.new_empty((len(mask_logits), *output_size))
     height, width = image_size
     for source, target in zip(
         mask_logits.split(MASKS_PER_CHUNK), resized.split(MASKS_PER_CHUNK), strict=True
     ):
-        image = _bilinear(source, padded_size)[:, :height, :width]
-        target.copy_(_bilinear(image, output_size))
+        image = bilinear(source, padded_size)[:, :height, :width]
+        target.copy_(bilinear(image, output_size))
     return resized
 
 
-def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (N, h, w) -> (N, H, W), align_corners False, no antialiasing."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
@@ -43,6 +46,12 @@ def mask_areas(masks: Tensor) -> Tensor:
     """Pixels of each of bool masks (N, H, W): int64 (N,)."""
     # A sum of booleans first makes a copy of int64, eight times as large.
     return torch.cat([chunk.sum(dim=(1, 2)) for chunk in masks.split(MASKS_PER_CHUNK)])
+
+
+def sum_inside(values: Tensor, masks: Tensor) -> Tensor:
+    """Sum of values (N, H, W) where bool masks (N, H, W) are set: (N,), at least float32."""
+    dtype = torch.promote_types(values.dtype, torch.float32)  # a half cannot count pixels
+    return torch.where(masks, values, 0).sum(dim=(1, 2), dtype=dtype)
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:

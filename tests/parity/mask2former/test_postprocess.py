@@ -7,7 +7,7 @@ import torch
 from mask2former.meta_arch import MaskFormer
 from parity.golden import parametrize_cases
 from parity.mask2former.results import compare_results
-from segcore.inference import resize_mask_logits
+from segcore.inference import PanopticMerging, resize_mask_logits
 
 
 def meta_arch(case, run: dict) -> MaskFormer:
@@ -19,8 +19,11 @@ def meta_arch(case, run: dict) -> MaskFormer:
         pixel_mean=[0.0],
         pixel_std=[1.0],
         thing_ids=case.info["thing_contiguous_ids"],
-        object_mask_threshold=case.config["object_mask_threshold"],
-        overlap_threshold=case.config["overlap_threshold"],
+        panoptic_merging=PanopticMerging(
+            "mask2former",
+            score_threshold=case.config["object_mask_threshold"],
+            min_visible_share=case.config["overlap_threshold"],
+        ),
         topk_per_image=case.config["topk_per_image"],
         **run,
     )

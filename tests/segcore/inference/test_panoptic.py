@@ -1,11 +1,22 @@
 import pytest
 import torch
 
-from segcore.inference import panoptic_inference
+from segcore.inference import PanopticMerging
+from segcore.inference import panoptic_inference as panoptic_inference_by
 
 NUM_CLASSES = 4
 THINGS = {0, 1}
 OPTIONS = {"thing_ids": THINGS, "object_mask_threshold": 0.5, "overlap_threshold": 0.5}
+
+
+def panoptic_inference(
+    class_logits, mask_logits, *, thing_ids, object_mask_threshold, overlap_threshold
+):
+    """With Mask2Former's merging."""
+    merging = PanopticMerging(
+        "mask2former", score_threshold=object_mask_threshold, min_visible_share=overlap_threshold
+    )
+    return panoptic_inference_by(class_logits, mask_logits, thing_ids=thing_ids, merging=merging)
 
 
 def logits_of(classes, score=0.9):

@@ -1,0 +1,108 @@
+"""Mask-wise merging (Panoptic SegFormer, section 3.4 of the paper)."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas, sum_inside
+from segcore.inference.segments import PanopticResult, number_segments
+
+
+class RatedMasks(NamedTuple):
+    """Masks with what decides about them."""
+
+    scores: Tensor  # (N,) merged scores of class and mask, at least float32
+    binary: Tensor  # (N, H, W) bool
+    areas: Tensor  # (N,) int64, pixels of each binary mask
+
+
+def rate_masks(
+    scores: Tensor,
+    masks: Tensor,
+    *,
+    mask_threshold: float = 0.5,
+    class_exponent: float = 1.0,
+    mask_exponent: float = 2.0,
+) -> RatedMasks:
+    """Merged scores: class score and mean mask value inside of the mask, each to its exponent.
+
+    The mean divides by the area + 1, so that an empty mask scores 0. Mask values may exceed 1, and
+    so may merged scores.
+
+    Args:
+        scores: (N,) class scores.
+        masks: (N, H, W) mask values.
+        mask_threshold: inside of the mask are larger values.
+    """
+    binary = torch.empty(masks.shape, dtype=torch.bool, device=masks.device)
+    # At least float32: a half cannot count pixels.
+    sums = scores.new_zeros(len(masks), dtype=torch.promote_types(masks.dtype, torch.float32))
+    for chunk in range(0, len(masks), MASKS_PER_CHUNK):
+        part = slice(chunk, chunk + MASKS_PER_CHUNK)
+        torch.gt(masks[part], mask_threshold, out=binary[part])
+        sums[part] = sum_inside(masks[part], binary[part])
+    areas = mask_areas(binary)
+    means = sums / (areas + 1)
+    return RatedMasks(scores**class_exponent * means**mask_exponent, binary, areas)
+
+
+def merge_mask_wise(
+    rated: RatedMasks,
+    labels: Tensor,
+    *,
+    thing_ids: Collection[int],
+    quality_thresholds: tuple[float, float],
+    overlap_thresholds: tuple[float, float],
+) -> PanopticResult:
+    """Write the masks by falling merged score, each to the pixels that are still free.
+
+    A mask is left out where its merged score is below the quality threshold, or where more than
+    the share ``overlap_threshold`` of it is taken. Nothing is too small.
+
+    Args:
+        rated: N masks (H, W).
+        labels: (N,) int64 classes.
+        thing_ids: classes whose segments are instances.
+        quality_thresholds, overlap_thresholds: for things and for stuff.
+
+    Returns:
+        See :class:`~segcore.inference.merging.PanopticMerging`.
+    """
+    things = is_thing(labels, thing_ids)
+    qualities = per_kind(quality_thresholds, things, rated.scores.dtype)
+    order = rated.scores.argsort(descending=True, stable=True)
+    order = order[((rated.scores >= qualities) & (rated.areas > 0))[order]]
+    areas = rated.areas[order].double()
+    limits = per_kind(overlap_thresholds, things[order], areas.dtype)
+
+    ids = torch.zeros(rated.binary.shape[1:], dtype=torch.int32, device=labels.device)
+    free = torch.ones_like(ids, dtype=torch.bool)
+    kept = []
+    # The order is the algorithm: what one mask takes, the next ones lack.
+    for number, mask in enumerate(order.tolist()):
+        won = rated.binary[mask] & free
+        count = won.count_nonzero()
+        kept.append(((areas[number] - count) / areas[number] <= limits[number]) & (count > 0))
+        won &= kept[-1]
+        ids.masked_fill_(won, number + 1)
+        free ^= won
+    if not kept:
+        return ids, []
+    # One copy to the host.
+    table = torch.stack((labels[order], torch.stack(kept).to(labels.dtype)), dim=1)
+    numbers, segments = number_segments(*zip(*table.tolist(), strict=True), thing_ids)
+    return torch.tensor([0, *numbers], dtype=torch.int32, device=ids.device)[ids], segments
+
+
+def is_thing(labels: Tensor, thing_ids: Collection[int]) -> Tensor:
+    """Which of ``labels`` (N,) are things: (N,) bool."""
+    things = torch.tensor(sorted(thing_ids), dtype=labels.dtype, device=labels.device)
+    return torch.isin(labels, things)
+
+
+def per_kind(thresholds: tuple[float, float], things: Tensor, dtype: torch.dtype) -> Tensor:
+    """The threshold of each mask, of a pair for things and for stuff: (N,) of ``dtype``."""
+    of_things, of_stuff = thresholds
+    return torch.tensor([of_stuff, of_things], dtype=dtype, device=things.device)[things.long()]

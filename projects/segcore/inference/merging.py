@@ -1,0 +1,143 @@
+"""From overlapping masks to one panoptic map: three strategies, one config key chooses.
+
+Every system of the repository can be run with each of them, see ``docs/merging.md``.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from segcore.inference.mask_wise import RatedMasks, is_thing, merge_mask_wise, per_kind, rate_masks
+from segcore.inference.pixel_wise import merge_pixel_wise
+from segcore.inference.segments import PanopticResult
+
+STRATEGIES = ("mask_wise", "pixel_wise", "mask2former")
+
+
+@dataclass(frozen=True)
+class PanopticMerging:
+    """A merging strategy with its thresholds; pairs are (things, stuff).
+
+    Args:
+        strategy: "mask_wise" (Panoptic SegFormer, section 3.4 of the paper): whole masks by falling
+            merged score; "pixel_wise": each pixel to the largest score times mask value;
+            "mask2former": pixel-wise, without masks of which too little remains.
+        quality_thresholds: least merged score of a mask (mask-wise).
+        overlap_thresholds: largest share of a mask that may be taken already (mask-wise).
+        mask_threshold: a pixel with a larger value belongs to the mask.
+        class_exponent, mask_exponent: of the two factors of the merged score (:func:`rate_masks`).
+        score_threshold: masks with no larger class score are left out (the other two strategies).
+        min_visible_share: least share of a mask that must remain ("mask2former").
+
+    Raises:
+        ValueError: unknown strategy.
+    """
+
+    strategy: str
+    quality_thresholds: tuple[float, float] = (0.25, 0.25)
+    overlap_thresholds: tuple[float, float] = (0.4, 0.2)
+    mask_threshold: float = 0.5
+    class_exponent: float = 1.0
+    mask_exponent: float = 2.0
+    score_threshold: float = 0.3
+    min_visible_share: float = 0.8
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            raise ValueError(
+                f"MODEL.PANOPTIC_MERGING.STRATEGY: expected one of {', '.join(STRATEGIES)} or '' "
+                f"(the system's own), got {self.strategy!r}"
+            )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, own_strategy: str, **own_thresholds) -> "PanopticMerging":
+        """By ``MODEL.PANOPTIC_MERGING``.
+
+        Args:
+            own_strategy: of the system, where STRATEGY is "".
+            own_thresholds: fields that the system has keys of its own for.
+        """
+        keys = cfg.MODEL.PANOPTIC_MERGING
+        thresholds = {
+            "quality_thresholds": (keys.QUALITY_THRESHOLD_THINGS, keys.QUALITY_THRESHOLD_STUFF),
+            "overlap_thresholds": (keys.OVERLAP_THRESHOLD_THINGS, keys.OVERLAP_THRESHOLD_STUFF),
+            **{
+                field.name: keys[field.name.upper()]
+                for field in fields(cls)
+                if field.name.upper() in keys and field.name != "strategy"
+            },
+        }
+        return cls(keys.STRATEGY or own_strategy, **(thresholds | own_thresholds))
+
+    def candidates(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        thing_ids: Collection[int],
+        peaks: Tensor | float = 1.0,
+    ) -> Tensor:
+        """Which masks can be in the result; what is False need not be computed: (N,) bool.
+
+        Args:
+            scores: (N,) class scores.
+            labels: (N,) int64 classes.
+            thing_ids: classes that are things.
+            peaks: (N,) an upper bound of the values of each mask; 1 for probabilities.
+        """
+        if self.strategy != "mask_wise":
+            return scores > self.score_threshold
+        best = scores**self.class_exponent * peaks**self.mask_exponent
+        things = is_thing(labels, thing_ids)
+        return best >= per_kind(self.quality_thresholds, things, best.dtype)
+
+    def rate(self, scores: Tensor, masks: Tensor) -> RatedMasks:
+        """:func:`rate_masks` with the options of this merging."""
+        return rate_masks(
+            scores,
+            masks,
+            mask_threshold=self.mask_threshold,
+            class_exponent=self.class_exponent,
+            mask_exponent=self.mask_exponent,
+        )
+
+    def __call__(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        masks: Tensor,
+        thing_ids: Collection[int],
+        rated: RatedMasks | None = None,
+    ) -> PanopticResult:
+        """Merge masks to a map where each pixel belongs to one segment or none.
+
+        Args:
+            scores: (N,) class scores.
+            labels: (N,) int64 classes, without "no object".
+            masks: (N, H, W) values from 0; above 1 the alternatives to mask-wise take them as 1.
+            thing_ids: classes whose segments are instances; the segments of another are one.
+            rated: :meth:`rate` of the same masks, where it is known.
+
+        Returns:
+            int32 (H, W) of segment ids, 0 = void, and for each segment
+            {"id": int, "isthing": bool, "category_id": int}, ids 1, 2, ...: mask-wise by falling
+            merged score, else in the order given. Every segment has a pixel.
+        """
+        if self.strategy == "mask_wise":
+            return merge_mask_wise(
+                rated or self.rate(scores, masks),
+                labels,
+                thing_ids=thing_ids,
+                quality_thresholds=self.quality_thresholds,
+                overlap_thresholds=self.overlap_thresholds,
+            )
+        return merge_pixel_wise(
+            scores,
+            labels,
+            masks,
+            thing_ids=thing_ids,
+            score_threshold=self.score_threshold,
+            mask_threshold=self.mask_threshold,
+            min_visible_share=self.min_visible_share if self.strategy == "mask2former" else 0.0,
+        )

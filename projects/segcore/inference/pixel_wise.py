@@ -1,0 +1,67 @@
+"""Merging by pixels: each goes to the mask with the largest score times mask value."""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from segcore.inference.masks import MASKS_PER_CHUNK, PIXELS_PER_CHUNK, mask_areas
+from segcore.inference.segments import PanopticResult, number_segments
+
+
+def merge_pixel_wise(
+    scores: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    *,
+    thing_ids: Collection[int],
+    score_threshold: float,
+    mask_threshold: float = 0.5,
+    min_visible_share: float = 0.0,
+) -> PanopticResult:
+    """Give each pixel to the mask with the largest class score times mask value, at most 1.
+
+    The pixel is void where that mask's value is below ``mask_threshold``. With
+    ``min_visible_share`` it is the merging of MaskFormer (section 3.4 of its paper): a mask that
+    wins fewer pixels, as a share of its own, is left out, and its pixels stay void.
+
+    Args:
+        scores: (N,) class scores.
+        labels: (N,) int64 classes.
+        masks: (N, H, W) mask values.
+        thing_ids: classes whose segments are instances; the segments of another are one.
+        score_threshold: masks with no larger class score are left out.
+
+    Returns:
+        See :class:`~segcore.inference.merging.PanopticMerging`.
+    """
+    kept = (scores > score_threshold).nonzero()[:, 0]
+    count = len(kept)
+    if count == 0:
+        return torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device), []
+    winner = _best_mask(scores, masks, kept)
+    foreground = masks.gather(0, kept[winner][None])[0] >= mask_threshold
+    # Pixels won outside and inside of the winner's own mask.
+    won = torch.bincount((winner * 2 + foreground).flatten(), minlength=2 * count).view(count, 2)
+    own = torch.cat(
+        [mask_areas(masks[part] >= mask_threshold) for part in kept.split(MASKS_PER_CHUNK)]
+    )
+
+    # One copy to the host; what follows is about at most N numbers.
+    table = torch.stack((labels[kept], own, won.sum(dim=1), won[:, 1]), dim=1).tolist()
+    visible = [inside > 0 and total / own >= min_visible_share for _, own, total, inside in table]
+    numbers, segments = number_segments([row[0] for row in table], visible, thing_ids)
+    ids = torch.tensor(numbers, dtype=torch.int32, device=winner.device)
+    return ids[winner] * foreground, segments
+
+
+def _best_mask(scores: Tensor, masks: Tensor, kept: Tensor) -> Tensor:
+    """Number (H, W), in the list ``kept`` of n masks, of the best one at each pixel."""
+    _, height, width = masks.shape
+    winner = torch.empty((height, width), dtype=torch.int64, device=masks.device)
+    scores = scores[kept, None, None]
+    rows = max(1, PIXELS_PER_CHUNK // max(1, width))
+    for values, target in zip(masks.split(rows, 1), winner.split(rows), strict=True):
+        # The copy that indexing makes is worked on in place.
+        target.copy_(values[kept].clamp_(max=1).mul_(scores).argmax(dim=0))
+    return winner
