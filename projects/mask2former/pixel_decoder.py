@@ -13,7 +13,13 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from segcore.backbones.features import are_tokens
-from segcore.layers import DeformableEncoder, SinePositionEncoding, grid_reference_points
+from segcore.layers import (
+    DeformableEncoder,
+    SinePositionEncoding,
+    flatten_levels,
+    grid_reference_points,
+    level_positions,
+)
 from segcore.losses import at_least_float32
 
 # Feature maps that the pixel decoder hands to the transformer decoder, coarse to fine.
@@ -32,15 +38,8 @@ class MultiScaleTransformer(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """``num_levels`` maps (B, C, H_l, W_l) -> the encoded maps, of the same shapes."""
         sizes = [tuple(level.shape[-2:]) for level in maps]
-        tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
-        positions = torch.cat(
-            [
-                self.position_encoding(size, device=tokens.device).flatten(2).transpose(1, 2)
-                + embedding
-                for size, embedding in zip(sizes, self.level_embed, strict=True)
-            ],
-            dim=1,
-        )
+        tokens = flatten_levels(maps)
+        positions = level_positions(self.position_encoding, self.level_embed, sizes)
         reference_points = grid_reference_points(sizes, tokens.device)[None, :, None].expand(
             len(tokens), -1, len(sizes), -1
         )

@@ -1,11 +1,8 @@
 """Building blocks that several networks share."""
 
 from segcore.layers.attention import MultiHeadAttention
-from segcore.layers.deformable_encoder import (
-    DeformableEncoder,
-    DeformableEncoderLayer,
-    grid_reference_points,
-)
+from segcore.layers.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
+from segcore.layers.levels import flatten_levels, grid_reference_points, level_positions
 from segcore.layers.mlp import MLP, FeedForward
 from segcore.layers.ms_deform_attn import MSDeformAttn
 from segcore.layers.position_encoding import SinePositionEncoding
@@ -18,5 +15,7 @@ __all__ = [
     "MSDeformAttn",
     "MultiHeadAttention",
     "SinePositionEncoding",
+    "flatten_levels",
     "grid_reference_points",
+    "level_positions",
 ]

@@ -10,15 +10,19 @@ class MultiHeadAttention(nn.Module):
 
     One mask is shared by all heads instead of being repeated for each. All matrices are initialised
     Xavier-uniform (the packed projection as one matrix), all biases 0.
+
+    Args:
+        dropout: probability with which an attention weight is dropped in training.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int):
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0):
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(
                 f"num_heads: expected a divisor of embed_dim {embed_dim}, got {num_heads}"
             )
         self.num_heads = num_heads
+        self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
         self.out_proj = nn.Linear(embed_dim, embed_dim)
@@ -43,5 +47,8 @@ class MultiHeadAttention(nn.Module):
             F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=visible, dropout_p=dropout
+        )
         return self.out_proj(attended.transpose(1, 2).flatten(2))

@@ -1,9 +1,8 @@
 """Transformer encoder with multi-scale deformable attention (Deformable DETR, section 4.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -91,16 +90,3 @@ class DeformableEncoder(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens, positions, reference_points, levels, padding_mask)
         return tokens
-
-
-def grid_reference_points(
-    spatial_shapes: Sequence[tuple[int, int]], device: torch.device | str | None = None
-) -> Tensor:
-    """Centre of every token's own cell, (S, 2) as (x, y) in [0, 1], float32."""
-    levels = []
-    for height, width in spatial_shapes:
-        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        levels.append(torch.stack((grid_x, grid_y), dim=-1).flatten(0, 1))
-    return torch.cat(levels)

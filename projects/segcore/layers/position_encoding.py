@@ -16,9 +16,16 @@ class SinePositionEncoding(nn.Module):
         num_features: channels F of each axis; the encoding has ``2 * num_features``.
         temperature: ratio of the longest to the shortest wavelength.
         normalize: scale the coordinates of a map to (0, 2 pi]; else they are 1, 2, 3, ...
+        offset: added to the coordinates 1, 2, 3, ... before they are scaled (-0.5: cell centres).
     """
 
-    def __init__(self, num_features: int, temperature: float = 10000.0, normalize: bool = True):
+    def __init__(
+        self,
+        num_features: int,
+        temperature: float = 10000.0,
+        normalize: bool = True,
+        offset: float = 0.0,
+    ):
         super().__init__()
         if num_features < 2 or num_features % 2:
             raise ValueError(
@@ -27,6 +34,7 @@ class SinePositionEncoding(nn.Module):
         self.num_features = num_features
         self.temperature = temperature
         self.normalize = normalize
+        self.offset = offset
 
     def forward(
         self,
@@ -56,8 +64,9 @@ class SinePositionEncoding(nn.Module):
             inside = (~padding_mask).to(torch.float32)
             y, x = inside.cumsum(1), inside.cumsum(2)
         if self.normalize:
-            y = y / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
-            x = x / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
+            # In a column of padding y is offset / 1e-6 * 2 pi, whose sine hangs on this order.
+            y = (y + self.offset) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
+            x = (x + self.offset) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
         # Without a mask y is (1, H, 1) and x (1, 1, W): each sine is computed once a row or column.
         features = [self._encode(axis).expand(-1, -1, height, width) for axis in (y, x)]
         return torch.cat(features, dim=1)

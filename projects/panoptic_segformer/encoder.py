@@ -1,0 +1,37 @@
+"""Deformable encoder of all levels (Panoptic SegFormer, section 3.2)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from panoptic_segformer.padding import PaddedLevels
+from segcore.layers import (
+    DeformableEncoder,
+    SinePositionEncoding,
+    flatten_levels,
+    level_positions,
+)
+
+
+class MultiScaleEncoder(DeformableEncoder):
+    """A deformable encoder that takes maps, with a learned embedding of each level."""
+
+    def __init__(self, embed_dim: int, *, num_levels: int = 4, **options):
+        """Keyword arguments are those of :class:`DeformableEncoder`."""
+        super().__init__(embed_dim, num_levels=num_levels, **options)
+        self.position_encoding = SinePositionEncoding(embed_dim // 2, offset=-0.5)
+        self.level_embed = nn.Parameter(torch.randn(num_levels, embed_dim))
+
+    def forward(self, maps: Sequence[Tensor], levels: PaddedLevels) -> Tensor:
+        """(B, C, H_l, W_l) each -> encoded tokens (B, S, C), level after level."""
+        positions = level_positions(
+            self.position_encoding, self.level_embed, levels.sizes, levels.masks()
+        )
+        return super().forward(
+            flatten_levels(maps),
+            positions,
+            levels.reference_points(),
+            levels.sizes,
+            levels.token_mask(),
+        )

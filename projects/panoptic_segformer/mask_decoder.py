@@ -1,0 +1,213 @@
+"""Mask decoders: masks from attention logits (Panoptic SegFormer, section 3.4)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from segcore.inference import bilinear
+from segcore.layers import FeedForward
+
+# Levels of the encoder that masks are made from: strides 8, 16, 32.
+NUM_MASK_LEVELS = 3
+LAYER_NORM_EPS = 1e-6
+
+Sizes = Sequence[tuple[int, int]]
+
+
+class MaskOutput(NamedTuple):
+    """What a mask decoder returns.
+
+    Attributes:
+        masks: (B, N, h, w) of each block and, last, of the tail; or of the tail only. At the size
+            of the finest level. Values from 0, without upper bound, used as probabilities.
+        queries: (B, N, C) of each block.
+    """
+
+    masks: list[Tensor]
+    queries: list[Tensor]
+
+
+class AttentionMask(nn.Module):
+    """Attention logits of all heads and levels, put together to a mask: a decoder's tail."""
+
+    def __init__(self, embed_dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(embed_dim, embed_dim)
+        self.k = nn.Linear(embed_dim, embed_dim)
+        self.mask_level = nn.ModuleList(
+            nn.Linear(num_heads, num_heads) for _ in range(NUM_MASK_LEVELS)
+        )
+        self.mask_fuse = nn.Linear(NUM_MASK_LEVELS * num_heads, 1)
+
+    def forward(self, queries: Tensor, memory: Tensor, levels: Sizes) -> Tensor:
+        """
+        Args:
+            queries: (B, N, C).
+            memory: (B, L, C), the tokens of all levels.
+            levels: (h, w) of each level, fine to coarse.
+
+        Returns:
+            (B, N, h, w) at the size of the finest level.
+        """
+        return self.masks(self.heads(self.q, queries), self.heads(self.k, memory), levels)
+
+    def heads(self, projection: nn.Linear, tokens: Tensor) -> Tensor:
+        """(B, S, C) -> projected (B, M, S, C / M), for M heads."""
+        return projection(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def masks(self, q: Tensor, k: Tensor, levels: Sizes) -> Tensor:
+        """Masks (B, N, h, w) of heads of queries (B, M, N, D) and of tokens (B, M, L, D)."""
+        batch, _, queries, channels = q.shape
+        q = q * channels**-0.5
+        keys = k.split([height * width for height, width in levels], dim=2)
+        shares = self.mask_fuse.weight.split(self.num_heads, dim=1)
+        mask = self.mask_fuse.bias
+        for key, size, level, share in zip(keys, levels, self.mask_level, shares, strict=True):
+            logits = (q @ key.transpose(2, 3)).flatten(2)  # (B, M, N * h * w)
+            hidden = (level.weight @ logits + level.bias[:, None]).relu_()
+            # The sum over heads commutes with the resize: one map instead of M.
+            part = (share @ hidden).view(batch * queries, *size)
+            mask = mask + bilinear(part, levels[0])
+        return mask.relu().view(batch, queries, *levels[0])
+
+
+class MaskAttention(AttentionMask):
+    """Cross-attention whose logits before the softmax also give a mask."""
+
+    def __init__(self, embed_dim: int, num_heads: int):
+        super().__init__(embed_dim, num_heads)
+        self.v = nn.Linear(embed_dim, embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(
+        self, queries: Tensor, memory: Tensor, levels: Sizes, with_mask: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the queries read, (B, N, C), and their masks if wanted; see the base class."""
+        q, k, v = (
+            self.heads(projection, tokens)
+            for projection, tokens in ((self.q, queries), (self.k, memory), (self.v, memory))
+        )
+        # Fused: it never holds the logits, which the mask computes (and keeps) by itself.
+        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.proj(read), self.masks(q, k, levels) if with_mask else None
+
+    def attention(self, queries: Tensor, memory: Tensor) -> Tensor:
+        """Attention weights (B, M, N, L), for pictures of them."""
+        q, k = self.heads(self.q, queries), self.heads(self.k, memory)
+        return (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with one packed projection."""
+
+    def __init__(self, embed_dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class MaskDecoderLayer(nn.Module):
+    """Self-attention (optional), attention to the tokens, feed-forward; LayerNorm after each."""
+
+    def __init__(
+        self, embed_dim: int, *, num_heads: int, self_attention: bool, feedforward_dim: int
+    ):
+        super().__init__()
+        self.self_attn = SelfAttention(embed_dim, num_heads) if self_attention else None
+        self.norm0 = nn.LayerNorm(embed_dim, LAYER_NORM_EPS) if self_attention else None
+        self.cross_attn = MaskAttention(embed_dim, num_heads)
+        self.norm1 = nn.LayerNorm(embed_dim, LAYER_NORM_EPS)
+        self.mlp = FeedForward(embed_dim, feedforward_dim)
+        self.norm2 = nn.LayerNorm(embed_dim, LAYER_NORM_EPS)
+
+    def forward(
+        self, queries: Tensor, memory: Tensor, levels: Sizes, with_mask: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Queries (B, N, C) and, if wanted, their masks of before; see :class:`MaskAttention`."""
+        if self.self_attn is not None:
+            queries = self.norm0(queries + self.self_attn(queries))
+        read, mask = self.cross_attn(queries, memory, levels, with_mask)
+        queries = self.norm1(queries + read)
+        return self.norm2(queries + self.mlp(queries)), mask
+
+
+class MaskDecoder(nn.Module):
+    """Blocks that refine queries, each with a mask of its own, and a tail for the final mask.
+
+    All matrices are initialised Xavier-uniform.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        *,
+        num_layers: int,
+        self_attention: bool,
+        num_heads: int = 8,
+        feedforward_dim: int = 1024,
+        recompute: bool = False,
+    ):
+        """
+        Args:
+            num_layers: number of blocks, the tail not counted.
+            self_attention: of the queries, in every block.
+            recompute: keep only the inputs of a block for the backward pass.
+        """
+        super().__init__()
+        self.layers = nn.ModuleList(
+            MaskDecoderLayer(
+                embed_dim,
+                num_heads=num_heads,
+                self_attention=self_attention,
+                feedforward_dim=feedforward_dim,
+            )
+            for _ in range(num_layers)
+        )
+        self.tail = AttentionMask(embed_dim, num_heads)
+        self.recompute = recompute
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(
+        self,
+        queries: Tensor,
+        position: Tensor | None,
+        memory: Tensor,
+        levels: Sizes,
+        *,
+        all_masks: bool = True,
+    ) -> MaskOutput:
+        """
+        Args:
+            queries: (B, N, C); N may be 0.
+            position: (N, C) or (B, N, C), added to the queries before every block and the tail.
+            memory: (B, L, C), the tokens of three levels.
+            levels: (h, w) of these, fine to coarse.
+            all_masks: also return the blocks' masks, which only training needs.
+        """
+        place = 0 if position is None else position
+        outputs = MaskOutput([], [])
+        for layer in self.layers:
+            queries, mask = self._run(layer, queries + place, memory, levels, all_masks)
+            outputs.queries.append(queries)
+            if all_masks:
+                outputs.masks.append(mask)
+        outputs.masks.append(self._run(self.tail, queries + place, memory, levels))
+        return outputs
+
+    def _run(self, module: nn.Module, *inputs):
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)

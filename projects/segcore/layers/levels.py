@@ -1,0 +1,54 @@
+"""Maps of several levels as one sequence of tokens, level after level in row-major order."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from segcore.layers.position_encoding import SinePositionEncoding
+
+
+def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
+    """(B, C, H_l, W_l) each -> (B, sum of H_l * W_l, C)."""
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
+
+
+def level_positions(
+    encoding: SinePositionEncoding,
+    level_embed: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    padding_masks: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Codes of the tokens of all levels, each with the embedding of its level added.
+
+    Args:
+        level_embed: (levels, C).
+        sizes: (H, W) of each level.
+        padding_masks: bool (B, H, W) of each level, see :class:`SinePositionEncoding`.
+
+    Returns:
+        (1, S, C), or (B, S, C) with masks.
+    """
+    masks = padding_masks or [None] * len(sizes)
+    codes = [
+        encoding(size, device=level_embed.device, padding_mask=mask).flatten(2).transpose(1, 2)
+        for size, mask in zip(sizes, masks, strict=True)
+    ]
+    return torch.cat(
+        [code + embedding for code, embedding in zip(codes, level_embed, strict=True)], dim=1
+    )
+
+
+def grid_reference_points(
+    spatial_shapes: Sequence[tuple[int, int]],
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Centre of every token's own cell, (S, 2) as (x, y) in [0, 1]."""
+    levels = []
+    for height, width in spatial_shapes:
+        y = (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
+        x = (torch.arange(width, dtype=dtype, device=device) + 0.5) / width
+        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+        levels.append(torch.stack((grid_x, grid_y), dim=-1).flatten(0, 1))
+    return torch.cat(levels)
