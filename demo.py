@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import segcore.data  # noqa: F401, registers the data sets
 from segcore.data.panoptic_format import DataError
-from segcore.demo import PhotoPredictor, ResultWriter, find_photos, read_photo
+from segcore.demo import DemoError, PhotoPredictor, ResultWriter, find_photos, read_photo
 from segcore.engine import setup_config
 from segcore.visualization import format_rows
 
@@ -50,6 +50,8 @@ def main(args: argparse.Namespace) -> int:
         setup_logger(name=name)
     device = ["MODEL.DEVICE", args.device] if args.device else []
     predictor = PhotoPredictor(setup_config(args.config_file, [*args.opts, *device]), args.weights)
+    if args.show_focus:
+        predictor.require_focus()
     writer = ResultWriter(args.output, predictor.categories, args.score_threshold)
     photos, skipped = find_photos(args.photos), []
     for path in tqdm(photos, desc="photos", unit="photo"):
@@ -68,8 +70,15 @@ def main(args: argparse.Namespace) -> int:
     return 0 if len(skipped) < len(photos) else 1
 
 
-if __name__ == "__main__":
+def run(argv: Sequence[str] | None = None) -> int:
+    """The whole program on these arguments; what the user can mend is said plainly."""
+    args = parse_arguments(argv)
     try:
-        sys.exit(main(parse_arguments()))
-    except (DataError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        return main(args)
+    except (DataError, DemoError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -100,7 +100,7 @@ def demo():
 
 def run(demo, folder, *arguments):
     arguments = [*map(str, arguments), "--config-file", str(folder / "config.yaml")]
-    return demo.main(demo.parse_arguments([*arguments, "--device", "cpu"]))
+    return demo.run([*arguments, "--device", "cpu"])
 
 
 def test_photos_to_files_and_table(demo, trained, tmp_path, capsys):
@@ -143,9 +143,17 @@ def test_no_readable_photo(demo, trained, tmp_path, capsys):
     assert "0 of 1 photos done" in capsys.readouterr().out
 
 
-def test_missing_weights(demo, trained, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"other\.pth"):
-        run(demo, trained, tmp_path, "--weights", tmp_path / "other.pth", "--output", tmp_path)
+def test_missing_weights(demo, trained, tmp_path, capsys):
+    weights = ("--weights", tmp_path / "other.pth")
+    assert run(demo, trained, tmp_path, *weights, "--output", tmp_path) == 1
+    assert "other.pth" in one_error(capsys)
+
+
+def one_error(capsys):
+    """What the program says is wrong, in a line."""
+    lines = capsys.readouterr().err.splitlines()
+    (error,) = (line for line in lines if line.startswith("error: "))
+    return error
 
 
 def test_predictor_gives_detectron2_results(trained):
@@ -205,7 +213,8 @@ def test_focus_of_a_model_on_tokens(demo, trained_on_tokens, tmp_path):
     assert inside.max(0).values.tolist() == [90 - 1.875, 45 - 1.875]
 
 
-def test_focus_of_a_model_on_maps_is_refused(demo, trained, tmp_path):
+def test_focus_of_a_model_on_maps_is_refused_before_any_photo(demo, trained, tmp_path, capsys):
     arguments = ("--weights", trained / "model.pth", "--output", tmp_path / "out", "--show-focus")
-    with pytest.raises(ValueError, match="backbone of tokens, such as AutoFocusFormer, got ResNet"):
-        run(demo, trained, photo(tmp_path / "a.png"), *arguments)
+    assert run(demo, trained, photo(tmp_path / "a.png"), *arguments) == 1
+    assert "backbone chooses tokens, such as AutoFocusFormer, got ResNet" in one_error(capsys)
+    assert not (tmp_path / "out").exists()

@@ -1,7 +1,7 @@
 """Prediction on photos: what ``demo.py`` is made of."""
 
 from segcore.demo.photos import find_photos, read_photo
-from segcore.demo.predictor import PhotoPredictor
+from segcore.demo.predictor import DemoError, PhotoPredictor
 from segcore.demo.results import ResultWriter
 
-__all__ = ["PhotoPredictor", "ResultWriter", "find_photos", "read_photo"]
+__all__ = ["DemoError", "PhotoPredictor", "ResultWriter", "find_photos", "read_photo"]

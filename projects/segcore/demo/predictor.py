@@ -8,12 +8,15 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
-from segcore.backbones.features import are_tokens
 from segcore.checkpoint import LoadReport, SafeCheckpointer, class_metadata, use_class_metadata
 from segcore.data.own_data import setup_own_data
 from segcore.visualization import categories_of
 
 CHECKPOINT_CLASSES = "classes_of_the_checkpoint"
+
+
+class DemoError(ValueError):
+    """What was asked cannot be shown with this model or checkpoint; says why."""
 
 
 class PhotoPredictor:
@@ -27,7 +30,7 @@ class PhotoPredictor:
         weights: file or Detectron2 URL; "" for what ``MODEL.WEIGHTS`` says.
 
     Raises:
-        ValueError: the checkpoint lacks parameters of the model, so results would be random.
+        DemoError: no weights, or they lack parameters of the model, so results would be random.
     """
 
     def __init__(self, cfg: CfgNode, weights: str = ""):
@@ -35,7 +38,7 @@ class PhotoPredictor:
         cfg.defrost()
         weights = weights or cfg.MODEL.WEIGHTS
         if not weights:
-            raise ValueError("no weights: give --weights, or MODEL.WEIGHTS in the config")
+            raise DemoError("no weights: give --weights, or MODEL.WEIGHTS in the config")
         cfg.MODEL.WEIGHTS = ""  # the stock predictor would load them in an unsafe way
         stored = class_metadata(weights)
         if stored is not None:
@@ -62,7 +65,19 @@ class PhotoPredictor:
         """
         return {name: _to_cpu(result) for name, result in self.predictor(photo).items()}
 
-    @torch.no_grad()
+    def require_focus(self) -> None:
+        """Make sure that :meth:`focus` can be asked.
+
+        Raises:
+            DemoError: the backbone keeps all of an image.
+        """
+        backbone = self.predictor.model.backbone
+        if not hasattr(backbone, "focus"):
+            raise DemoError(
+                "focus: expected a model whose backbone chooses tokens, such as AutoFocusFormer, "
+                f"got {type(backbone).__name__}"
+            )
+
     def focus(self, photo: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """Where the tokens of each stage of the backbone are on a photo.
 
@@ -75,25 +90,25 @@ class PhotoPredictor:
             tokens of the padding, outside of the photo.
 
         Raises:
-            ValueError: the backbone returns maps.
+            DemoError: the backbone keeps all of an image.
         """
-        model = self.predictor.model
-        if not are_tokens(model.backbone.output_shape()):
-            raise ValueError(
-                "focus: expected a model with a backbone of tokens, such as AutoFocusFormer, "
-                f"got {type(model.backbone).__name__}, whose features are maps"
-            )
-        rgb = self.predictor.input_format == "RGB"
-        pixels = photo[:, :, ::-1] if rgb else photo
-        pixels = self.predictor.aug.get_transform(pixels).apply_image(pixels)
-        image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        images = model.preprocess_images([{"image": image}]).tensor
-        height, width = pixels.shape[:2]
+        self.require_focus()
+        model, inputs = self.predictor.model, self._inputs(photo)
+        height, width = inputs["image"].shape[-2:]
         scale = torch.tensor([photo.shape[1] / width, photo.shape[0] / height])
+        images = model.preprocess_images([inputs]).tensor
         return [
             (positions[0].cpu() * scale, None if importance is None else importance[0].cpu())
             for positions, importance in model.backbone.focus(images)
         ]
+
+    def _inputs(self, photo: np.ndarray) -> dict[str, Any]:
+        """The photo as the model takes it, at the size of the config."""
+        rgb = self.predictor.input_format == "RGB"
+        pixels = photo[:, :, ::-1] if rgb else photo
+        pixels = self.predictor.aug.get_transform(pixels).apply_image(pixels)
+        image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return {"image": image, "height": photo.shape[0], "width": photo.shape[1]}
 
 
 def _to_cpu(result: Any) -> Any:
@@ -104,7 +119,7 @@ def _require_all_parameters(model: torch.nn.Module, report: LoadReport) -> None:
     parameters = dict(model.named_parameters())
     fresh = [name for name in report.fresh() if name in parameters]
     if fresh:
-        raise ValueError(
+        raise DemoError(
             f"the checkpoint lacks parameters of the model, or has them in another shape, so that "
             f"predictions would be random: does it belong to this config?\n{report.table()}"
         )
