@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from segcore.losses import (
     MaskSampler,
     at_least_float32,
     dice_loss,
+    mean_over_workers,
     point_sample,
     sigmoid_ce_loss,
     uncertain_points,
@@ -123,7 +123,7 @@ class SetCriterion(nn.Module):
             predicted.append(point_sample(masks.unsqueeze(1), points).squeeze(1))
             true.append(sampler(target, points))
         predicted, true = torch.stack(predicted), torch.stack(true)
-        num_masks = _mean_over_workers(sum(len(t["labels"]) for t in targets), predicted.device)
+        num_masks = mean_over_workers([sum(len(t["labels"]) for t in targets)], like=predicted)
         cross_entropy = sigmoid_ce_loss(predicted, true).sum(1) / num_masks
         return cross_entropy, dice_loss(predicted, true).sum(1) / num_masks
 
@@ -137,15 +137,6 @@ class SetCriterion(nn.Module):
         sizes = {tuple(target["masks"].shape[-2:]) for target in targets}
         if len(sizes) > 1:
             raise ValueError(f"masks of all images: expected one (padded) size, got {sizes}")
-
-
-def _mean_over_workers(num_masks: int, device: torch.device) -> Tensor | int:
-    """Targets in the batch, averaged over the workers; at least 1."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return max(num_masks, 1)
-    mean = torch.tensor(float(num_masks), device=device)
-    dist.all_reduce(mean)
-    return (mean / dist.get_world_size()).clamp(min=1)
 
 
 def build_criterion(cfg: CfgNode) -> SetCriterion:

@@ -1,11 +1,15 @@
-"""Losses of masks, and the points that they are computed at."""
+"""Losses of masks and boxes, and the points that those of masks are computed at."""
 
+from segcore.losses.box_losses import generalized_iou
 from segcore.losses.mask_losses import (
     at_least_float32,
     dice_loss,
     pairwise_mask_losses,
+    pairwise_squared_dice_loss,
     sigmoid_ce_loss,
+    squared_dice_loss,
 )
+from segcore.losses.normalizer import mean_over_workers
 from segcore.losses.point_sampling import (
     DrawPoints,
     MaskSampler,
@@ -19,9 +23,13 @@ __all__ = [
     "MaskSampler",
     "at_least_float32",
     "dice_loss",
+    "generalized_iou",
+    "mean_over_workers",
     "pairwise_mask_losses",
+    "pairwise_squared_dice_loss",
     "point_sample",
     "sigmoid_ce_loss",
+    "squared_dice_loss",
     "uncertain_points",
     "uniform_points",
 ]

@@ -1,4 +1,4 @@
-"""Losses of mask logits against targets in [0, 1]: pair by pair, or of all pairs.
+"""Losses of masks against targets in [0, 1]: pair by pair, or of all pairs.
 
 The last dimension is summed over: pixels or sampled points (P). All take floating-point tensors of
 one type, at least float32: see :func:`at_least_float32`.
@@ -47,3 +47,32 @@ def pairwise_mask_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
     area = probability.sum(-1, keepdim=True) + targets.sum(-1).unsqueeze(-2)
     dice = 1 - (2 * (probability @ targets.mT) + 1) / (area + 1)
     return cross_entropy / logits.shape[-1], dice
+
+
+def squared_dice_loss(masks: Tensor, targets: Tensor, *, smooth: float) -> Tensor:
+    """Dice loss of ``masks`` (..., P), values, not logits, with ``targets`` (..., P) -> (...).
+
+    With squares in the denominator: V-Net (Milletari et al., 2016), section 3. ``smooth`` is added
+    to either sum of squares; the loss of two empty masks is 1.
+    """
+    return _squared_dice_loss(
+        (masks * targets).sum(-1), masks.square().sum(-1), targets.square().sum(-1), smooth
+    )
+
+
+def pairwise_squared_dice_loss(masks: Tensor, targets: Tensor, *, smooth: float) -> Tensor:
+    """:func:`squared_dice_loss` of all pairs of ``masks`` (..., Q, P) and ``targets`` (..., n, P).
+
+    Returns:
+        (..., Q, n).
+    """
+    return _squared_dice_loss(
+        masks @ targets.mT,
+        masks.square().sum(-1).unsqueeze(-1),
+        targets.square().sum(-1).unsqueeze(-2),
+        smooth,
+    )
+
+
+def _squared_dice_loss(overlap: Tensor, area: Tensor, target_area: Tensor, smooth: float) -> Tensor:
+    return 1 - 2 * overlap / ((area + smooth) + (target_area + smooth))

@@ -1,10 +1,19 @@
 """Assignment of predictions to targets."""
 
-from segcore.matching.hungarian import (
+from segcore.matching.assignment import (
     Assignment,
-    HungarianMatcher,
     NonFiniteCostError,
     assign,
+    assign_by_parts,
 )
+from segcore.matching.costs import focal_class_cost
+from segcore.matching.hungarian import HungarianMatcher
 
-__all__ = ["Assignment", "HungarianMatcher", "NonFiniteCostError", "assign"]
+__all__ = [
+    "Assignment",
+    "HungarianMatcher",
+    "NonFiniteCostError",
+    "assign",
+    "assign_by_parts",
+    "focal_class_cost",
+]

@@ -1,11 +1,8 @@
-"""One-to-one assignment of predictions to targets (DETR, Carion et al., 2020, section 3.1)."""
+"""Matching of mask classification: by class, and by the masks at random points."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from segcore.losses import (
@@ -16,57 +13,7 @@ from segcore.losses import (
     point_sample,
     uniform_points,
 )
-
-
-class Assignment(NamedTuple):
-    """The matched pairs of L prediction levels, M a level; each (L, M), int64, ordered by image."""
-
-    image: Tensor
-    query: Tensor
-    target: Tensor
-    """Index into the targets of all images, concatenated."""
-
-
-def assign(costs: Sequence[Sequence[Tensor]]) -> Assignment:
-    """Solve the assignment of every level and image; the costs are brought to the host in one copy.
-
-    Args:
-        costs: of level l and image b, ``costs[l][b]`` is (Q, n_b): min(Q, n_b) pairs. Finite.
-
-    Raises:
-        NonFiniteCostError: at the first level and image with a cost that is NaN or infinite.
-    """
-    device = costs[0][0].device
-    flat = torch.cat([cost.flatten() for level in costs for cost in level]).cpu().numpy()
-    ends = np.cumsum([cost.numel() for level in costs for cost in level])
-    pieces = iter(np.split(flat, ends[:-1]))
-    return Assignment(
-        *torch.from_numpy(
-            np.stack([_assign_level(index, level, pieces) for index, level in enumerate(costs)], 1)
-        ).to(device, non_blocking=True)
-    )
-
-
-def _assign_level(index: int, level: Sequence[Tensor], pieces) -> np.ndarray:
-    """(3, M): image, query and target of each pair of one level."""
-    pairs, num_targets = [], 0
-    for image, cost in enumerate(level):
-        matrix = next(pieces).reshape(cost.shape)
-        if not np.isfinite(matrix).all():
-            raise NonFiniteCostError(index, image)
-        query, target = linear_sum_assignment(matrix)
-        pairs.append(np.stack([np.full_like(query, image), query, target + num_targets]))
-        num_targets += matrix.shape[1]
-    return np.concatenate(pairs, axis=1)
-
-
-class NonFiniteCostError(FloatingPointError):
-    """A matching cost of ``level`` and ``image`` is NaN or infinite."""
-
-    def __init__(self, level: int, image: int) -> None:
-        super().__init__(f"non-finite matching cost: prediction level {level}, image {image}")
-        self.level = level
-        self.image = image
+from segcore.matching.assignment import Assignment, assign_by_parts
 
 
 class HungarianMatcher:
@@ -111,13 +58,12 @@ class HungarianMatcher:
             ValueError: a label lies outside [0, K).
             FloatingPointError: a cost is not finite; says which, of which level and image.
         """
-        costs = self.costs(levels, targets)
-        try:
-            return assign([[sum(parts.values()) for parts in level] for level in costs])
-        except NonFiniteCostError as error:
-            logits = levels[error.level]["pred_logits"]
-            _check_labels(targets[error.image]["labels"], logits.shape[-1] - 1, error.image)
-            raise _explained(error, costs[error.level][error.image]) from None
+        return assign_by_parts(
+            self.costs(levels, targets),
+            levels=["the final prediction", *(f"aux_outputs[{i}]" for i in range(len(levels) - 1))],
+            labels=[target["labels"] for target in targets],
+            num_classes=levels[0]["pred_logits"].shape[-1] - 1,
+        )
 
     @torch.no_grad()
     def costs(
@@ -142,7 +88,7 @@ class HungarianMatcher:
     def _costs(
         self, logits: Tensor, masks: Tensor, labels: Tensor, sampler: MaskSampler
     ) -> dict[str, Tensor]:
-        """Of one level and image. A label that is no class costs NaN, which the host will find."""
+        """Of one level and image. A label that is no class costs NaN, as assign_by_parts wants."""
         logits, masks = at_least_float32(logits), at_least_float32(masks)
         num_classes = logits.shape[-1] - 1
         probability = logits.softmax(-1)[:, labels.clamp(0, num_classes - 1)]
@@ -172,25 +118,3 @@ def _check_shapes(
                 f"targets of image {image} of the batch: expected as many labels as masks,"
                 f" got {len(target['labels'])} and {len(target['masks'])}"
             )
-
-
-def _check_labels(labels: Tensor, num_classes: int, image: int) -> None:
-    unknown = sorted({label for label in labels.tolist() if not 0 <= label < num_classes})
-    if unknown:
-        raise ValueError(
-            f"labels of image {image} of the batch: expected 0 to {num_classes - 1}"
-            f" ({num_classes} classes), got {', '.join(map(str, unknown))}"
-        )
-
-
-def _explained(error: NonFiniteCostError, parts: Mapping[str, Tensor]) -> FloatingPointError:
-    level = "the final prediction" if error.level == 0 else f"aux_outputs[{error.level - 1}]"
-    bad = {name: int((~part.isfinite()).sum()) for name, part in parts.items()}
-    bad = ", ".join(
-        f"{name} cost {count} of {parts[name].numel()}" for name, count in bad.items() if count
-    )
-    return FloatingPointError(
-        f"non-finite matching costs in {level}, image {error.image} of the batch: {bad}. The"
-        " prediction holds NaN, infinite or huge values, most often because training diverged:"
-        " lower the learning rate, check gradient clipping, or use bfloat16 instead of float16."
-    )

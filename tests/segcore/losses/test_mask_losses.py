@@ -1,10 +1,17 @@
-"""Losses of mask logits, of pairs and of all pairs."""
+"""Losses of masks, of pairs and of all pairs."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from segcore.losses import at_least_float32, dice_loss, pairwise_mask_losses, sigmoid_ce_loss
+from segcore.losses import (
+    at_least_float32,
+    dice_loss,
+    pairwise_mask_losses,
+    pairwise_squared_dice_loss,
+    sigmoid_ce_loss,
+    squared_dice_loss,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +80,28 @@ def test_pairwise_with_nothing():
 )
 def test_at_least_float32(given, promoted):
     assert at_least_float32(torch.zeros(1, dtype=given)).dtype == promoted
+
+
+def test_squared_dice_by_hand():
+    masks, targets = torch.tensor([[1.0, 0.5, 0]]), torch.tensor([[1.0, 0, 1]])
+    # 1 - 2 * 1 / (1.25 + 0.1 + 2 + 0.1)
+    assert squared_dice_loss(masks, targets, smooth=0.1).item() == pytest.approx(1 - 2 / 3.45)
+    assert squared_dice_loss(targets, targets, smooth=0).item() == 0
+    assert squared_dice_loss(masks * 0, targets * 0, smooth=1e-6).item() == 1
+
+
+def test_pairwise_squared_dice_equals_pair_by_pair():
+    masks = 3 * torch.rand(2, 5, 31, dtype=torch.float64)
+    targets = torch.rand(2, 3, 31, dtype=torch.float64)
+    pairs = squared_dice_loss(masks[:, :, None], targets[:, None], smooth=0.1)
+    torch.testing.assert_close(pairwise_squared_dice_loss(masks, targets, smooth=0.1), pairs)
+    assert pairwise_squared_dice_loss(masks, targets[:, :0], smooth=0.1).shape == (2, 5, 0)
+
+
+def test_squared_dice_gradients():
+    masks = torch.rand(3, 7, dtype=torch.float64, requires_grad=True)
+    targets = torch.rand(3, 7, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: squared_dice_loss(x, targets, smooth=1e-3), masks)
 
 
 def test_cross_entropy_is_torchs():

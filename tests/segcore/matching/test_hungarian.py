@@ -1,12 +1,10 @@
-"""Assignment of predictions to targets: optimal, batched over levels, clear about bad input."""
-
-import itertools
+"""Matching by class and masks: its costs, batched over levels, clear about bad input."""
 
 import pytest
 import torch
 
 from segcore.losses import dice_loss, point_sample, sigmoid_ce_loss
-from segcore.matching import HungarianMatcher, NonFiniteCostError, assign
+from segcore.matching import HungarianMatcher
 
 WEIGHTS = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 4.0}
 NUM_CLASSES = 6
@@ -33,31 +31,6 @@ def target(num, size=(32, 48)):
         "labels": torch.randint(NUM_CLASSES, (num,)),
         "masks": torch.rand(num, *size) > 0.5,
     }
-
-
-def test_assign_is_optimal():
-    cost = torch.randn(5, 3, dtype=torch.float64)
-    pairs = assign([[cost]])
-    best = min(
-        sum(cost[query, column].item() for column, query in enumerate(queries))
-        for queries in itertools.permutations(range(5), 3)
-    )
-    assert cost[pairs.query[0], pairs.target[0]].sum().item() == pytest.approx(best)
-
-
-def test_assign_numbers_targets_over_all_images():
-    eye = 1 - torch.eye(3)
-    costs = [[eye, eye[:, :0], eye[:, :2]], [eye.flip(0), eye[:, :0], eye[:, :2]]]
-    pairs = assign(costs)
-    assert pairs.image.tolist() == [[0, 0, 0, 2, 2]] * 2
-    assert pairs.query.tolist() == [[0, 1, 2, 0, 1]] * 2
-    assert pairs.target.tolist() == [[0, 1, 2, 3, 4], [2, 1, 0, 3, 4]]
-
-
-def test_more_targets_than_queries():
-    pairs = assign([[torch.rand(2, 7), torch.rand(2, 1)]])
-    assert pairs.image.tolist() == [[0, 0, 1]]
-    assert len(set(pairs.target[0].tolist())) == 3
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (0,)])
@@ -144,12 +117,6 @@ def test_non_finite_costs_are_named(key, cost, value):
     levels[0], levels[2] = levels[2], levels[0]
     with pytest.raises(FloatingPointError, match="in the final prediction, image 1"):
         matcher()(levels, [target(1), target(2)])
-
-
-def test_assign_names_level_and_image():
-    good, bad = torch.zeros(2, 2), torch.full((2, 2), torch.inf)
-    with pytest.raises(NonFiniteCostError, match="prediction level 1, image 0"):
-        assign([[good, good], [bad, bad]])
 
 
 @pytest.mark.parametrize("label", [-1, NUM_CLASSES, 255])
