@@ -2,6 +2,7 @@ PYTHON  ?= python3
 SYSTEM  ?= mask2former
 WORKERS ?= 2
 VENV_PYTHON := .venv/bin/python
+BENCHMARKS  := $(filter-out common,$(basename $(notdir $(wildcard benchmarks/[!_]*.py))))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint bench cuda clean
@@ -24,8 +25,8 @@ lint: install  ## Check style and format
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
 
-bench: install  ## Measure speed and memory, each script of benchmarks/ a table
-	@set -e; for script in benchmarks/[!_]*.py; do echo "==> $$script"; $(VENV_PYTHON) $$script; done
+bench: install  ## Measure speed and memory, each module of benchmarks/ a table
+	@set -e; for name in $(BENCHMARKS); do echo "==> $$name"; $(VENV_PYTHON) -m benchmarks.$$name; done
 
 cuda: install  ## Compile the GPU code, without a GPU (TORCH_CUDA_ARCH_LIST=9.0)
 	@$(PYTHON) tools/bootstrap.py --cuda

@@ -1,6 +1,6 @@
 """CPU time per photo of the training mappers at the official sizes, on drawn photos.
 
-    python benchmarks/mappers.py [--repeat 20]
+    python -m benchmarks.mappers [--repeat 20]
 
 Each photo is shown in a Voronoi diagram of 20 segments, as JPEG + PNG on disk, so that reading
 counts. One process, one thread: a data loader has one such process a worker.
