@@ -26,10 +26,3 @@ def _current_name(name: str) -> str:
     if name.startswith(HEAD) and not name.startswith((PIXEL_DECODER, PREDICTOR)):
         name = PIXEL_DECODER + name.removeprefix(HEAD)
     return name
-
-
-def rename_before_load(module, state_dict: dict, prefix: str, *args) -> None:
-    """A ``load_state_dict`` pre-hook that renames the entries under ``prefix``, in place."""
-    names = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
-    for old, new in rename_official(names).items():
-        state_dict[prefix + new] = state_dict.pop(prefix + old)

@@ -4,17 +4,15 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
 from detectron2.modeling.postprocessing import sem_seg_postprocess
-from detectron2.structures import BitMasks, ImageList, Instances
 from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor, nn
 
-from mask2former.checkpoint_names import rename_before_load, rename_official
+from mask2former.checkpoint_names import rename_official
 from mask2former.criterion import build_criterion
+from segcore.checkpoint import rename_on_load
 from segcore.inference import (
     PanopticMerging,
     instance_inference,
@@ -22,13 +20,15 @@ from segcore.inference import (
     resize_mask_logits,
     semantic_inference,
 )
+from segcore.layers import pad_to
+from segcore.meta_arch import SegmentationModel, checked_target, thing_ids_of
 
 # With the thresholds of the published panoptic configurations.
 OWN_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_share=0.8)
 
 
 @META_ARCH_REGISTRY.register()
-class MaskFormer(nn.Module):
+class MaskFormer(SegmentationModel):
     """Mask classification: every segment is a query's class and mask (MaskFormer; Mask2Former)."""
 
     @configurable
@@ -63,7 +63,11 @@ class MaskFormer(nn.Module):
             resize_before_inference: resize masks, not class scores, to the output size, even if
                 only semantic results are wanted (else it is always so).
         """
-        super().__init__()
+        if size_divisibility < 0:
+            size_divisibility = backbone.size_divisibility
+        super().__init__(
+            pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=size_divisibility
+        )
         if not (semantic_on or instance_on or panoptic_on):
             raise ValueError(
                 "semantic_on, instance_on, panoptic_on: expected at least one, got none "
@@ -72,9 +76,6 @@ class MaskFormer(nn.Module):
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
-        if size_divisibility < 0:
-            size_divisibility = backbone.size_divisibility
-        self.size_divisibility = size_divisibility
         self.semantic_on = semantic_on
         self.instance_on = instance_on
         self.panoptic_on = panoptic_on
@@ -82,10 +83,7 @@ class MaskFormer(nn.Module):
         self.panoptic_merging = panoptic_merging
         self.topk_per_image = topk_per_image
         self.resize_before_inference = resize_before_inference or instance_on or panoptic_on
-        for name, value in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            value = torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
-            self.register_buffer(name, value, persistent=False)
-        self.register_load_state_dict_pre_hook(rename_before_load)
+        rename_on_load(self, rename_official)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -115,10 +113,6 @@ class MaskFormer(nn.Module):
     # Asked by SafeCheckpointer, which compares shapes and reports names before the model renames.
     checkpoint_renames = staticmethod(rename_official)
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses in training, results in evaluation.
 
@@ -134,25 +128,24 @@ class MaskFormer(nn.Module):
         """
         if self.training:
             # Before the network runs, so that a bad annotation is found by its name.
-            targets = [self._target(inputs) for inputs in batched_inputs]
+            num_classes = self.sem_seg_head.num_classes
+            targets = [
+                checked_target(inputs, num_classes, self.device) for inputs in batched_inputs
+            ]
         images = self.preprocess_images(batched_inputs)
-        batch = images.tensor
-        if batch.device.type == "cpu":
-            # A CPU's convolutions take a quarter less time.
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        outputs = self.sem_seg_head(self.backbone(batch))
-        padded_size = tuple(batch.shape[-2:])
+        outputs = self.sem_seg_head(self.backbone(images.tensor))
+        padded_size = tuple(images.tensor.shape[-2:])
 
         if self.training:
             for target in targets:
-                target["masks"] = _padded(target["masks"], padded_size)
+                target["masks"] = pad_to(target["masks"], padded_size)
             losses = self.criterion(outputs, targets)
             weights = self.criterion.weight_dict
             return {name: loss * weights[name] for name, loss in losses.items() if name in weights}
 
         predictions = zip(outputs["pred_logits"], outputs["pred_masks"], strict=True)
         sizes = images.image_sizes
-        del images, batch, outputs  # the masks at output size need the memory
+        del images, outputs  # the masks at output size need the memory
         return [
             self._results(
                 class_logits,
@@ -165,45 +158,6 @@ class MaskFormer(nn.Module):
                 batched_inputs, sizes, predictions, strict=True
             )
         ]
-
-    def preprocess_images(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """The images as the backbone sees them: normalised, and padded to one size."""
-        return ImageList.from_tensors(
-            [self._normalized(inputs["image"]) for inputs in batched_inputs],
-            self.size_divisibility,
-        )
-
-    def _normalized(self, image: Tensor) -> Tensor:
-        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
-
-    def _target(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        """Classes (n,) and masks (n, H, W) bool of one image, checked."""
-        name = inputs.get("file_name", inputs.get("image_id", "without name"))
-        instances = inputs.get("instances")
-        if instances is None or not (instances.has("gt_classes") and instances.has("gt_masks")):
-            found = sorted(inputs) if instances is None else sorted(instances.get_fields())
-            raise ValueError(
-                f"image {name}: instances: expected Instances with gt_classes and gt_masks, "
-                f"got {found}"
-            )
-        labels = instances.gt_classes
-        num_classes = self.sem_seg_head.num_classes
-        outside = labels[(labels < 0) | (labels >= num_classes)]
-        if len(outside):
-            raise ValueError(
-                f"image {name}: gt_classes: expected labels in [0, {num_classes}), "
-                f"got {sorted(set(outside.tolist()))} (MODEL.SEM_SEG_HEAD.NUM_CLASSES)"
-            )
-        masks = _mask_tensor(instances, name)
-        if masks.shape != (len(labels), *inputs["image"].shape[-2:]):
-            raise ValueError(
-                f"image {name}: gt_masks: expected (labels, height, width) "
-                f"{(len(labels), *inputs['image'].shape[-2:])}, got {tuple(masks.shape)}"
-            )
-        return {
-            "labels": labels.to(self.device, torch.int64),
-            "masks": masks.to(self.device).to(torch.bool),
-        }
 
     @torch.no_grad()
     def _results(
@@ -245,34 +199,3 @@ class MaskFormer(nn.Module):
                 thing_ids=self.thing_ids if self.panoptic_on else None,
             )
         return results
-
-
-def thing_ids_of(train_datasets: Sequence[str], num_classes: int) -> set[int]:
-    """The classes in [0, K) that are things, by the metadata of the first training data set.
-
-    A data set that does not tell things from stuff has things only.
-    """
-    if train_datasets:
-        metadata = MetadataCatalog.get(train_datasets[0])
-        things = metadata.get("thing_dataset_id_to_contiguous_id")
-        if things is not None:
-            return set(things.values())
-    return set(range(num_classes))
-
-
-def _mask_tensor(instances: Instances, name: str) -> Tensor:
-    masks = instances.gt_masks
-    if isinstance(masks, BitMasks):
-        return masks.tensor
-    if isinstance(masks, Tensor):
-        return masks
-    raise ValueError(
-        f"image {name}: gt_masks: expected a tensor (n, height, width) or BitMasks, "
-        f"got {type(masks).__name__}"
-    )
-
-
-def _padded(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """(n, h, w) -> (n, H, W) with zeros at the bottom and on the right."""
-    (height, width), (padded_height, padded_width) = masks.shape[-2:], size
-    return F.pad(masks, (0, padded_width - width, 0, padded_height - height))

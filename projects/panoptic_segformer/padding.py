@@ -84,14 +84,6 @@ class PaddedLevels:
         return below[:, :, None] | right[:, None, :]
 
 
-def pad_map(maps: Tensor, size: Size) -> Tensor:
-    """(..., h, w) -> (..., H, W) with zeros at the bottom and on the right."""
-    (height, width), (padded_height, padded_width) = maps.shape[-2:], size
-    if (height, width) == (padded_height, padded_width):
-        return maps
-    return F.pad(maps, (0, padded_width - width, 0, padded_height - height))
-
-
 def nearest_size(image_size: Size, padded_size: Size, map_size: Size) -> Size:
     """Cells (h, w) of a map whose nearest pixel lies in the image: the original's rule.
 

@@ -1,9 +1,8 @@
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
-from mask2former.meta_arch import MaskFormer, thing_ids_of
+from mask2former.meta_arch import MaskFormer
 from segcore.inference import PanopticMerging, semantic_inference
 
 NUM_CLASSES, NUM_QUERIES = 3, 5
@@ -162,18 +161,6 @@ def test_bfloat16_autocast_trains(build_small_model):
 def test_means_are_no_checkpoint_entries(build_small_model):
     names = build_small_model().state_dict()
     assert "pixel_mean" not in names and "criterion.empty_weight" in names
-
-
-def test_things_by_metadata():
-    name = "test_meta_arch_things"
-    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {17: 1, 4: 0}
-    try:
-        assert thing_ids_of([name, "another"], 5) == {0, 1}
-    finally:
-        MetadataCatalog.pop(name)
-    assert thing_ids_of([], 3) == {0, 1, 2}
-    assert thing_ids_of(["test_meta_arch_unlabelled"], 3) == {0, 1, 2}
-    MetadataCatalog.pop("test_meta_arch_unlabelled")
 
 
 def test_out_of_memory_on_the_gpu_retries(build_small_model, monkeypatch):

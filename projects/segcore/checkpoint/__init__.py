@@ -3,16 +3,19 @@
 from segcore.checkpoint.checkpointer import SafeCheckpointer
 from segcore.checkpoint.files import read_checkpoint, write_checkpoint
 from segcore.checkpoint.metadata import class_metadata, plain_metadata, use_class_metadata
+from segcore.checkpoint.names import Renaming, rename_on_load
 from segcore.checkpoint.report import LoadReport
 from segcore.checkpoint.unpickler import UnsafeCheckpointError
 
 __all__ = [
     "LoadReport",
+    "Renaming",
     "SafeCheckpointer",
     "UnsafeCheckpointError",
     "class_metadata",
     "plain_metadata",
     "read_checkpoint",
+    "rename_on_load",
     "use_class_metadata",
     "write_checkpoint",
 ]

@@ -26,9 +26,9 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     It differs from the stock class in four things: files are read by ``read_checkpoint``; what was
     loaded, renamed, missing, left over or of another shape is logged as one table and kept in
-    ``report``; a model may offer ``checkpoint_renames(names) -> dict[old, new]`` for the names of
-    other layouts, which are then renamed before shapes are compared; files are written atomically
-    and take the names of the classes along.
+    ``report``; a model may offer ``checkpoint_renames`` (see ``names.Renaming``) for the names of
+    other layouts, which are then renamed before shapes are compared, or dropped; files are written
+    atomically and take the names of the classes along.
 
     Args:
         model: the model, or one wrapped for data-parallel training.
@@ -95,13 +95,16 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 def load_state(
-    model: nn.Module, state: Mapping[str, torch.Tensor], renames: dict[str, str], report: LoadReport
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    renames: Mapping[str, str | None],
+    report: LoadReport,
 ) -> None:
     """Load what fits by name and shape, and write into ``report`` what became of the entries.
 
     Args:
         state: names -> tensors, with module versions in ``_metadata`` where the file had them.
-        renames: name in ``state`` -> name in the model.
+        renames: name in ``state`` -> name in the model, None for an entry to drop.
 
     Raises:
         ValueError: two entries claim the same name.
@@ -113,6 +116,9 @@ def load_state(
     names_in_file: dict[str, str] = {}
     for old, tensor in state.items():
         name = renames.get(old, old)
+        if name is None:
+            report.dropped.append(old)
+            continue
         if name in names_in_file:
             raise ValueError(f"{report.source}: both {names_in_file[name]} and {old} mean {name}")
         names_in_file[name] = old
@@ -158,7 +164,9 @@ def _without_wrapper_prefix(state: State) -> State:
     return state
 
 
-def _renames(model: nn.Module, state: State, checkpoint: Mapping[str, Any]) -> dict[str, str]:
+def _renames(
+    model: nn.Module, state: State, checkpoint: Mapping[str, Any]
+) -> dict[str, str | None]:
     if state and checkpoint.get("matching_heuristics"):
         return match_by_suffix(model, state, caffe2=checkpoint.get("__author__") == "Caffe2")
     offered = getattr(model, "checkpoint_renames", None)

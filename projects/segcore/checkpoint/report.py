@@ -11,7 +11,7 @@ MAX_ROWS_PER_KIND = 10
 
 @dataclass
 class LoadReport:
-    """Names of the model's entries, and of the file's where they are left over or were renamed."""
+    """Names of the model's entries, and of the file's where these were not used or renamed."""
 
     source: str
     loaded: list[str] = field(default_factory=list)
@@ -19,6 +19,7 @@ class LoadReport:
     other_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
     parameters_loaded: int = 0
     parameters_total: int = 0
 
@@ -43,6 +44,7 @@ class LoadReport:
                 *_other_shape_rows(self.other_shape),
                 *_rows("missing", self.missing, "not in the file: keeps its initial values"),
                 *_rows("left over", self.left_over, "only in the file: not used"),
+                *_rows("dropped", self.dropped, "known to be of no use"),
             ],
             headers=["", "entries", "names", ""],
             tablefmt="simple",

@@ -2,7 +2,7 @@
 
 from segcore.layers.attention import MultiHeadAttention
 from segcore.layers.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
-from segcore.layers.levels import flatten_levels, grid_reference_points, level_positions
+from segcore.layers.levels import flatten_levels, grid_reference_points, level_positions, pad_to
 from segcore.layers.mlp import MLP, FeedForward
 from segcore.layers.ms_deform_attn import MSDeformAttn
 from segcore.layers.position_encoding import SinePositionEncoding
@@ -18,4 +18,5 @@ __all__ = [
     "flatten_levels",
     "grid_reference_points",
     "level_positions",
+    "pad_to",
 ]

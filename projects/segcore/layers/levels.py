@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segcore.layers.position_encoding import SinePositionEncoding
@@ -52,3 +53,11 @@ def grid_reference_points(
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         levels.append(torch.stack((grid_x, grid_y), dim=-1).flatten(0, 1))
     return torch.cat(levels)
+
+
+def pad_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., h, w) -> (..., H, W) with zeros at the bottom and on the right."""
+    (height, width), (padded_height, padded_width) = maps.shape[-2:], size
+    if (height, width) == (padded_height, padded_width):
+        return maps
+    return F.pad(maps, (0, padded_width - width, 0, padded_height - height))

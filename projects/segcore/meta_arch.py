@@ -1,0 +1,107 @@
+"""What the meta-architectures share: images in, annotations checked, things told from stuff."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BitMasks, ImageList, Instances
+from torch import Tensor, nn
+
+
+class SegmentationModel(nn.Module):
+    """A model that takes images in Detectron2's format and normalises and pads them itself.
+
+    Args:
+        pixel_mean, pixel_std: of each channel, in the range of the input image.
+        size_divisibility: batches are padded to a multiple.
+    """
+
+    def __init__(
+        self, *, pixel_mean: Sequence[float], pixel_std: Sequence[float], size_divisibility: int
+    ):
+        super().__init__()
+        self.size_divisibility = size_divisibility
+        for name, value in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            value = torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def preprocess_images(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
+        """The images as the backbone sees them: normalised, and padded to one size."""
+        normalized = [self.normalized(inputs["image"]) for inputs in batched_inputs]
+        return batch_images(normalized, self.size_divisibility)
+
+    def normalized(self, image: Tensor) -> Tensor:
+        """One image (C, H, W) on the model's device."""
+        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
+
+
+def batch_images(images: Sequence[Tensor], size_divisibility: int) -> ImageList:
+    """Images (C, H, W) in one batch, padded with zeros to a multiple of ``size_divisibility``."""
+    batch = ImageList.from_tensors(list(images), size_divisibility)
+    if batch.tensor.device.type == "cpu":
+        # A CPU's convolutions take a quarter less time.
+        batch.tensor = batch.tensor.contiguous(memory_format=torch.channels_last)
+    return batch
+
+
+def checked_target(
+    inputs: dict[str, Any], num_classes: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The annotations of one image of Detectron2's format: "labels" int64 (n,), "masks" bool
+    (n, H, W), on ``device``.
+
+    Raises:
+        ValueError: they are missing, or do not fit the image or the classes; names the image.
+    """
+    name = inputs.get("file_name", inputs.get("image_id", "without name"))
+    instances = inputs.get("instances")
+    if instances is None or not (instances.has("gt_classes") and instances.has("gt_masks")):
+        found = sorted(inputs) if instances is None else sorted(instances.get_fields())
+        raise ValueError(
+            f"image {name}: instances: expected Instances with gt_classes and gt_masks, got {found}"
+        )
+    labels = instances.gt_classes
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"image {name}: gt_classes: expected labels in [0, {num_classes}), "
+            f"got {sorted(set(outside.tolist()))} (MODEL.SEM_SEG_HEAD.NUM_CLASSES)"
+        )
+    masks = _mask_tensor(instances, name)
+    expected = (len(labels), *inputs["image"].shape[-2:])
+    if masks.shape != expected:
+        raise ValueError(
+            f"image {name}: gt_masks: expected (labels, height, width) {expected}, "
+            f"got {tuple(masks.shape)}"
+        )
+    return {"labels": labels.to(device, torch.int64), "masks": masks.to(device).to(torch.bool)}
+
+
+def thing_ids_of(train_datasets: Sequence[str], num_classes: int) -> set[int]:
+    """The classes in [0, K) that are things, by the metadata of the first training data set.
+
+    A data set that does not tell things from stuff has things only.
+    """
+    if train_datasets:
+        metadata = MetadataCatalog.get(train_datasets[0])
+        things = metadata.get("thing_dataset_id_to_contiguous_id")
+        if things is not None:
+            return set(things.values())
+    return set(range(num_classes))
+
+
+def _mask_tensor(instances: Instances, name: str) -> Tensor:
+    masks = instances.gt_masks
+    if isinstance(masks, BitMasks):
+        return masks.tensor
+    if isinstance(masks, Tensor):
+        return masks
+    raise ValueError(
+        f"image {name}: gt_masks: expected a tensor (n, height, width) or BitMasks, "
+        f"got {type(masks).__name__}"
+    )
