@@ -1,5 +1,6 @@
 """From class and mask logits to semantic, instance and panoptic results."""
 
+from segcore.inference.attention import QueryAttention, attention_maps
 from segcore.inference.instance import instance_inference, sorted_instances
 from segcore.inference.mask_wise import RatedMasks, is_thing
 from segcore.inference.masks import bilinear, masks_to_boxes, resize_mask_logits
@@ -9,7 +10,9 @@ from segcore.inference.semantic import semantic_inference, semantic_scores
 
 __all__ = [
     "PanopticMerging",
+    "QueryAttention",
     "RatedMasks",
+    "attention_maps",
     "bilinear",
     "instance_inference",
     "is_thing",

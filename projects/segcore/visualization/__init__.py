@@ -1,5 +1,6 @@
 """Results as pictures and tables."""
 
+from segcore.visualization.attention import draw_attention
 from segcore.visualization.classes import categories_of
 from segcore.visualization.focus import draw_focus
 from segcore.visualization.overlay import draw_instances, draw_panoptic, draw_semantic
@@ -15,6 +16,7 @@ from segcore.visualization.table import (
 __all__ = [
     "Row",
     "categories_of",
+    "draw_attention",
     "draw_focus",
     "draw_instances",
     "draw_panoptic",
