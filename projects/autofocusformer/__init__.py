@@ -9,12 +9,14 @@ from autofocusformer.backbone import AutoFocusFormer, AutoFocusFormerTrunk
 from autofocusformer.classification import AutoFocusFormerClassifier
 from autofocusformer.config import add_autofocusformer_config
 from autofocusformer.decoder import PointMaskedTransformerDecoder
+from autofocusformer.grid import AutoFocusFormerGrid
 from autofocusformer.pixel_decoder import PointPixelDecoder
 from autofocusformer.tokens import Tokens
 
 __all__ = [
     "AutoFocusFormer",
     "AutoFocusFormerClassifier",
+    "AutoFocusFormerGrid",
     "AutoFocusFormerTrunk",
     "PointMaskedTransformerDecoder",
     "PointPixelDecoder",

@@ -7,13 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autofocusformer.interpolation import NUM_NEIGHBOURS, interpolate, nearest_tokens
 from autofocusformer.tokens import Tokens, grid_positions, take
 from segcore.layers import MSDeformAttn
-from segcore.ops import inverse_distance_weights, knn, point_deform_attn, point_gather
-
-NUM_NEIGHBOURS = 4
-# Of the squared distance, for interpolation between tokens.
-INTERPOLATION_POWER = 3.0
+from segcore.ops import point_deform_attn
 
 
 @dataclass(frozen=True)
@@ -70,20 +67,15 @@ class TokenLevels:
         nearest = take(self.neighbours[:, level], target.cells)  # (B, N, k)
         valid = nearest >= 0
         nearest = torch.where(valid, nearest, nearest[..., :1])
-        near = take(self.positions, nearest.flatten(1)).unflatten(1, nearest.shape[1:])
-        weights = inverse_distance_weights(
-            target.positions.to(features.dtype),
-            near.to(features.dtype),
-            INTERPOLATION_POWER,
-            valid,
-        )
-        return point_gather(features, nearest - sum(self.sizes[:level]), weights)
+        first, size = sum(self.sizes[:level]), self.sizes[level]
+        tokens = Tokens(features, self.positions[:, first : first + size], self.canvas)
+        return interpolate(tokens, target.positions, nearest - first, valid)
 
 
 def _near_cells(positions: Tensor, canvas: tuple[int, int]) -> Tensor:
     """The up to 4 nearest tokens for each cell: (B, N, 2) -> (B, H * W, k)."""
     cells = grid_positions(canvas, positions.device).expand(len(positions), -1, -1)
-    return knn(cells, positions, min(NUM_NEIGHBOURS, positions.shape[1]))
+    return nearest_tokens(cells, positions)
 
 
 class PointDeformAttn(MSDeformAttn):

@@ -20,7 +20,7 @@ NUM_QUERIES = 5
 DIM = 16
 
 
-def small_backbone(**options):
+def small_backbone(kind=AutoFocusFormer, **options):
     torch.manual_seed(0)
     defaults = {
         "embed_dim": (8, 12, 16, 20),
@@ -29,7 +29,7 @@ def small_backbone(**options):
         "cluster_size": 4,
         "neighbourhood_size": (12, 12, 12, 12),
     }
-    return AutoFocusFormer(**(defaults | options)).eval()
+    return kind(**(defaults | options)).eval()
 
 
 def small_pixel_decoder(shapes, **options):
