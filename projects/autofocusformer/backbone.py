@@ -128,8 +128,8 @@ class AutoFocusFormerTrunk(nn.Module):
         drop_path_rate: stochastic depth of the last block, linear from 0 at the first.
         patch_norm: normalise the embedded patches.
         pad: see :class:`PatchEmbedding`.
-        per_image: an image is independent of the others in its batch (section 3.1 in the published
-            program, which the official weights were trained with, is not).
+        per_image: cluster each image by itself. The published program, and so the training of
+            official weights, lets an image's clusters depend on the others in its batch.
     """
 
     def __init__(

@@ -46,8 +46,11 @@ MODEL:
     ALPHA: 4.0
     DS_RATE: 0.25
     RESERVE: True
+    DROP_RATE: 0.0
+    ATTN_DROP_RATE: 0.0
     DROP_PATH_RATE: 0.0
     PATCH_NORM: True
+    OUT_FEATURES: ["res2", "res3", "res4", "res5"]
     SHEPARD_POWER: 4.0
     SHEPARD_POWER_LEARNABLE: False
   SEM_SEG_HEAD:
