@@ -6,6 +6,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from segcore.inference.mask_wise import is_thing
 from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas, masks_to_boxes, sum_inside
 
 
@@ -35,9 +36,8 @@ def instance_inference(
     scores, pairs = class_probabilities.flatten().topk(min(topk, class_probabilities.numel()))
     queries, classes = pairs // num_classes, pairs % num_classes
     if thing_ids is not None:
-        things = torch.as_tensor(sorted(thing_ids), dtype=classes.dtype, device=classes.device)
-        is_thing = torch.isin(classes, things)
-        scores, queries, classes = scores[is_thing], queries[is_thing], classes[is_thing]
+        things = is_thing(classes, thing_ids)
+        scores, queries, classes = scores[things], queries[things], classes[things]
 
     # Each query once, however many classes it appears with.
     queries, instance_query = queries.unique(return_inverse=True)
