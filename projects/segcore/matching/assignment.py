@@ -65,17 +65,17 @@ def assign_by_parts(
     costs: Sequence[Sequence[Mapping[str, Tensor]]],
     *,
     levels: Sequence[str],
-    labels: Sequence[Tensor],
-    num_classes: int,
+    labels: Sequence[Tensor] = (),
+    num_classes: int = 0,
 ) -> Assignment:
     """:func:`assign` by the sum of named costs, with an explanation where one is not finite.
 
     Args:
         costs: of each level and image {name: (Q_b, n_b)}.
         levels: what the levels are called.
-        labels: of each image the targets' (n_b,) int64. A label outside [0, ``num_classes``) is
-            looked for only where a cost is not finite: have it cost NaN, and the device need not
-            be waited for.
+        labels: of each image the targets' (n_b,) int64, if they are to be checked. One outside
+            [0, ``num_classes``) is looked for only where a cost is not finite: have it cost NaN,
+            and the device need not be waited for.
 
     Raises:
         ValueError: a label lies outside.
@@ -84,7 +84,8 @@ def assign_by_parts(
     try:
         return assign([[sum(parts.values()) for parts in level] for level in costs])
     except NonFiniteCostError as error:
-        _check_labels(labels[error.image], num_classes, error.image)
+        if labels:
+            _check_labels(labels[error.image], num_classes, error.image)
         raise _explained(error, costs[error.level][error.image], levels[error.level]) from None
 
 

@@ -1,0 +1,223 @@
+"""Training losses of Panoptic SegFormer (Li et al., CVPR 2022): places, things, stuff."""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
+
+from panoptic_segformer.ground_truth import (
+    Stuff,
+    Targets,
+    Things,
+    check_targets,
+    pixel_boxes,
+)
+from panoptic_segformer.location_decoder import LocationOutput
+from panoptic_segformer.matching import LocationMatch, ThingMatcher
+from segcore.inference import bilinear
+from segcore.losses import (
+    at_least_float32,
+    generalized_iou,
+    mean_over_workers,
+    squared_dice_loss,
+)
+
+# Masks are compared at twice the size that they are predicted at.
+UPSAMPLING = 2
+DICE_SMOOTH = 1e-6
+STUFF_CLASS_FACTOR = 2.0
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+
+
+class PanopticSegFormerCriterion(nn.Module):
+    """Losses of the location decoder, the thing masks and the stuff masks, weighted.
+
+    Sums over a batch, weighted by the shares of things and of stuff in the annotations of all
+    workers. Without things or stuff their losses are empty sums, not constants: every parameter has
+    a gradient, and DistributedDataParallel need not look for unused ones.
+
+    Args:
+        class_weight, l1_weight, giou_weight, dice_weight: of costs and losses. Classes weigh twice
+            as much in the second matching and in the stuff loss.
+        official_empty_things: drop the stuff class loss where no image of the process has a thing.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weight: float = 2.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        dice_weight: float = 2.0,
+        official_empty_things: bool = False,
+    ) -> None:
+        super().__init__()
+        self.class_weight = class_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
+        self.dice_weight = dice_weight
+        self.official_empty_things = official_empty_things
+        self.matcher = ThingMatcher(
+            class_weight=class_weight,
+            l1_weight=l1_weight,
+            giou_weight=giou_weight,
+            dice_weight=dice_weight,
+        )
+
+    def match(self, location: LocationOutput, targets: Targets) -> LocationMatch:
+        """Which thing queries found a thing: those ``kept`` go into the mask decoder.
+
+        Raises:
+            ValueError: targets that disagree with each other or with the predictions.
+            FloatingPointError: a matching cost is not finite.
+        """
+        check_targets(targets, batch=len(location.logits[0]))
+        places = at_least_float32(location.boxes[-1].detach())
+        with torch.autocast(places.device.type, enabled=False):
+            return self.matcher.match_places(location, Things.of(targets, like=places))
+
+    def forward(
+        self,
+        location: LocationOutput,
+        match: LocationMatch,
+        thing_masks: Sequence[Tensor],
+        stuff_masks: Sequence[Tensor],
+        stuff_logits: Sequence[Tensor],
+        targets: Targets,
+    ) -> dict[str, Tensor]:
+        """
+        Args:
+            location: what the location decoder found.
+            match: :meth:`match` of it.
+            thing_masks: (B, N, h, w) of each block and, last, of the tail: those of an image's kept
+                queries in their order, then any up to N.
+            stuff_masks: (B, K_stuff, h, w) of each block and, last, of the tail.
+            stuff_logits: (B, K_stuff) of each block.
+
+        Returns:
+            Scalars, float32 or float64, whose sum is the total loss. Of the last location layer
+            "loss_cls", "loss_bbox" and "loss_iou" (of centres "loss_cls", "loss_centre"), of layer
+            i "d{i}.loss_cls", ...; of the final masks "loss_mask_things", "loss_mask_stuff", of
+            those of block i "d{i}.loss_mask_things_f", ...; "d{i}.loss_cls_stuff_f".
+
+        Raises:
+            FloatingPointError: a matching cost is not finite.
+        """
+        with torch.autocast(location.boxes[-1].device.type, enabled=False):
+            stuff = Stuff.of(targets)
+            losses = self._location_losses(location, match)
+            losses |= self._thing_mask_losses(match, thing_masks, targets)
+            losses |= self._stuff_mask_losses(stuff, stuff_masks, targets)
+            losses |= self._stuff_class_losses(stuff, stuff_logits, targets)
+            # A mean over things, times their share things / (things + stuff); so of stuff.
+            counts = [match.assignment.query.shape[1], len(stuff.labels)]
+            total = mean_over_workers(counts, like=match.things.places).sum()
+            return {name: loss / total for name, loss in losses.items()}
+
+    def _location_losses(self, location: LocationOutput, match: LocationMatch) -> dict[str, Tensor]:
+        things, (image, query, target) = match.things, match.assignment
+        logits = at_least_float32(torch.stack(location.logits))  # (layers, B, Q, K)
+        layer = torch.arange(len(logits), device=logits.device)[:, None]
+        classes = torch.zeros_like(logits)
+        classes[layer, image, query, things.labels[target]] = 1
+        class_loss = _focal_loss(logits, classes).flatten(1).sum(1)
+        losses = _by_layer(self.class_weight * class_loss, "loss_cls", "d{}.loss_cls")
+
+        places = at_least_float32(torch.stack(location.boxes))[layer, image, query]
+        true = things.places[target]
+        distance = self.l1_weight * (places - true).abs().sum((1, 2))
+        if places.shape[-1] == 2:
+            return losses | _by_layer(distance, "loss_centre", "d{}.loss_centre")
+        scale = things.scale[target]
+        giou = generalized_iou(pixel_boxes(places, scale), pixel_boxes(true, scale))
+        return (
+            losses
+            | _by_layer(distance, "loss_bbox", "d{}.loss_bbox")
+            | _by_layer(self.giou_weight * (1 - giou).sum(1), "loss_iou", "d{}.loss_iou")
+        )
+
+    def _thing_mask_losses(
+        self, match: LocationMatch, masks: Sequence[Tensor], targets: Targets
+    ) -> dict[str, Tensor]:
+        """By the matching of the final masks, for the masks of all blocks."""
+        true = [target["masks"] for target in targets]
+        size = masks[-1].shape[-2:]
+        pairs = self.matcher.match_masks(
+            match, masks[-1], [_resized(part, size, like=masks[-1]) for part in true]
+        )
+        image, row, target = (part[0] for part in pairs)
+        loss = self._mask_loss(masks, image, row, true, target)
+        return _by_layer(loss, "loss_mask_things", "d{}.loss_mask_things_f")
+
+    def _stuff_mask_losses(
+        self, stuff: Stuff, masks: Sequence[Tensor], targets: Targets
+    ) -> dict[str, Tensor]:
+        """Of the classes that an image has: query c stands for stuff class c."""
+        loss = self._mask_loss(masks, *stuff, [target["stuff_masks"] for target in targets])
+        return _by_layer(loss, "loss_mask_stuff", "d{}.loss_mask_stuff_f")
+
+    def _mask_loss(
+        self,
+        masks: Sequence[Tensor],
+        image: Tensor,
+        row: Tensor,
+        true: Sequence[Tensor],
+        target: Tensor | None = None,
+    ) -> Tensor:
+        """(layers,): weighted dice losses, summed over pairs, of ``masks[layer][image, row]``.
+
+        Args:
+            true: of each image (n, H, W).
+            target: index of each pair's mask in those of all images; None: all in their order.
+        """
+        height, width = masks[-1].shape[-2:]
+        size = (UPSAMPLING * height, UPSAMPLING * width)
+        predicted = at_least_float32(torch.cat([layer[image, row] for layer in masks]))
+        predicted = bilinear(predicted, size).flatten(1).unflatten(0, (len(masks), len(image)))
+        true = torch.cat([_resized(part, size, like=predicted) for part in true]).flatten(1)
+        if target is not None:
+            true = true[target]
+        return self.dice_weight * squared_dice_loss(predicted, true, smooth=DICE_SMOOTH).sum(1)
+
+    def _stuff_class_losses(
+        self, stuff: Stuff, logits: Sequence[Tensor], targets: Targets
+    ) -> dict[str, Tensor]:
+        """Is each stuff class present in each image?"""
+        logits = at_least_float32(torch.stack(list(logits)))  # (blocks, B, K)
+        present = torch.zeros_like(logits)
+        present[:, stuff.image, stuff.labels] = 1
+        weight = STUFF_CLASS_FACTOR * self.class_weight
+        if self.official_empty_things and not any(len(target["labels"]) for target in targets):
+            weight = 0.0
+        loss = weight * _focal_loss(logits, present).flatten(1).sum(1)
+        return {f"d{block}.loss_cls_stuff_f": value for block, value in enumerate(loss)}
+
+
+def _focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return sigmoid_focal_loss(logits, targets, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA)
+
+
+def _by_layer(losses: Tensor, last: str, others: str) -> dict[str, Tensor]:
+    """{name: loss} of ``losses`` (layers,); ``others`` is the pattern of all but the last's."""
+    *first, final = losses.unbind()
+    return {last: final} | {others.format(layer): loss for layer, loss in enumerate(first)}
+
+
+def _resized(masks: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
+    """True masks (n, H, W) -> (n, h, w), of the type of predictions ``like`` or float32."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return bilinear(masks.to(dtype), size)
+
+
+def build_criterion(cfg: CfgNode) -> PanopticSegFormerCriterion:
+    """The criterion that ``MODEL.PANOPTIC_SEGFORMER`` describes."""
+    segformer = cfg.MODEL.PANOPTIC_SEGFORMER
+    return PanopticSegFormerCriterion(
+        class_weight=segformer.CLASS_WEIGHT,
+        l1_weight=segformer.L1_WEIGHT,
+        giou_weight=segformer.GIOU_WEIGHT,
+        dice_weight=segformer.DICE_WEIGHT,
+        official_empty_things=segformer.OFFICIAL_EMPTY_THINGS,
+    )
