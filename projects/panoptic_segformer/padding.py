@@ -1,13 +1,14 @@
 """Where the images of a padded batch lie on the maps of every level."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segcore.layers import grid_reference_points
+from panoptic_segformer.mask_decoder import MaskDecoder, MaskOutput
+from segcore.layers import grid_reference_points, pad_to
 
 Size = tuple[int, int]
 
@@ -26,6 +27,16 @@ class PaddedLevels:
     own: Sequence[Sequence[Size]]
     device: torch.device
     dtype: torch.dtype = torch.float32
+
+    @property
+    def num_tokens(self) -> int:
+        """S, of all levels."""
+        return sum(height * width for height, width in self.sizes)
+
+    def first(self, count: int) -> "PaddedLevels":
+        """The first ``count`` levels."""
+        own = [sizes[:count] for sizes in self.own]
+        return replace(self, sizes=self.sizes[:count], own=own)
 
     @property
     def padded(self) -> bool:
@@ -60,21 +71,16 @@ class PaddedLevels:
         return in_image[:, :, None] * ratios[:, None]
 
     def own_tokens(self, tokens: Tensor, image: int) -> Tensor:
-        """The tokens (S', C) of one image, without padding.
-
-        Args:
-            tokens: (S, C) of the first levels, or of all.
-        """
-        levels, start = [], 0
-        for (height, width), (own_height, own_width) in zip(
-            self.sizes, self.own[image], strict=True
-        ):
-            if start == len(tokens):
-                break
-            level = tokens[start : start + height * width].unflatten(0, (height, width))
-            levels.append(level[:own_height, :own_width].flatten(0, 1))
-            start += height * width
-        return torch.cat(levels)
+        """(S, C) of one image -> (S', C), without those of padding."""
+        levels = tokens.split([height * width for height, width in self.sizes])
+        return torch.cat(
+            [
+                level.unflatten(0, size)[:height, :width].flatten(0, 1)
+                for level, size, (height, width) in zip(
+                    levels, self.sizes, self.own[image], strict=True
+                )
+            ]
+        )
 
     def _mask(self, level: int) -> Tensor:
         height, width = self.sizes[level]
@@ -82,6 +88,37 @@ class PaddedLevels:
         below = torch.arange(height, device=self.device) >= own[:, :1]
         right = torch.arange(width, device=self.device) >= own[:, 1:]
         return below[:, :, None] | right[:, None, :]
+
+
+def decode_without_padding(
+    decoder: MaskDecoder,
+    queries: Tensor,
+    position: Tensor | None,
+    memory: Tensor,
+    levels: PaddedLevels,
+    *,
+    all_masks: bool,
+) -> MaskOutput:
+    """What the decoder makes of each image alone; masks (B, N, h, w) are 0 at padding.
+
+    Masked attention would not do: masks of coarse levels are resized from their own borders.
+    """
+    outputs = [
+        decoder(
+            queries[image : image + 1],
+            position,
+            levels.own_tokens(memory[image], image)[None],
+            levels.own[image],
+            all_masks=all_masks,
+        )
+        for image in range(len(memory))
+    ]
+    masks = zip(*(output.masks for output in outputs), strict=True)
+    queries_of = zip(*(output.queries for output in outputs), strict=True)
+    return MaskOutput(
+        [torch.cat([pad_to(mask, levels.sizes[0]) for mask in layer]) for layer in masks],
+        [torch.cat(layer) for layer in queries_of],
+    )
 
 
 def nearest_size(image_size: Size, padded_size: Size, map_size: Size) -> Size:

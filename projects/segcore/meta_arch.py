@@ -58,7 +58,7 @@ def checked_target(
     Raises:
         ValueError: they are missing, or do not fit the image or the classes; names the image.
     """
-    name = inputs.get("file_name", inputs.get("image_id", "without name"))
+    name = image_name(inputs)
     instances = inputs.get("instances")
     if instances is None or not (instances.has("gt_classes") and instances.has("gt_masks")):
         found = sorted(inputs) if instances is None else sorted(instances.get_fields())
@@ -80,6 +80,11 @@ def checked_target(
             f"got {tuple(masks.shape)}"
         )
     return {"labels": labels.to(device, torch.int64), "masks": masks.to(device).to(torch.bool)}
+
+
+def image_name(inputs: dict[str, Any]) -> str:
+    """What messages call an image of Detectron2's format."""
+    return str(inputs.get("file_name", inputs.get("image_id", "without name")))
 
 
 def thing_ids_of(train_datasets: Sequence[str], num_classes: int) -> set[int]:

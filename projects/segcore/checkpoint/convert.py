@@ -19,7 +19,7 @@ def from_torchvision_resnet(state: State) -> dict[str, Any]:
         ValueError: no name is that of a torchvision ResNet.
     """
     _require(state, "layer1.0.conv1.weight", "a ResNet of torchvision")
-    model = {_resnet_name(name): tensor for name, tensor in state.items()}
+    model = {resnet_name(name): tensor for name, tensor in state.items()}
     return {"model": model, "__author__": "torchvision", "matching_heuristics": True}
 
 
@@ -63,6 +63,15 @@ BACKBONES: dict[str, Callable[[State], dict[str, Any]]] = {
 }
 
 
+def resnet_name(name: str) -> str:
+    """Detectron2's name of an entry of torchvision's ResNet."""
+    if "layer" not in name:
+        name = "stem." + name
+    name = re.sub(r"layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
+    name = re.sub(r"bn(\d)", r"conv\1.norm", name)
+    return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+
+
 def _backbone_of(state: State, other_parts: Collection[str]) -> dict[str, Any]:
     """Without these parts of a classifier, the rest under its names in a detector."""
     return {
@@ -72,14 +81,6 @@ def _backbone_of(state: State, other_parts: Collection[str]) -> dict[str, Any]:
             if name.split(".")[0] not in other_parts
         }
     }
-
-
-def _resnet_name(name: str) -> str:
-    if "layer" not in name:
-        name = "stem." + name
-    name = re.sub(r"layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
-    name = re.sub(r"bn(\d)", r"conv\1.norm", name)
-    return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
 def _require(state: State, name: str, what: str) -> None:

@@ -1,0 +1,82 @@
+"""The network between backbone and results, of the config ``MODEL.PANOPTIC_SEGFORMER``."""
+
+from collections.abc import Mapping
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from torch import nn
+
+from panoptic_segformer.encoder import MultiScaleEncoder
+from panoptic_segformer.location_decoder import LocationDecoder
+from panoptic_segformer.mask_decoder import MaskDecoder
+from panoptic_segformer.neck import ChannelMapper
+from segcore.backbones.features import are_tokens
+
+
+def build_network(
+    segformer: CfgNode, shapes: Mapping[str, ShapeSpec], *, num_things: int
+) -> dict[str, nn.Module]:
+    """The parts of :class:`PanopticSegFormer`, by the names of its arguments.
+
+    Args:
+        segformer: the config ``MODEL.PANOPTIC_SEGFORMER``.
+        shapes: of the features of the backbone.
+        num_things: thing classes.
+
+    Raises:
+        ValueError: a key has a value that cannot be.
+    """
+    attention = {
+        "embed_dim": segformer.HIDDEN_DIM,
+        "num_heads": segformer.NHEADS,
+        "feedforward_dim": segformer.DIM_FEEDFORWARD,
+    }
+    deformable = {
+        **attention,
+        "num_levels": len(segformer.IN_FEATURES) + 1,
+        "dropout": segformer.DROPOUT,
+    }
+    mask_decoder = {**attention, "recompute": segformer.CHECKPOINT_MASK_DECODERS}
+    in_channels = _in_channels(shapes, segformer.IN_FEATURES)
+    return {
+        "neck": ChannelMapper(in_channels, segformer.HIDDEN_DIM),
+        "encoder": MultiScaleEncoder(num_layers=segformer.ENC_LAYERS, **deformable),
+        "location_decoder": LocationDecoder(
+            num_queries=segformer.NUM_THING_QUERIES,
+            num_classes=num_things,
+            num_layers=segformer.LOCATION_LAYERS,
+            with_boxes=_with_boxes(segformer.LOCATION_TARGET),
+            **deformable,
+        ),
+        "thing_mask_decoder": MaskDecoder(
+            num_layers=segformer.THING_MASK_LAYERS, self_attention=False, **mask_decoder
+        ),
+        "stuff_mask_decoder": MaskDecoder(
+            num_layers=segformer.STUFF_MASK_LAYERS, self_attention=True, **mask_decoder
+        ),
+    }
+
+
+def _in_channels(shapes: Mapping[str, ShapeSpec], in_features: list[str]) -> list[int]:
+    """Channels of the features that the neck takes."""
+    if are_tokens(shapes):
+        raise ValueError(
+            "MODEL.BACKBONE.NAME: expected a backbone that returns maps, got one that returns "
+            "tokens (AutoFocusFormerGrid makes maps of those of AutoFocusFormer)"
+        )
+    strides = [shapes[name].stride for name in in_features if name in shapes]
+    if len(in_features) != 3 or strides != [8, 16, 32]:
+        known = {name: shape.stride for name, shape in shapes.items()}
+        raise ValueError(
+            "MODEL.PANOPTIC_SEGFORMER.IN_FEATURES: expected features of strides 8, 16 and 32, "
+            f"got {list(in_features)}; the backbone has (with strides) {known}"
+        )
+    return [shapes[name].channels for name in in_features]
+
+
+def _with_boxes(target: str) -> bool:
+    if target not in ("box", "centre"):
+        raise ValueError(
+            f"MODEL.PANOPTIC_SEGFORMER.LOCATION_TARGET: expected 'box' or 'centre', got {target!r}"
+        )
+    return target == "box"

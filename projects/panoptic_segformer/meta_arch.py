@@ -1,0 +1,250 @@
+"""Panoptic SegFormer as a Detectron2 model: photos to losses, or to segmentation results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.utils.memory import retry_if_cuda_oom
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from panoptic_segformer.annotations import Target, make_target, pad_targets
+from panoptic_segformer.build import build_network
+from panoptic_segformer.checkpoint_names import rename_official
+from panoptic_segformer.class_order import ClassOrder
+from panoptic_segformer.criterion import build_criterion
+from panoptic_segformer.encoder import MultiScaleEncoder
+from panoptic_segformer.features import Features, own_features, padded_features
+from panoptic_segformer.location_decoder import LocationDecoder, LocationOutput, init_class_bias
+from panoptic_segformer.mask_decoder import NUM_MASK_LEVELS, MaskDecoder, MaskOutput
+from panoptic_segformer.neck import ChannelMapper
+from panoptic_segformer.padding import PaddedLevels, Size, decode_without_padding
+from panoptic_segformer.postprocess import PostProcessor, choose_things
+from segcore.checkpoint import rename_on_load
+from segcore.losses import at_least_float32
+from segcore.meta_arch import SegmentationModel, thing_ids_of
+
+
+@META_ARCH_REGISTRY.register()
+class PanopticSegFormer(SegmentationModel):
+    """Things found by place, stuff by class, the masks of both by attention (Li et al., 2022).
+
+    With ``official_padding`` off, padding and the other images of a batch change no result: each
+    image has the maps that it would have alone.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        in_features: Sequence[str],
+        neck: ChannelMapper,
+        encoder: MultiScaleEncoder,
+        location_decoder: LocationDecoder,
+        thing_mask_decoder: MaskDecoder,
+        stuff_mask_decoder: MaskDecoder,
+        class_order: ClassOrder,
+        criterion: nn.Module,
+        postprocessor: PostProcessor,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        size_divisibility: int = 1,
+        official_padding: bool = False,
+    ):
+        """
+        Args:
+            backbone: image batch -> {feature name: map}.
+            in_features: the features that the neck takes, fine to coarse.
+            postprocessor: decoded masks of an image -> its results.
+            pixel_mean, pixel_std: of each channel, in the range of the input image.
+            size_divisibility: batches are padded to a multiple; negative: the backbone's own.
+            official_padding: as the original, the mask decoders take padding for image.
+        """
+        if size_divisibility < 0:
+            size_divisibility = backbone.size_divisibility
+        super().__init__(
+            pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=size_divisibility
+        )
+        self.backbone = backbone
+        shapes = backbone.output_shape()
+        self.strides = {name: shapes[name].stride for name in in_features}
+        self.neck = neck
+        self.encoder = encoder
+        self.location_decoder = location_decoder
+        self.thing_mask_decoder = thing_mask_decoder
+        self.stuff_mask_decoder = stuff_mask_decoder
+        self.class_order = class_order
+        self.criterion = criterion
+        self.postprocessor = postprocessor
+        self.official_padding = official_padding
+        embed_dim = encoder.level_embed.shape[1]
+        # Of each query first its content, then its position.
+        self.stuff_query_embed = nn.Embedding(len(class_order.stuff), 2 * embed_dim)
+        self.stuff_class_embed = nn.ModuleList(
+            nn.Linear(embed_dim, 1) for _ in stuff_mask_decoder.layers
+        )
+        for branch in self.stuff_class_embed:
+            init_class_bias(branch)
+        rename_on_load(self, rename_official)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        segformer = cfg.MODEL.PANOPTIC_SEGFORMER
+        backbone = build_backbone(cfg)
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        order = ClassOrder(num_classes, thing_ids_of(cfg.DATASETS.TRAIN, num_classes))
+        return {
+            "backbone": backbone,
+            "in_features": segformer.IN_FEATURES,
+            **build_network(segformer, backbone.output_shape(), num_things=len(order.things)),
+            "class_order": order,
+            "criterion": build_criterion(cfg),
+            "postprocessor": PostProcessor.from_config(cfg, order.things.tolist()),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": segformer.SIZE_DIVISIBILITY,
+            "official_padding": segformer.OFFICIAL_PADDING,
+        }
+
+    # Asked by SafeCheckpointer, which compares shapes and reports names before the model renames.
+    checkpoint_renames = staticmethod(rename_official)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, results in evaluation.
+
+        Args:
+            batched_inputs: one dict an image in Detectron2's format: "image" (3, H, W), uint8 or
+                float, in the channel order of the means; "height", "width" of the output (default:
+                the image's own); in training "instances", see :func:`make_target`.
+
+        Returns:
+            In training {loss name: weighted scalar}. Else one dict an image, see
+            :class:`PostProcessor`.
+        """
+        if self.training:
+            # Before the network runs, so that a bad annotation is found by its name.
+            targets = [
+                make_target(inputs, self.class_order, self.pixel_mean.dtype)
+                for inputs in batched_inputs
+            ]
+        images = [self.normalized(inputs["image"]) for inputs in batched_inputs]
+        features = self._features(images)
+        levels = features.levels
+        memory = self.encoder(features.maps, levels)
+        location = self.location_decoder(
+            memory, levels.sizes, levels.valid_ratios(), levels.token_mask()
+        )
+        # The mask decoders take the first levels only.
+        levels = levels.first(NUM_MASK_LEVELS)
+        memory = memory[:, : levels.num_tokens].contiguous()
+        if self.training:
+            targets = pad_targets(targets, features.padded_size)
+            return self._losses(location, memory, levels, targets)
+        del images, features
+        return self._results(location, memory, levels, batched_inputs)
+
+    def _features(self, images: list[Tensor]) -> Features:
+        if self.official_padding:
+            return padded_features(images, self.size_divisibility, self._extract)
+        return own_features(
+            images,
+            self.size_divisibility,
+            self._extract,
+            strides=[*self.strides.values(), 2 * max(self.strides.values())],
+            backbone_divisibility=self.backbone.size_divisibility,
+        )
+
+    def _extract(self, batch: Tensor, size: Size) -> list[Tensor]:
+        """Maps of all levels of the images of ``size`` at the top left of the batch."""
+        features = self.backbone(batch)
+        height, width = size
+        return self.neck(
+            [
+                features[name][..., : -(-height // stride), : -(-width // stride)]
+                for name, stride in self.strides.items()
+            ]
+        )
+
+    def _losses(
+        self,
+        location: LocationOutput,
+        memory: Tensor,
+        levels: PaddedLevels,
+        targets: list[Target],
+    ) -> dict[str, Tensor]:
+        match = self.criterion.match(location, targets)
+        kept = zip(location.queries, match.kept, strict=True)
+        things = pad_sequence([queries[index] for queries, index in kept], batch_first=True)
+        thing = self._decode(self.thing_mask_decoder, things, None, memory, levels)
+        stuff = self._decode_stuff(memory, levels)
+        logits = [
+            classify(queries).squeeze(-1)
+            for classify, queries in zip(self.stuff_class_embed, stuff.queries, strict=True)
+        ]
+        return self.criterion(location, match, thing.masks, stuff.masks, logits, targets)
+
+    def _results(
+        self,
+        location: LocationOutput,
+        memory: Tensor,
+        levels: PaddedLevels,
+        batched_inputs: list[dict[str, Any]],
+    ) -> list[dict[str, Any]]:
+        logits = at_least_float32(location.logits[-1])
+        choice = choose_things(logits, self.postprocessor.topk_per_image)
+        things, boxes = (
+            of_queries.gather(1, choice.queries[..., None].expand(-1, -1, of_queries.shape[-1]))
+            for of_queries in (location.queries, location.boxes[-1])
+        )
+        thing = self._decode(self.thing_mask_decoder, things, None, memory, levels, all_masks=False)
+        stuff = self._decode_stuff(memory, levels, all_masks=False)
+        stuff_logits = self.stuff_class_embed[-1](stuff.queries[-1]).squeeze(-1)
+        stuff_scores = at_least_float32(stuff_logits).sigmoid()
+        del location, memory  # the masks at output size need the memory
+
+        labels = self.class_order.things[choice.labels]
+        results = []
+        for i, inputs in enumerate(batched_inputs):
+            image_size = tuple(inputs["image"].shape[-2:])
+            results.append(
+                retry_if_cuda_oom(self.postprocessor)(
+                    torch.cat((choice.scores[i], stuff_scores[i])),
+                    torch.cat((labels[i], self.class_order.stuff)),
+                    torch.cat((thing.masks[-1][i], stuff.masks[-1][i])),
+                    boxes[i] if boxes.shape[-1] == 4 else None,
+                    image_size=image_size,
+                    output_size=(
+                        inputs.get("height", image_size[0]),
+                        inputs.get("width", image_size[1]),
+                    ),
+                )
+            )
+        return results
+
+    def _decode_stuff(
+        self, memory: Tensor, levels: PaddedLevels, *, all_masks: bool = True
+    ) -> MaskOutput:
+        content, position = self.stuff_query_embed.weight.chunk(2, dim=1)
+        content = content.expand(len(memory), -1, -1)
+        return self._decode(
+            self.stuff_mask_decoder, content, position, memory, levels, all_masks=all_masks
+        )
+
+    def _decode(
+        self,
+        decoder: MaskDecoder,
+        queries: Tensor,
+        position: Tensor | None,
+        memory: Tensor,
+        levels: PaddedLevels,
+        *,
+        all_masks: bool = True,
+    ) -> MaskOutput:
+        if self.official_padding or not levels.padded:
+            return decoder(queries, position, memory, levels.sizes, all_masks=all_masks)
+        return decode_without_padding(
+            decoder, queries, position, memory, levels, all_masks=all_masks
+        )
