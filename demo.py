@@ -2,7 +2,8 @@
 """Segment photos: ``python demo.py --config-file X --weights W photo.jpg folder/ --output DIR``.
 
 Writes overlay pictures, COCO panoptic PNGs with one JSON (and instances where the model gives
-them; with --show-focus also where the tokens are), and prints a table of segments for every photo.
+them), and prints a table of segments for every photo. With --show-focus it also draws where the
+tokens are, with --show-attention what the queries of the mask decoder look at.
 """
 
 import argparse
@@ -37,6 +38,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         action="store_true",
         help="draw where the tokens stay (AutoFocusFormer)",
     )
+    parser.add_argument(
+        "--show-attention",
+        nargs="*",
+        type=int,
+        metavar="QUERY",
+        help="draw what these queries, or those with the best masks, look at (Panoptic SegFormer)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
     parser.add_argument(
         "--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings of the config"
@@ -52,6 +60,8 @@ def main(args: argparse.Namespace) -> int:
     predictor = PhotoPredictor(setup_config(args.config_file, [*args.opts, *device]), args.weights)
     if args.show_focus:
         predictor.require_focus()
+    if args.show_attention is not None:
+        predictor.require_attention(args.show_attention)
     writer = ResultWriter(args.output, predictor.categories, args.score_threshold)
     photos, skipped = find_photos(args.photos), []
     for path in tqdm(photos, desc="photos", unit="photo"):
@@ -60,8 +70,12 @@ def main(args: argparse.Namespace) -> int:
         except ValueError as error:
             skipped.append(str(error))
             continue
-        focus = predictor.focus(photo) if args.show_focus else None
-        rows = writer.add(path, photo, predictor(photo), focus)
+        focus = attention = None
+        if args.show_focus:
+            focus = predictor.focus(photo)
+        if args.show_attention is not None:
+            attention = predictor.attention(photo, args.show_attention)
+        rows = writer.add(path, photo, predictor(photo), focus, attention)
         tqdm.write(f"\n{path}\n{format_rows(rows)}")
     writer.finish()
     print(f"\n{len(photos) - len(skipped)} of {len(photos)} photos done, results in {args.output}")

@@ -1,5 +1,6 @@
 """A model and its classes, ready for photos."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from detectron2.engine import DefaultPredictor
 
 from segcore.checkpoint import LoadReport, SafeCheckpointer, class_metadata, use_class_metadata
 from segcore.data.own_data import setup_own_data
+from segcore.inference import QueryAttention
 from segcore.visualization import categories_of
 
 CHECKPOINT_CLASSES = "classes_of_the_checkpoint"
@@ -101,6 +103,37 @@ class PhotoPredictor:
             (positions[0].cpu() * scale, None if importance is None else importance[0].cpu())
             for positions, importance in model.backbone.focus(images)
         ]
+
+    def require_attention(self, queries: Sequence[int] = ()) -> None:
+        """Make sure that :meth:`attention` can be asked.
+
+        Raises:
+            DemoError: the model does not tell, or has no query of such a number.
+        """
+        model = self.predictor.model
+        if not hasattr(model, "attention"):
+            raise DemoError(
+                "attention: expected a model that shows that of its mask decoders, such as "
+                f"PanopticSegFormer, got {type(model).__name__}"
+            )
+        outside = [number for number in queries if not 0 <= number < model.num_queries]
+        if outside:
+            raise DemoError(
+                f"attention: expected numbers of queries in [0, {model.num_queries}), got {outside}"
+            )
+
+    def attention(self, photo: np.ndarray, queries: Sequence[int] = ()) -> list[QueryAttention]:
+        """What queries of the mask decoders attend to on a photo, on the CPU.
+
+        Args:
+            photo: (H, W, 3) uint8, BGR, of any size.
+            queries: numbers of queries; none for those with the best masks.
+
+        Raises:
+            DemoError: see :meth:`require_attention`.
+        """
+        self.require_attention(queries)
+        return self.predictor.model.attention(self._inputs(photo), queries)
 
     def _inputs(self, photo: np.ndarray) -> dict[str, Any]:
         """The photo as the model takes it, at the size of the config."""

@@ -15,8 +15,10 @@ from PIL import Image
 
 from segcore.checkpoint.files import atomic_file
 from segcore.data.panoptic_format import Category
+from segcore.inference import QueryAttention
 from segcore.visualization import (
     Row,
+    draw_attention,
     draw_focus,
     draw_instances,
     draw_panoptic,
@@ -33,7 +35,8 @@ class ResultWriter:
     ``overlay/<photo>.jpg`` the segments over the photo; ``panoptic/<photo>.png`` and
     ``panoptic.json`` in COCO panoptic format; ``instances.json`` in COCO's result format;
     ``semantic/<photo>.png`` contiguous classes, of models that give nothing else;
-    ``focus/<photo>.png`` where the tokens are, if told.
+    ``focus/<photo>.png`` where the tokens are, and ``attention/<photo>.png`` what queries attend
+    to, if told.
 
     Args:
         folder: made if needed.
@@ -56,6 +59,7 @@ class ResultWriter:
         photo: np.ndarray,
         result: dict[str, Any],
         focus: Sequence[tuple[torch.Tensor, torch.Tensor | None]] | None = None,
+        attention: Sequence[QueryAttention] | None = None,
     ) -> list[Row]:
         """Write one photo's results, but for the JSON files.
 
@@ -64,6 +68,7 @@ class ResultWriter:
             photo: (H, W, 3) uint8, BGR.
             result: what ``PhotoPredictor`` gives.
             focus: what ``PhotoPredictor.focus`` gives.
+            attention: what ``PhotoPredictor.attention`` gives.
 
         Returns:
             the table of segments: panoptic if there are such, else instances, else classes.
@@ -99,6 +104,9 @@ class ResultWriter:
         _save_image(overlay, self.folder / "overlay" / f"{stem}.jpg")
         if focus is not None:
             _save_image(draw_focus(rgb, focus), self.folder / "focus" / f"{stem}.png")
+        if attention is not None:
+            picture = draw_attention(rgb, attention, self.categories)
+            _save_image(picture, self.folder / "attention" / f"{stem}.png")
         return rows
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
 from segcore.demo import ResultWriter
+from segcore.inference import QueryAttention
 
 CATEGORIES = [
     {"id": 17, "name": "cat", "isthing": 1, "color": [255, 0, 0]},
@@ -107,6 +108,16 @@ def test_semantic_alone(tmp_path):
     assert files(tmp_path) == ["overlay/a.jpg", "semantic/a.png"]
     labels = np.asarray(Image.open(tmp_path / "semantic/a.png"))
     np.testing.assert_array_equal(labels, scores.argmax(0))
+
+
+def test_focus_and_attention_if_told(tmp_path):
+    writer = ResultWriter(tmp_path, CATEGORIES, 0.5)
+    query = QueryAttention(0, 1, 0.7, [torch.rand(5, 8)], torch.rand(5, 8))
+    focus = [(torch.tensor([[20.0, 10.0]]), None)]
+    for name, shown in (("a", {}), ("b", {"focus": focus}), ("c", {"attention": [query]})):
+        writer.add(Path(f"{name}.jpg"), PHOTO, {"panoptic_seg": panoptic()}, **shown)
+    pictures = [name for name in files(tmp_path) if name.startswith(("attention", "focus"))]
+    assert pictures == ["attention/c.png", "focus/b.png"]
 
 
 def test_nothing_found(tmp_path):
