@@ -1,8 +1,11 @@
 """Panoptic SegFormer (Li et al., CVPR 2022): things and stuff by queries of their own.
 
-Importing this package registers its modules with Detectron2.
+Importing this package registers its modules, the backbones and the data sets with Detectron2.
 """
 
+import segcore.backbones
+import segcore.data  # noqa: F401
 from panoptic_segformer.config import add_panoptic_segformer_config
+from panoptic_segformer.meta_arch import PanopticSegFormer
 
-__all__ = ["add_panoptic_segformer_config"]
+__all__ = ["PanopticSegFormer", "add_panoptic_segformer_config"]
