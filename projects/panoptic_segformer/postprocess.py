@@ -18,7 +18,7 @@ from segcore.inference import (
     sorted_instances,
 )
 
-OWN_STRATEGY = "mask_wise"
+OWN_MERGING = PanopticMerging("mask_wise")
 # Pixels of the network's input a cell of a mask, in each direction.
 MASK_STRIDE = 8
 
@@ -58,7 +58,7 @@ class PostProcessor:
 
     num_classes: int
     thing_ids: Collection[int]
-    merging: PanopticMerging = PanopticMerging(OWN_STRATEGY)
+    merging: PanopticMerging = OWN_MERGING
     topk_per_image: int = 100
     semantic_on: bool = True
     instance_on: bool = True
@@ -71,7 +71,7 @@ class PostProcessor:
         return cls(
             num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             thing_ids=thing_ids,
-            merging=PanopticMerging.from_config(cfg, OWN_STRATEGY),
+            merging=PanopticMerging.from_config(cfg, OWN_MERGING.strategy),
             topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             semantic_on=segformer.TEST.SEMANTIC_ON,
             instance_on=segformer.TEST.INSTANCE_ON,
@@ -113,11 +113,10 @@ class PostProcessor:
             things = things[needed]
         masks = bilinear(masks, output_size)
 
-        results, rated = {}, None
+        results = {}
         if self.semantic_on:
             results["sem_seg"] = semantic_scores(scores, labels, masks, self.num_classes)
-        if self.instance_on or self.merging.strategy == "mask_wise":
-            rated = self.merging.rate(scores, masks)
+        rated = self.merging.rate(scores, masks) if self.instance_on else None
         if self.panoptic_on:
             results["panoptic_seg"] = self.merging(scores, labels, masks, self.thing_ids, rated)
         if self.instance_on:
@@ -128,7 +127,7 @@ class PostProcessor:
                 rated.binary,
                 masks_to_boxes(rated.binary)[rows]
                 if boxes is None
-                else _absolute(boxes, output_size),
+                else absolute_boxes(boxes, output_size),
                 rows,
                 topk=self.topk_per_image,
             )
@@ -144,8 +143,12 @@ class PostProcessor:
         return needed
 
 
-def _absolute(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(cx, cy, w, h) relative to an image -> (x0, y0, x1, y1) in its pixels, within it."""
+def absolute_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, 4) as (cx, cy, w, h) relative to an image -> (x0, y0, x1, y1) in its pixels, inside.
+
+    Args:
+        size: (height, width) of the image.
+    """
     height, width = size
     corners = box_convert(boxes, "cxcywh", "xyxy").clamp(0, 1)
     return corners * corners.new_tensor([width, height, width, height])

@@ -1,10 +1,15 @@
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
 from mask2former.meta_arch import MaskFormer
+from segcore.config import get_cfg
 from segcore.inference import PanopticMerging, semantic_inference
+from segcore.inference.merging import STRATEGIES
 
+ROOT = Path(__file__).resolve().parents[2]
 NUM_CLASSES, NUM_QUERIES = 3, 5
 
 
@@ -43,6 +48,32 @@ def test_results_in_detectron2_format(build_small_model):
         assert instances.image_size == size
         assert instances.pred_masks.shape[1:] == size
         assert set(instances.pred_classes.tolist()) <= {0, 1}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_merging_strategy(build_small_model, strategy):
+    loose = {"score_threshold": 0.0, "min_visible_share": 0.0, "quality_thresholds": (0.0, 0.0)}
+    model = build_small_model(**ALL_ON, panoptic_merging=PanopticMerging(strategy, **loose)).eval()
+    with torch.no_grad():
+        model.sem_seg_head.predictor.class_embed.bias[-1] = -10  # hardly "no object"
+        results = model([image(50, 70, height=100, width=141), image(64, 33)])
+    for result, size in zip(results, [(100, 141), (64, 33)], strict=True):
+        panoptic, segments = result["panoptic_seg"]
+        assert panoptic.shape == size and panoptic.dtype == torch.int32
+        assert segments
+        assert set(panoptic.unique().tolist()) - {0} == {segment["id"] for segment in segments}
+        assert all(segment["isthing"] == (segment["category_id"] < 2) for segment in segments)
+
+
+@pytest.mark.parametrize("word, strategy", [("", "mask2former"), ("mask_wise", "mask_wise")])
+def test_merging_by_config(word, strategy):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(ROOT / "configs/_base_/mask2former_small.yaml"))
+    cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.6
+    cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 0.7
+    cfg.MODEL.PANOPTIC_MERGING.STRATEGY = word
+    merging = MaskFormer.from_config(cfg)["panoptic_merging"]
+    assert merging == PanopticMerging(strategy, score_threshold=0.6, min_visible_share=0.7)
 
 
 def test_instances_keep_every_class_without_panoptic(build_small_model):
