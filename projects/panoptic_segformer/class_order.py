@@ -31,12 +31,16 @@ class ClassOrder(nn.Module):
                 f"thing_ids: expected ids in [0, {num_classes}), got {outside} "
                 "(MODEL.SEM_SEG_HEAD.NUM_CLASSES)"
             )
-        is_thing = torch.zeros(num_classes, dtype=torch.bool)
-        is_thing[list(thing_ids)] = True
+        things = sorted(set(thing_ids))
+        stuff = sorted(set(range(num_classes)) - set(things))
+        index = {class_id: i for ids in (things, stuff) for i, class_id in enumerate(ids)}
+        # Of lists, so that the network can also be built on the meta device.
+        classes = range(num_classes)
+        is_thing = torch.tensor([i in thing_ids for i in classes], dtype=torch.bool)
         self.register_buffer("is_thing", is_thing, persistent=False)
-        self.register_buffer("things", is_thing.nonzero()[:, 0], persistent=False)
-        self.register_buffer("stuff", (~is_thing).nonzero()[:, 0], persistent=False)
-        index = torch.empty(num_classes, dtype=torch.int64)
-        for ids in (self.things, self.stuff):
-            index[ids] = torch.arange(len(ids))
-        self.register_buffer("index", index, persistent=False)
+        for name, values in (
+            ("things", things),
+            ("stuff", stuff),
+            ("index", [index[i] for i in classes]),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
