@@ -69,6 +69,8 @@ class Case:
 
     def sampled(self, name: str, full: Tensor) -> Tensor:
         """``full`` with the sub-sampling that the array ``name`` was stored with."""
+        if "slice" in self.info["arrays"][name]:
+            return self._sliced(name, full)
         what = self.info["arrays"][name]["what"]
         shape = re.search(r"(?:over|of) (\[[\d, ]+\])", what)
         if shape is not None and list(full.shape) != ast.literal_eval(shape[1]):
@@ -77,6 +79,13 @@ class Case:
         if stride is None:
             return full
         return full[tuple(slice(None, None, step) for step in ast.literal_eval(stride[1]))]
+
+    def _sliced(self, name: str, full: Tensor) -> Tensor:
+        info = self.info["arrays"][name]
+        if list(full.shape) != info["full_shape"]:
+            raise AssertionError(f"{name}: shape {list(full.shape)}, golden {info['full_shape']}")
+        steps = [int(step.removeprefix("::") or 1) for step in ast.literal_eval(info["slice"])]
+        return full[tuple(slice(None, None, step) for step in steps)]
 
     def unpacked(self, name: str, shape: Sequence[int]) -> np.ndarray:
         """The boolean array of ``shape`` that was stored by numpy.packbits."""
@@ -158,6 +167,7 @@ def fill_model(
     model: nn.Module,
     *,
     overrides: Iterable[tuple[str, str, float | None]] = (),
+    rules: Iterable[Mapping[str, Any]] = (),
     prefix: str = "",
     official_names: Mapping[str, str] | None = None,
     left_as_built: Iterable[str] = ("criterion.empty_weight",),
@@ -167,11 +177,14 @@ def fill_model(
     Args:
         overrides: (pattern, "multiply" | "subtract_row_mean", number), applied in order to every
             entry whose official name contains the pattern.
+        rules: ``weight_override_rules`` of a case: what a name ends in and contains, where given,
+            and "op": "abs", "multiply_by_sqrt_of_second_dimension", or "constant" with "values" by
+            name.
         prefix: put before each name, where ``model`` is a part of the official one.
         official_names: our name -> official name, where they differ.
         left_as_built: official names that keep their value.
     """
-    overrides, left_as_built = list(overrides), set(left_as_built)
+    overrides, rules, left_as_built = list(overrides), list(rules), set(left_as_built)
     for name, entry in model.state_dict().items():
         official = (official_names or {}).get(name, prefix + name)
         if not entry.is_floating_point() or official in left_as_built:
@@ -180,6 +193,8 @@ def fill_model(
         for pattern, operation, number in overrides:
             if pattern in official:
                 value = _overridden(value, operation, number)
+        for rule in rules:
+            value = _ruled(value, official, rule)
         entry.copy_(value)
 
 
@@ -189,6 +204,22 @@ def _overridden(value: Tensor, operation: str, number: float | None) -> Tensor:
     if operation == "subtract_row_mean":
         return value - value.mean(dim=1, keepdim=True)
     raise ValueError(f"unknown weight override {operation!r}")
+
+
+def _ruled(value: Tensor, name: str, rule: Mapping[str, Any]) -> Tensor:
+    fits = name.endswith(tuple(rule.get("name_endswith", [""]))) and all(
+        part in name for part in rule.get("name_contains", [])
+    )
+    if not fits:
+        return value
+    match rule["op"]:
+        case "abs":
+            return value.abs()
+        case "multiply_by_sqrt_of_second_dimension":
+            return value * value.shape[1] ** 0.5
+        case "constant":
+            return torch.full_like(value, rule["values"][name]) if name in rule["values"] else value
+    raise ValueError(f"unknown weight override rule {rule['op']!r}")
 
 
 @dataclass
