@@ -95,14 +95,14 @@ class PanopticSegFormer(SegmentationModel):
         segformer = cfg.MODEL.PANOPTIC_SEGFORMER
         backbone = build_backbone(cfg)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        order = ClassOrder(num_classes, thing_ids_of(cfg.DATASETS.TRAIN, num_classes))
+        thing_ids = thing_ids_of(cfg.DATASETS.TRAIN, num_classes)
         return {
             "backbone": backbone,
             "in_features": segformer.IN_FEATURES,
-            **build_network(segformer, backbone.output_shape(), num_things=len(order.things)),
-            "class_order": order,
+            **build_network(segformer, backbone.output_shape(), num_things=len(thing_ids)),
+            "class_order": ClassOrder(num_classes, thing_ids),
             "criterion": build_criterion(cfg),
-            "postprocessor": PostProcessor.from_config(cfg, order.things.tolist()),
+            "postprocessor": PostProcessor.from_config(cfg, thing_ids),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": segformer.SIZE_DIVISIBILITY,

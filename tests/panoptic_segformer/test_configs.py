@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.modeling import build_model
 
 from segcore.config import get_cfg
+from segcore.solver import parameter_groups
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(CONFIGS.glob("*/*-segmentation/panoptic_segformer_*.yaml"))
@@ -106,3 +109,23 @@ def test_backbones():
     assert pvt.WEIGHTS == "pvt_v2_b5_22k.pkl"
     for features in (resnet.RESNETS.OUT_FEATURES, swin.OUT_FEATURES, pvt.PVT.OUT_FEATURES):
         assert features == ["res3", "res4", "res5"]
+
+
+@pytest.mark.parametrize("backbone", ["r50", "pvtv2_b0", "swin_l"])
+def test_learning_rate_and_decay_of_every_parameter(backbone):
+    cfg = load(CONFIGS / f"coco/panoptic-segmentation/panoptic_segformer_{backbone}_24e.yaml")
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    options = {
+        parameter: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(cfg, model)
+        for parameter in group["params"]
+    }
+    slow = ("backbone", "sampling_offsets", "reference_points")
+    for name, parameter in model.named_parameters():
+        frozen = name.startswith(("backbone.stem", "backbone.res2"))
+        assert parameter.requires_grad != frozen, name
+        if not frozen:
+            lr = 1.4e-5 if any(part in name for part in slow) else 1.4e-4
+            assert options[parameter] == pytest.approx((lr, 1e-4)), name
