@@ -86,6 +86,9 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
+    # Of "panoptic_segformer": short edges to draw from before the crop, and the longest edge then.
+    cfg.INPUT.CROP.RESIZE_MIN_SIZES = [400, 500, 600]
+    cfg.INPUT.CROP.RESIZE_MAX_SIZE = 4200
 
 
 def _add_swin_keys(cfg: CfgNode) -> None:

@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
 from segcore.checkpoint import LoadReport, SafeCheckpointer, class_metadata, use_class_metadata
+from segcore.data.mappers.augmentation import resize_for_test
 from segcore.data.own_data import setup_own_data
 from segcore.inference import QueryAttention
 from segcore.visualization import categories_of
@@ -51,6 +52,7 @@ class PhotoPredictor:
             MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         )
         self.predictor = DefaultPredictor(cfg)
+        self.predictor.aug = resize_for_test(cfg)
         checkpointer = SafeCheckpointer(self.predictor.model)
         checkpointer.load(weights)
         _require_all_parameters(self.predictor.model, checkpointer.report)

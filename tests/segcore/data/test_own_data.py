@@ -386,6 +386,7 @@ def test_every_mapper_takes_the_dicts(cfg, folder, name):
     expected = {
         "coco_panoptic_lsj": [0, 1, 1, 3],
         "mask_former_panoptic": [0, 1, 1, 3],
+        "panoptic_segformer": [0, 1, 1, 3],
         "mask_former_semantic": [0, 1, 2, 3],  # crowds are part of it
     }
     assert sorted(classes) == expected.get(name, [1, 1])

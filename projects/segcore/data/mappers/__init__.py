@@ -17,6 +17,10 @@ from segcore.data.mappers.mask_former import (
     MaskFormerPanoptic,
     MaskFormerSemantic,
 )
+from segcore.data.mappers.panoptic_segformer import (
+    PanopticSegFormerMapper,
+    panoptic_segformer_test_mapper,
+)
 
 SEGMENTATION_MAPPERS = {
     "coco_panoptic_lsj": CocoPanopticLSJ,
@@ -24,9 +28,13 @@ SEGMENTATION_MAPPERS = {
     "mask_former_semantic": MaskFormerSemantic,
     "mask_former_panoptic": MaskFormerPanoptic,
     "mask_former_instance": MaskFormerInstance,
+    "panoptic_segformer": PanopticSegFormerMapper,
 }
 TRAIN_MAPPERS = {**SEGMENTATION_MAPPERS, "image_classification": ClassificationMapper}
-TEST_MAPPERS = {"image_classification": partial(ClassificationMapper, is_train=False)}
+TEST_MAPPERS = {
+    "panoptic_segformer": panoptic_segformer_test_mapper,
+    "image_classification": partial(ClassificationMapper, is_train=False),
+}
 
 
 def build_train_mapper(cfg: CfgNode) -> Callable[[dict], dict]:

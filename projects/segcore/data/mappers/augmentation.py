@@ -1,4 +1,4 @@
-"""The two families of augmentations that the training mappers use, built from a config.
+"""The three families of augmentations that the training mappers use, built from a config.
 
 Geometry draws from ``numpy.random``, colour from ``random``; every augmentation draws when it is
 reached, so the order of the lists below is the order of the draws.
@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
 from segcore.data.mappers.colour import RandomSSDColour
+from segcore.data.mappers.opencv_resize import OpenCVResizeShortestEdge
 
 
 def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
@@ -48,6 +49,31 @@ def resize_crop_colour_flip(cfg: CfgNode, *, limit_category: bool) -> list[T.Aug
         augmentations.append(RandomSSDColour(inputs.FORMAT))
     # Always horizontal, whatever INPUT.RANDOM_FLIP says: so the published models were trained.
     return [*augmentations, T.RandomFlip()]
+
+
+def flip_crop_resize(cfg: CfgNode) -> list[T.Augmentation]:
+    """Flip; with probability 0.5 resize and crop; resize the short edge (DETR's augmentation).
+
+    Panoptic SegFormer has it, with the resizing of mmdetection.
+    """
+    inputs, crop = cfg.INPUT, cfg.INPUT.CROP
+    augmentations = _flip(inputs.RANDOM_FLIP)
+    if crop.ENABLED:
+        resize = OpenCVResizeShortestEdge(crop.RESIZE_MIN_SIZES, crop.RESIZE_MAX_SIZE)
+        resize_crop = T.AugmentationList([resize, T.RandomCrop(crop.TYPE, crop.SIZE)])
+        augmentations.append(T.RandomApply(resize_crop, prob=0.5))
+    resize = OpenCVResizeShortestEdge(
+        inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN, inputs.MIN_SIZE_TRAIN_SAMPLING
+    )
+    return [*augmentations, resize]
+
+
+def resize_for_test(cfg: CfgNode) -> T.Augmentation:
+    """What a photo is resized with in tests, as the models of the training mapper expect it."""
+    size, max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    if cfg.INPUT.DATASET_MAPPER_NAME == "panoptic_segformer":
+        return OpenCVResizeShortestEdge([size], max_size)
+    return T.ResizeShortestEdge([size, size], max_size)
 
 
 def _flip(direction: str) -> list[T.Augmentation]:

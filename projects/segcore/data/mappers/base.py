@@ -1,4 +1,4 @@
-"""What the five training mappers share."""
+"""What the training mappers for segmentation share."""
 
 from collections.abc import Sequence
 

@@ -54,9 +54,15 @@ def read_panoptic_map(path: str, dataset_dict: dict, transforms: T.TransformList
 
     They are applied to the colours, which as uint8 are resized with Pillow's "nearest".
     """
+    colours = read_panoptic_colours(path, dataset_dict)
+    return torch.from_numpy(rgb2id(transforms.apply_segmentation(colours)))
+
+
+def read_panoptic_colours(path: str, dataset_dict: dict) -> np.ndarray:
+    """A panoptic PNG as it is: (H, W, 3) uint8."""
     colours = _read(path, "panoptic PNG", "RGB")
     check_size(colours.shape[:2], f"panoptic PNG {path}", dataset_dict)
-    return torch.from_numpy(rgb2id(transforms.apply_segmentation(colours)))
+    return colours
 
 
 def _read(path: str, kind: str, image_format: str | None = None) -> np.ndarray:
