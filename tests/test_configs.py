@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from segcore.config import get_cfg
+from segcore.data.mappers import build_test_mapper, build_train_mapper
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 COMPLETE = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if "_base_" not in path.parts)
@@ -50,6 +51,7 @@ def test_every_configuration_builds(path):
     with torch.device("meta"):
         model = build_model(cfg)
     assert any(parameter.requires_grad for parameter in model.parameters())
+    assert build_train_mapper(cfg) and build_test_mapper(cfg)
 
 
 def test_every_published_configuration_exists():

@@ -91,7 +91,9 @@ def test_sizes_of_the_official_pipeline():
     cfg = load(CONFIGS / "coco/panoptic-segmentation/panoptic_segformer_r50_24e.yaml")
     assert cfg.INPUT.MIN_SIZE_TRAIN == tuple(range(480, 801, 32))
     assert cfg.INPUT.MAX_SIZE_TRAIN == 1333
-    assert cfg.INPUT.CROP.TYPE == "absolute_range" and cfg.INPUT.CROP.SIZE == [384, 600]
+    crop = cfg.INPUT.CROP
+    assert crop.ENABLED and (crop.TYPE, crop.SIZE) == ("absolute_range", [384, 600])
+    assert (crop.RESIZE_MIN_SIZES, crop.RESIZE_MAX_SIZE) == ([400, 500, 600], 4200)
 
 
 def test_backbones():
