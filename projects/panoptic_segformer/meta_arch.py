@@ -209,13 +209,16 @@ class PanopticSegFormer(SegmentationModel):
         results = []
         for i, inputs in enumerate(batched_inputs):
             image_size = tuple(inputs["image"].shape[-2:])
+            masks = torch.cat((thing.masks[-1][i], stuff.masks[-1][i]))
+            if not self.official_padding:
+                height, width = levels.own[i][0]
+                masks = masks[:, :height, :width]
             results.append(
                 retry_if_cuda_oom(self.postprocessor)(
                     torch.cat((choice.scores[i], stuff_scores[i])),
                     torch.cat((labels[i], self.class_order.stuff)),
-                    torch.cat((thing.masks[-1][i], stuff.masks[-1][i])),
+                    masks,
                     boxes[i] if boxes.shape[-1] == 4 else None,
-                    image_size=image_size,
                     output_size=(
                         inputs.get("height", image_size[0]),
                         inputs.get("width", image_size[1]),

@@ -19,8 +19,6 @@ from segcore.inference import (
 )
 
 OWN_MERGING = PanopticMerging("mask_wise")
-# Pixels of the network's input a cell of a mask, in each direction.
-MASK_STRIDE = 8
 
 
 class ThingChoice(NamedTuple):
@@ -53,7 +51,6 @@ class PostProcessor:
         merging: of masks to the panoptic map.
         topk_per_image: number of instances.
         semantic_on, instance_on, panoptic_on: the results wanted.
-        official_padding: as the original, do not cut masks to the image before resizing.
     """
 
     num_classes: int
@@ -63,7 +60,6 @@ class PostProcessor:
     semantic_on: bool = True
     instance_on: bool = True
     panoptic_on: bool = True
-    official_padding: bool = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, thing_ids: Collection[int]) -> "PostProcessor":
@@ -76,7 +72,6 @@ class PostProcessor:
             semantic_on=segformer.TEST.SEMANTIC_ON,
             instance_on=segformer.TEST.INSTANCE_ON,
             panoptic_on=segformer.TEST.PANOPTIC_ON,
-            official_padding=segformer.OFFICIAL_PADDING,
         )
 
     @torch.no_grad()
@@ -87,7 +82,6 @@ class PostProcessor:
         masks: Tensor,
         boxes: Tensor | None,
         *,
-        image_size: tuple[int, int],
         output_size: tuple[int, int],
     ) -> dict[str, Any]:
         """Results in Detectron2's format, those wanted of "sem_seg" (K, H, W), "panoptic_seg" and
@@ -96,16 +90,12 @@ class PostProcessor:
         Args:
             scores: (N,) class scores of things (:func:`choose_things`) and stuff.
             labels: (N,) int64 contiguous ids of the data set.
-            masks: (N, h, w) values of the ReLU masks, of the padded image.
+            masks: (N, h, w) values of the ReLU masks, which are stretched to the output.
             boxes: of the things among the N, in order: (n, 4), (cx, cy, w, h) in units of the
                 unpadded image; None: boxes of the masks.
-            image_size: (height, width) of the network's input without padding.
             output_size: (height, width) of the results.
         """
         things = is_thing(labels, self.thing_ids)
-        if not self.official_padding:
-            height, width = (-(-side // MASK_STRIDE) for side in image_size)
-            masks = masks[:, :height, :width]
         if not self.semantic_on:
             needed = self._needed(scores, labels, masks, things)
             boxes = None if boxes is None else boxes[needed[things]]

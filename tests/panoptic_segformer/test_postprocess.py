@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from panoptic_segformer.postprocess import (
-    MASK_STRIDE,
     PostProcessor,
     absolute_boxes,
     choose_things,
@@ -13,15 +12,15 @@ from segcore.inference.merging import STRATEGIES
 
 # Things and stuff interleaved.
 THINGS, STUFF = [1, 3], [0, 2, 4]
-IMAGE, OUTPUT = (61, 83), (100, 141)
+OUTPUT = 100, 141
 
 
 def post_processor(**options):
     return PostProcessor(num_classes=5, thing_ids=THINGS, **options)
 
 
-def outputs(num_things=6, size=(12, 15), seed=0):
-    """Scores, labels, masks, boxes; the image has the top left (8, 11) cells."""
+def outputs(num_things=6, size=(8, 11), seed=0):
+    """Scores, labels, masks, boxes."""
     torch.manual_seed(seed)
     labels = [*([1, 3] * num_things)[:num_things], *STUFF]
     coarse = torch.randn(1, len(labels), 4, 5)
@@ -30,7 +29,7 @@ def outputs(num_things=6, size=(12, 15), seed=0):
 
 
 def run(processor, *arguments):
-    return processor(*arguments, image_size=IMAGE, output_size=OUTPUT)
+    return processor(*arguments, output_size=OUTPUT)
 
 
 def test_largest_scores_of_all_pairs():
@@ -69,8 +68,7 @@ def test_instances_have_their_own_boxes_and_masks():
     scores, labels, masks, boxes = outputs()
     instances = run(post_processor(topk_per_image=4), scores, labels, masks, boxes)["instances"]
     assert len(instances) == 4
-    cut = masks[:, :8, :11]
-    resized = torch.nn.functional.interpolate(cut[None], OUTPUT, mode="bilinear")[0]
+    resized = torch.nn.functional.interpolate(masks[None], OUTPUT, mode="bilinear")[0]
     rated = PanopticMerging("mask_wise").rate(scores, resized)
     order = rated.scores[:6].argsort(descending=True)[:4]
     torch.testing.assert_close(instances.scores, rated.scores[order])
@@ -81,17 +79,6 @@ def test_instances_have_their_own_boxes_and_masks():
     rows, columns = instances.pred_masks[0].nonzero().unbind(1)
     tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert instances.pred_boxes.tensor[0].tolist() == [int(edge) for edge in tight]
-
-
-def test_padding_is_cut_off_unless_official():
-    scores, labels, masks, boxes = outputs()
-    height, width = (-(-side // MASK_STRIDE) for side in IMAGE)
-    alone = run(post_processor(), scores, labels, masks[:, :height, :width], boxes)
-    padded = run(post_processor(), scores, labels, masks, boxes)
-    official = run(post_processor(official_padding=True), scores, labels, masks, boxes)
-    assert torch.equal(alone["sem_seg"], padded["sem_seg"])
-    assert torch.equal(alone["panoptic_seg"][0], padded["panoptic_seg"][0])
-    assert not torch.allclose(alone["sem_seg"], official["sem_seg"])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -136,9 +123,8 @@ def test_from_config():
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
     cfg.TEST.DETECTIONS_PER_IMAGE = 7
     cfg.MODEL.PANOPTIC_SEGFORMER.TEST.SEMANTIC_ON = False
-    cfg.MODEL.PANOPTIC_SEGFORMER.OFFICIAL_PADDING = True
     assert PostProcessor.from_config(cfg, THINGS) == post_processor(
-        topk_per_image=7, semantic_on=False, official_padding=True
+        topk_per_image=7, semantic_on=False
     )
     cfg.MODEL.PANOPTIC_MERGING.STRATEGY = "pixel_wise"
     assert PostProcessor.from_config(cfg, THINGS).merging == PanopticMerging("pixel_wise")

@@ -22,7 +22,6 @@ def post_processor(config: dict, num_things: int, num_classes: int) -> PostProce
         thing_ids=range(num_things),
         merging=PanopticMerging("mask_wise", **pairs, **options),
         topk_per_image=config["max_detections"],
-        official_padding=True,
     )
 
 
@@ -67,7 +66,6 @@ def test_merge(case, comparison):
         torch.cat((things.labels, torch.arange(num_things, num_classes))),
         torch.cat((thing_masks[things.queries], stuff_masks)),
         boxes[things.queries],
-        image_size=tuple(config["input_image_size"]),
         output_size=output_size,
     )
     categories, numbers = official_maps(*results["panoptic_seg"])
