@@ -43,7 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         nargs="*",
         type=int,
         metavar="QUERY",
-        help="draw what these queries, or those with the best masks, look at (Panoptic SegFormer)",
+        help="draw what these queries, or those of the best segments, look at (Panoptic SegFormer)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
     parser.add_argument(

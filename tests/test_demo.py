@@ -1,4 +1,4 @@
-"""demo.py from end to end, with a tiny Mask2Former of random weights."""
+"""demo.py from end to end, with tiny models of random weights."""
 
 import importlib.util
 import json
@@ -12,7 +12,8 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
-from segcore.checkpoint import SafeCheckpointer
+from mask2former.meta_arch import MaskFormer
+from segcore.checkpoint import SafeCheckpointer, use_class_metadata
 from segcore.config import get_cfg
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
 from segcore.demo import PhotoPredictor
@@ -48,6 +49,15 @@ ON_TOKENS = """
 """
 
 
+BY_ATTENTION = """
+  META_ARCHITECTURE: PanopticSegFormer
+  RESNETS: {OUT_FEATURES: [res3, res4, res5]}
+  PANOPTIC_SEGFORMER:
+    {HIDDEN_DIM: 32, DIM_FEEDFORWARD: 32, ENC_LAYERS: 1, LOCATION_LAYERS: 1, NUM_THING_QUERIES: 8}
+  PANOPTIC_MERGING: {QUALITY_THRESHOLD_THINGS: 0.0, QUALITY_THRESHOLD_STUFF: 0.0}
+"""
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with config.yaml and model.pth, as training on own data leaves them."""
@@ -59,19 +69,25 @@ def trained_on_tokens(tmp_path_factory):
     return train(tmp_path_factory.mktemp("trained_on_tokens"), ON_TOKENS)
 
 
+@pytest.fixture(scope="module")
+def trained_by_attention(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("trained_by_attention"), BY_ATTENTION)
+
+
 def train(folder, model=""):
     base = ROOT / "configs/_base_/mask2former_small.yaml"
     config = CONFIG.format(base=base).replace("MODEL:\n", f"MODEL:{model or chr(10)}")
     (folder / "config.yaml").write_text(config)
     cfg = get_cfg()
     cfg.merge_from_file(str(folder / "config.yaml"))
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
-    cfg.DATASETS.TRAIN = ()
+    metadata = Metadata(name="own").set(**CLASSES)
+    use_class_metadata(cfg, metadata, "test_demo_own")
     torch.manual_seed(0)
     model = build_model(cfg)
-    with torch.no_grad():  # every query finds something
-        model.sem_seg_head.predictor.class_embed.bias[-1] = -10
-    SafeCheckpointer(model, str(folder), metadata=Metadata(name="own").set(**CLASSES)).save("model")
+    if isinstance(model, MaskFormer):
+        # Every query finds something.
+        model.sem_seg_head.predictor.class_embed.bias.data[-1] = -10
+    SafeCheckpointer(model, str(folder), metadata=metadata).save("model")
     return folder
 
 
@@ -211,6 +227,27 @@ def test_focus_of_a_model_on_tokens(demo, trained_on_tokens, tmp_path):
     inside = positions[positions[:, 1] < 45]
     assert len(inside) == 12 * 24
     assert inside.max(0).values.tolist() == [90 - 1.875, 45 - 1.875]
+
+
+@pytest.mark.parametrize(("queries", "rows"), [([], range(1, 7)), ([3, 8], [2]), ([3], [1])])
+def test_attention_of_segments_or_named_queries(
+    demo, trained_by_attention, tmp_path, queries, rows
+):
+    weights = ("--weights", trained_by_attention / "model.pth", "--output", tmp_path / "out")
+    path = photo(tmp_path / "a.png", 40, 80)
+    assert run(demo, trained_by_attention, path, *weights, "--show-attention", *queries) == 0
+    picture = Image.open(tmp_path / "out/attention/a.png")
+    assert picture.height // 160 in rows  # pictures are 260 x 130 pixels, and have captions
+    if queries:
+        layers = 6 if 8 in queries else 4  # stuff has two layers more
+        assert picture.width == 12 + (2 + layers) * (260 + 12)
+
+
+def test_attention_of_a_query_that_is_not_there(demo, trained_by_attention, tmp_path, capsys):
+    weights = ("--weights", trained_by_attention / "model.pth", "--output", tmp_path / "out")
+    path = photo(tmp_path / "a.png")
+    assert run(demo, trained_by_attention, path, *weights, "--show-attention", "3", "9") == 1
+    assert "numbers of queries in [0, 9), got [9]" in one_error(capsys)
 
 
 def test_attention_that_a_model_does_not_tell_is_refused(demo, trained, tmp_path, capsys):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from panoptic_segformer.annotations import Target, make_target, pad_targets
+from panoptic_segformer.attention import recorded_attention
 from panoptic_segformer.build import build_network
 from panoptic_segformer.checkpoint_names import rename_official
 from panoptic_segformer.class_order import ClassOrder
@@ -23,6 +24,7 @@ from panoptic_segformer.neck import ChannelMapper
 from panoptic_segformer.padding import PaddedLevels, Size, decode_without_padding
 from panoptic_segformer.postprocess import PostProcessor, choose_things
 from segcore.checkpoint import rename_on_load
+from segcore.inference import QueryAttention
 from segcore.losses import at_least_float32
 from segcore.meta_arch import SegmentationModel, thing_ids_of
 
@@ -130,6 +132,75 @@ class PanopticSegFormer(SegmentationModel):
                 make_target(inputs, self.class_order, self.pixel_mean.dtype)
                 for inputs in batched_inputs
             ]
+        location, memory, levels, padded_size = self._locate(batched_inputs)
+        if self.training:
+            return self._losses(location, memory, levels, pad_targets(targets, padded_size))
+        return self._results(location, memory, levels, batched_inputs)
+
+    @property
+    def num_queries(self) -> int:
+        """Thing queries and, after them, one of each stuff class."""
+        return self.location_decoder.query_embed.num_embeddings + len(self.class_order.stuff)
+
+    @torch.no_grad()
+    def attention(
+        self, inputs: dict[str, Any], queries: Sequence[int] = (), *, count: int = 6
+    ) -> list[QueryAttention]:
+        """What queries of the mask decoders attend to in an image.
+
+        Args:
+            inputs: of one image, as :meth:`forward` takes them.
+            queries: numbers below ``num_queries``; none for those whose masks are segments.
+            count: how many of the latter, at most.
+
+        Returns:
+            In the order of ``queries``, or by falling merged score of class and mask; on the CPU.
+            Labels are contiguous ids, those of things the most probable ones.
+        """
+        location, memory, levels, _ = self._locate([inputs])
+        with (
+            recorded_attention(self.thing_mask_decoder) as thing_maps,
+            recorded_attention(self.stuff_mask_decoder) as stuff_maps,
+        ):
+            thing = self._decode(
+                self.thing_mask_decoder, location.queries, None, memory, levels, all_masks=False
+            )
+            stuff = self._decode_stuff(memory, levels, all_masks=False)
+        class_scores, classes = at_least_float32(location.logits[-1][0]).sigmoid().max(dim=-1)
+        class_scores = torch.cat((class_scores, self._stuff_scores(stuff)[0]))
+        labels = torch.cat((self.class_order.things[classes], self.class_order.stuff))
+        height, width = levels.own[0][0]
+        masks = torch.cat((thing.masks[-1][0], stuff.masks[-1][0]))[:, :height, :width]
+        merging, num_things = self.postprocessor.merging, len(classes)
+        rated = merging.rate(class_scores, masks)
+
+        chosen = list(queries)
+        if not chosen:
+            # With the query's number as its class, a segment tells its query.
+            numbers = torch.arange(len(labels), device=labels.device)
+            _, segments = merging(class_scores, numbers, masks, range(num_things), rated)
+            found = [segment["category_id"] for segment in segments]
+            chosen = sorted(found, key=lambda number: -rated.scores[number])[:count]
+        things = [number for number in chosen if number < num_things]
+        others = [number for number in chosen if number >= num_things]
+        layers = thing_maps(things) + stuff_maps([number - num_things for number in others])
+        layers_of = dict(zip(things + others, layers, strict=True))
+        return [
+            QueryAttention(
+                number,
+                int(labels[number]),
+                float(rated.scores[number]),
+                [layer[:height, :width].float().cpu() for layer in layers_of[number]],
+                masks[number].clamp(max=1).float().cpu(),
+            )
+            for number in chosen
+        ]
+
+    def _locate(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> tuple[LocationOutput, Tensor, PaddedLevels, Size]:
+        """What thing queries found; tokens (B, S, C) and levels that masks are made from; (H, W) of
+        the padded batch."""
         images = [self.normalized(inputs["image"]) for inputs in batched_inputs]
         features = self._features(images)
         levels = features.levels
@@ -140,11 +211,7 @@ class PanopticSegFormer(SegmentationModel):
         # The mask decoders take the first levels only.
         levels = levels.first(NUM_MASK_LEVELS)
         memory = memory[:, : levels.num_tokens].contiguous()
-        if self.training:
-            targets = pad_targets(targets, features.padded_size)
-            return self._losses(location, memory, levels, targets)
-        del images, features
-        return self._results(location, memory, levels, batched_inputs)
+        return location, memory, levels, features.padded_size
 
     def _features(self, images: list[Tensor]) -> Features:
         if self.official_padding:
@@ -201,10 +268,7 @@ class PanopticSegFormer(SegmentationModel):
         )
         thing = self._decode(self.thing_mask_decoder, things, None, memory, levels, all_masks=False)
         stuff = self._decode_stuff(memory, levels, all_masks=False)
-        stuff_logits = self.stuff_class_embed[-1](stuff.queries[-1]).squeeze(-1)
-        stuff_scores = at_least_float32(stuff_logits).sigmoid()
-        del location, memory  # the masks at output size need the memory
-
+        stuff_scores = self._stuff_scores(stuff)
         labels = self.class_order.things[choice.labels]
         results = []
         for i, inputs in enumerate(batched_inputs):
@@ -226,6 +290,11 @@ class PanopticSegFormer(SegmentationModel):
                 )
             )
         return results
+
+    def _stuff_scores(self, stuff: MaskOutput) -> Tensor:
+        """Probability of each stuff class in each image: (B, K)."""
+        logits = self.stuff_class_embed[-1](stuff.queries[-1]).squeeze(-1)
+        return at_least_float32(logits).sigmoid()
 
     def _decode_stuff(
         self, memory: Tensor, levels: PaddedLevels, *, all_masks: bool = True

@@ -1,13 +1,23 @@
-"""What is recorded of the mask decoders' attention."""
+"""What is recorded of the mask decoders' attention, and what the model tells of it."""
+
+import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
 
 from panoptic_segformer.attention import recorded_attention
 from panoptic_segformer.mask_decoder import MaskDecoder
+from segcore.config import get_cfg
+from segcore.inference import PanopticMerging
 
 LEVELS = [(6, 8), (3, 4), (2, 2)]
 TOKENS = 48 + 12 + 4
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs/_base_/panoptic_segformer.yaml"
+NUM_QUERIES, THINGS, STUFF = 9, [1, 3], [0, 2, 4]
 
 
 def decoder(self_attention):
@@ -24,42 +34,123 @@ def inputs(num_queries=5):
 
 
 @pytest.mark.parametrize("self_attention", [False, True])
-def test_a_map_for_each_block_and_query(self_attention):
+@torch.no_grad()
+def test_a_map_for_each_query_and_block(self_attention):
     model = decoder(self_attention)
     expected = model(*inputs())
-    with recorded_attention(model, [3, 0]) as maps:
-        actual = model(*inputs())
-    torch.testing.assert_close(actual, expected)
-    assert [tuple(block.shape) for block in maps] == [(2, 6, 8)] * 3
-    for block in maps:
-        assert (block >= 0).all()
-        torch.testing.assert_close(block.sum((1, 2)), torch.ones(2), rtol=0.1, atol=0)
-    with recorded_attention(model, range(5)) as every:
-        model(*inputs())
-    for block, of_all in zip(maps, every, strict=True):
-        torch.testing.assert_close(block, of_all[[3, 0]])
-        assert not torch.allclose(block[0], block[1])
+    with recorded_attention(model) as look_up:
+        torch.testing.assert_close(model(*inputs()), expected)
+    queries = look_up([3, 0])
+    assert len(queries) == 2
+    for blocks in queries:
+        assert len(blocks) == 3
+        for attention in blocks:
+            assert attention.shape == (6, 8)
+            assert (attention >= 0).all()
+            assert attention.sum() == pytest.approx(1, rel=0.1)
+    assert not torch.allclose(queries[0][0], queries[1][0])
+    torch.testing.assert_close(look_up([0])[0], queries[1])
+    assert look_up([]) == []
 
 
-def test_first_block_reads_what_it_records():
-    """The value of the only token with attention is what the query reads."""
+@torch.no_grad()
+def test_recorded_is_what_the_block_reads():
+    """With keys like one query's, all of its attention goes to one token, in the first block."""
     model = decoder(False)
     attention = model.layers[0].cross_attn
     queries, _, memory, levels = inputs(num_queries=1)
-    with torch.no_grad():
-        for projection in (attention.q, attention.k):
-            projection.weight.copy_(torch.eye(16))
-            projection.bias.zero_()
-        memory[:, 10] = 100 * queries[:, 0].sign()
-    with recorded_attention(model, [0]) as maps:
+    for projection in (attention.q, attention.k):
+        projection.weight.copy_(torch.eye(16))
+        projection.bias.zero_()
+    memory[:, 10] = 100 * queries[:, 0].sign()
+    with recorded_attention(model) as look_up:
         model(queries, None, memory, levels)
-    assert maps[0].flatten().argmax() == 10
-    assert maps[0].max() > 0.99
+    first, *_ = look_up([0])[0]
+    assert first.flatten()[10] > 0.99
 
 
 def test_nothing_is_recorded_afterwards():
     model = decoder(False)
-    with pytest.raises(RuntimeError, match="stop"), recorded_attention(model, [0]) as maps:
+    with pytest.raises(RuntimeError, match="stop"), recorded_attention(model) as look_up:
         raise RuntimeError("stop")
     model(*inputs())
-    assert maps == []
+    assert look_up([0]) == []
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A tiny model of random weights; its data set mixes things and stuff."""
+    name = "test_attention_mixed_classes"
+    MetadataCatalog.get(name).set(thing_dataset_id_to_contiguous_id={7: 1, 8: 3})
+    cfg = get_cfg()
+    cfg.merge_from_file(str(CONFIG))
+    cfg.DATASETS.TRAIN = (name,)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME = "PyramidVisionTransformerV2"
+    cfg.MODEL.PVT.DEPTHS = [1, 1, 1, 1]
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
+    segformer = cfg.MODEL.PANOPTIC_SEGFORMER
+    segformer.HIDDEN_DIM = segformer.DIM_FEEDFORWARD = 32
+    segformer.NUM_THING_QUERIES = NUM_QUERIES
+    segformer.ENC_LAYERS = segformer.LOCATION_LAYERS = 1
+    segformer.THING_MASK_LAYERS, segformer.STUFF_MASK_LAYERS = 2, 3
+    segformer.SIZE_DIVISIBILITY = 32
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    MetadataCatalog.remove(name)
+    for decoder in (model.thing_mask_decoder, model.stuff_mask_decoder):
+        decoder.tail.mask_fuse.weight.data.normal_(std=2.0)  # masks of all kinds
+    return model
+
+
+def picture():
+    """Its map of stride 8 has 6 x 9 cells, and the padded one 8 x 12."""
+    return {"image": torch.rand(3, 45, 70, generator=torch.Generator().manual_seed(2)) * 255}
+
+
+def test_named_queries_in_their_order(model):
+    assert model.num_queries == NUM_QUERIES + len(STUFF)
+    numbers = [NUM_QUERIES + 2, 4, NUM_QUERIES, 0]
+    queries = model.attention(picture(), numbers)
+    assert [query.query for query in queries] == numbers
+    assert [query.label for query in queries][::2] == [4, 0]
+    assert {query.label for query in queries[1::2]} <= set(THINGS)
+    assert [len(query.layers) for query in queries] == [3, 2, 3, 2]
+    for query in queries:
+        assert query.mask.shape == (6, 9) and 0 <= query.mask.min() and query.mask.max() <= 1
+        assert all(attention.shape == (6, 9) for attention in query.layers)
+    (alone,) = model.attention(picture(), [4])
+    torch.testing.assert_close(alone, queries[1])
+
+
+@pytest.mark.parametrize("strategy", ["mask_wise", "pixel_wise"])
+@torch.no_grad()
+def test_queries_of_the_segments_by_falling_score(model, monkeypatch, strategy):
+    merging = PanopticMerging(
+        strategy, quality_thresholds=(0.0, 0.0), overlap_thresholds=(0.8, 0.8), score_threshold=0.0
+    )
+    postprocessor = dataclasses.replace(model.postprocessor, merging=merging)
+    monkeypatch.setattr(model, "postprocessor", postprocessor)
+    inputs = {**picture(), "height": 6, "width": 9}
+    _, segments = model([inputs])[0]["panoptic_seg"]
+    queries = model.attention(inputs, count=100)
+    assert len(queries) > 2
+    assert sorted(query.label for query in queries) == sorted(s["category_id"] for s in segments)
+    scores = [query.score for query in queries]
+    assert scores == sorted(scores, reverse=True)
+    assert [query.query for query in model.attention(inputs, count=2)] == [
+        query.query for query in queries[:2]
+    ]
+
+
+@torch.no_grad()
+def test_masks_and_scores_are_those_of_the_result(model):
+    """At the size of the masks, and where every query has one class."""
+    inputs = {**picture(), "height": 6, "width": 9}
+    instances = model([inputs])[0]["instances"]
+    queries = model.attention(inputs, range(NUM_QUERIES))
+    for query in queries:
+        same = (instances.scores - query.score).abs() < 1e-6
+        assert same.any()
+        mask = instances.pred_masks[same.nonzero()[0, 0]]
+        assert torch.equal(mask, query.mask > 0.5)

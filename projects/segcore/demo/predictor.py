@@ -129,7 +129,7 @@ class PhotoPredictor:
 
         Args:
             photo: (H, W, 3) uint8, BGR, of any size.
-            queries: numbers of queries; none for those with the best masks.
+            queries: numbers of queries; none for those of the best segments, if there are any.
 
         Raises:
             DemoError: see :meth:`require_attention`.

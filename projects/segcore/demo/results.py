@@ -104,7 +104,7 @@ class ResultWriter:
         _save_image(overlay, self.folder / "overlay" / f"{stem}.jpg")
         if focus is not None:
             _save_image(draw_focus(rgb, focus), self.folder / "focus" / f"{stem}.png")
-        if attention is not None:
+        if attention:
             picture = draw_attention(rgb, attention, self.categories)
             _save_image(picture, self.folder / "attention" / f"{stem}.png")
         return rows
