@@ -39,16 +39,38 @@ def run_with_gradients(operator, arguments, differentiable):
         if arguments[name] is not None
     }
     output = operator(**(arguments | inputs))
-    generator = torch.Generator().manual_seed(1)
-    grad_output = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    grads = torch.autograd.grad(output, list(inputs.values()), grad_output.to(output))
+    grads = torch.autograd.grad(output, list(inputs.values()), upstream_gradient(output))
     return {"output": output.detach(), **dict(zip(inputs, grads, strict=True))}
+
+
+def upstream_gradient(output):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+
+
+def run_kernels(operators, name, arguments, differentiable):
+    """The same of an operator and its backward in a namespace of ``torch.ops``, without autograd;
+    arguments as the schema has them."""
+    arguments = {
+        key: value.detach() if isinstance(value, torch.Tensor) else value
+        for key, value in arguments.items()
+    }
+    output = getattr(operators, name)(*arguments.values())
+    backward = getattr(operators, f"{name}_backward")
+    grads = backward(upstream_gradient(output), *arguments.values())
+    results = {"output": output, **dict(zip(differentiable, grads, strict=True))}
+    return {name: value for name, value in results.items() if arguments.get(name, 0) is not None}
 
 
 def assert_same(operator, twin, arguments, differentiable, **tolerances):
     """Same types and close numbers, scaled by the largest one, of outputs and gradients."""
     actual = run_with_gradients(operator, arguments, differentiable)
     expected = run_with_gradients(twin, arguments, differentiable)
+    assert_close(actual, expected, **tolerances)
+
+
+def assert_close(actual, expected, **tolerances):
+    """The comparison of :func:`assert_same`, of results by name."""
     for name, theirs in expected.items():
         ours = actual[name]
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, name

@@ -44,6 +44,16 @@ inline void check_same_device(
       tensor.device() == other.device(), name, ": expected the device of the other arguments");
 }
 
+// The gradient of an output of these sizes; `value` is the argument whose type outputs have.
+inline void check_grad_output(
+    const torch::stable::Tensor& grad_output,
+    std::initializer_list<int64_t> sizes,
+    const torch::stable::Tensor& value) {
+  check_sizes("grad_output", grad_output, sizes);
+  check_type("grad_output", grad_output, value.scalar_type());
+  check_same_device("grad_output", grad_output, value);
+}
+
 // Half types accumulate in float32; an unsupported type is refused.
 inline torch::headeronly::ScalarType accumulation_type(torch::headeronly::ScalarType type) {
   using torch::headeronly::ScalarType;

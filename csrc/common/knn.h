@@ -31,4 +31,11 @@ inline KnnSizes check_knn(
   return s;
 }
 
+// The operator as a device registers it: checks, and calls kRun with the arguments and sizes.
+template <auto kRun>
+torch::stable::Tensor knn_operator(
+    const torch::stable::Tensor& queries, const torch::stable::Tensor& points, int64_t k) {
+  return kRun(queries, points, check_knn(queries, points, k));
+}
+
 }  // namespace segcore

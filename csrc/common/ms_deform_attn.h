@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
 #include <torch/csrc/stable/tensor.h>
@@ -64,19 +65,31 @@ inline MsDeformAttnArguments check_ms_deform_attn(
   return arguments;
 }
 
-inline MsDeformAttnArguments check_ms_deform_attn_backward(
+// The operator as a device registers it: checks, and calls kRun with the tensors and the checked sizes.
+template <auto kRun>
+torch::stable::Tensor ms_deform_attn_operator(
+    const torch::stable::Tensor& value,
+    const std::vector<int64_t>& spatial_shapes,
+    const torch::stable::Tensor& sampling_locations,
+    const torch::stable::Tensor& attention_weights) {
+  const auto arguments =
+      check_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights);
+  return kRun(value, sampling_locations, attention_weights, arguments);
+}
+
+template <auto kRun>
+std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor>
+ms_deform_attn_backward_operator(
     const torch::stable::Tensor& grad_output,
     const torch::stable::Tensor& value,
     const std::vector<int64_t>& spatial_shapes,
     const torch::stable::Tensor& sampling_locations,
     const torch::stable::Tensor& attention_weights) {
-  auto arguments =
+  const auto arguments =
       check_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights);
   const MsDeformAttnSizes& s = arguments.sizes;
-  check_sizes("grad_output", grad_output, {s.batch, s.queries, s.heads * s.channels});
-  check_type("grad_output", grad_output, value.scalar_type());
-  check_same_device("grad_output", grad_output, value);
-  return arguments;
+  check_grad_output(grad_output, {s.batch, s.queries, s.heads * s.channels}, value);
+  return kRun(grad_output, value, sampling_locations, attention_weights, arguments);
 }
 
 }  // namespace segcore

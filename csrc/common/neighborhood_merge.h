@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include <torch/csrc/stable/tensor.h>
@@ -56,13 +57,50 @@ inline NeighborhoodMergeSizes check_neighborhood_merge(const NeighborhoodMergeAr
   return s;
 }
 
-inline NeighborhoodMergeSizes check_neighborhood_merge_backward(
-    const torch::stable::Tensor& grad_output, const NeighborhoodMergeArguments& a) {
-  const NeighborhoodMergeSizes s = check_neighborhood_merge(a);
-  check_sizes("grad_output", grad_output, {s.batch, s.queries, kMergeWeights * s.channels});
-  check_type("grad_output", grad_output, a.features.scalar_type());
-  check_same_device("grad_output", grad_output, a.features);
-  return s;
+// The operator as a device registers it: checks, and calls kRun with the arguments and sizes.
+template <auto kRun>
+torch::stable::Tensor neighborhood_merge_operator(
+    const torch::stable::Tensor& features,
+    const torch::stable::Tensor& positions,
+    const torch::stable::Tensor& centers,
+    const torch::stable::Tensor& members,
+    const std::optional<torch::stable::Tensor>& mask,
+    const std::optional<torch::stable::Tensor>& importance,
+    const torch::stable::Tensor& linear_weight,
+    const torch::stable::Tensor& linear_bias,
+    const torch::stable::Tensor& norm_weight,
+    const torch::stable::Tensor& norm_bias) {
+  const NeighborhoodMergeArguments arguments = {
+      features, positions, centers, members, mask, importance, linear_weight, linear_bias,
+      norm_weight, norm_bias};
+  return kRun(arguments, check_neighborhood_merge(arguments));
+}
+
+// Of features, importance (empty where there is none), linear_weight, linear_bias, norm_weight,
+// norm_bias.
+using NeighborhoodMergeGradients = std::tuple<
+    torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor,
+    torch::stable::Tensor, torch::stable::Tensor>;
+
+template <auto kRun>
+NeighborhoodMergeGradients neighborhood_merge_backward_operator(
+    const torch::stable::Tensor& grad_output,
+    const torch::stable::Tensor& features,
+    const torch::stable::Tensor& positions,
+    const torch::stable::Tensor& centers,
+    const torch::stable::Tensor& members,
+    const std::optional<torch::stable::Tensor>& mask,
+    const std::optional<torch::stable::Tensor>& importance,
+    const torch::stable::Tensor& linear_weight,
+    const torch::stable::Tensor& linear_bias,
+    const torch::stable::Tensor& norm_weight,
+    const torch::stable::Tensor& norm_bias) {
+  const NeighborhoodMergeArguments arguments = {
+      features, positions, centers, members, mask, importance, linear_weight, linear_bias,
+      norm_weight, norm_bias};
+  const NeighborhoodMergeSizes s = check_neighborhood_merge(arguments);
+  check_grad_output(grad_output, {s.batch, s.queries, kMergeWeights * s.channels}, features);
+  return kRun(grad_output, arguments, s);
 }
 
 }  // namespace segcore

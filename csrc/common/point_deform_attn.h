@@ -2,6 +2,7 @@
 // projects/segcore/ops; these guard calls of torch.ops.segcore.
 #pragma once
 
+#include <tuple>
 #include <vector>
 
 #include <torch/csrc/stable/tensor.h>
@@ -52,13 +53,39 @@ inline PointDeformAttnSizes check_point_deform_attn(const PointDeformAttnArgumen
   return s;
 }
 
-inline PointDeformAttnSizes check_point_deform_attn_backward(
-    const torch::stable::Tensor& grad_output, const PointDeformAttnArguments& a) {
-  const PointDeformAttnSizes s = check_point_deform_attn(a);
-  check_sizes("grad_output", grad_output, {s.batch, s.queries, s.heads * s.channels});
-  check_type("grad_output", grad_output, a.values.scalar_type());
-  check_same_device("grad_output", grad_output, a.values);
-  return s;
+// The operator as a device registers it: checks, and calls kRun with the arguments and sizes.
+template <auto kRun>
+torch::stable::Tensor point_deform_attn_operator(
+    const torch::stable::Tensor& values,
+    const torch::stable::Tensor& positions,
+    const torch::stable::Tensor& neighbours,
+    const std::vector<int64_t>& canvas,
+    const torch::stable::Tensor& locations,
+    const torch::stable::Tensor& attention,
+    const torch::stable::Tensor& power) {
+  const PointDeformAttnArguments arguments = {
+      values, positions, neighbours, canvas, locations, attention, power};
+  return kRun(arguments, check_point_deform_attn(arguments));
+}
+
+using PointDeformAttnGradients = std::tuple<
+    torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor>;
+
+template <auto kRun>
+PointDeformAttnGradients point_deform_attn_backward_operator(
+    const torch::stable::Tensor& grad_output,
+    const torch::stable::Tensor& values,
+    const torch::stable::Tensor& positions,
+    const torch::stable::Tensor& neighbours,
+    const std::vector<int64_t>& canvas,
+    const torch::stable::Tensor& locations,
+    const torch::stable::Tensor& attention,
+    const torch::stable::Tensor& power) {
+  const PointDeformAttnArguments arguments = {
+      values, positions, neighbours, canvas, locations, attention, power};
+  const PointDeformAttnSizes s = check_point_deform_attn(arguments);
+  check_grad_output(grad_output, {s.batch, s.queries, s.heads * s.channels}, values);
+  return kRun(grad_output, arguments, s);
 }
 
 }  // namespace segcore

@@ -18,9 +18,6 @@ struct PointDeformAttnSizes {
   C10_HOST_DEVICE int64_t samples() const { return levels * points; }  // of one query and head
 };
 
-// Keeps the inverse of a distance of 0 finite.
-constexpr double kInverseDistanceEpsilon = 1e-11;
-
 // The cell nearest to a coordinate, halves to the even one; the first one for NaN.
 template <typename T>
 C10_HOST_DEVICE inline int64_t nearest_cell(T coordinate, int64_t cells) {

@@ -1,6 +1,7 @@
 #include "../common/balanced_clusters.h"
 
-#include <tuple>
+#include <algorithm>
+#include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -8,17 +9,14 @@
 namespace segcore {
 namespace {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Tokens below which one more thread costs more than it brings.
 constexpr int64_t kTokensPerThread = 2048;
 
-// The 64-bit sort keys of an image: by x, then by y; of equal ones, the earlier token first.
 void order_by_x_then_y(const float* positions, int64_t tokens, int64_t* order) {
   const auto key = [positions](int64_t i) {
-    return static_cast<uint64_t>(ordered_bits_of_any(positions[2 * i])) << 32 |
-        ordered_bits_of_any(positions[2 * i + 1]);
+    return x_then_y_key(positions[2 * i], positions[2 * i + 1]);
   };
   for (int64_t i = 0; i < tokens; ++i) order[i] = i;
   std::stable_sort(order, order + tokens, [&](int64_t a, int64_t b) { return key(a) < key(b); });
@@ -32,21 +30,6 @@ void order_along_patches(
   }
   std::sort(keys.begin(), keys.end());
   std::transform(keys.begin(), keys.end(), order, index_of_key);
-}
-
-// Mean positions of the clusters. Sums of float32 are exact in float64.
-void mean_positions(
-    const float* positions, const int64_t* order, const ClusteringSizes& s, float* centers) {
-  for (int64_t first = 0; first < s.tokens; first += s.cluster_size) {
-    const int64_t last = std::min(first + s.cluster_size, s.tokens);
-    double x = 0, y = 0;
-    for (int64_t i = first; i < last; ++i) {
-      x += positions[2 * order[i]];
-      y += positions[2 * order[i] + 1];
-    }
-    *centers++ = static_cast<float>(x / static_cast<double>(last - first));
-    *centers++ = static_cast<float>(y / static_cast<double>(last - first));
-  }
 }
 
 std::vector<PlaceInPatch> find_places(
@@ -73,20 +56,16 @@ std::vector<float> largest_ratios(
   return largest;
 }
 
-std::tuple<Tensor, Tensor> balanced_clusters(
+Tensor run(
+    const ClusteringSizes& s,
+    const Patches& patches,
     const Tensor& positions,
-    int64_t cluster_size,
-    const std::vector<int64_t>& canvas,
-    bool per_image) {
-  const ClusteringSizes s = check_balanced_clusters(positions, cluster_size, canvas);
-  const Tensor packed = torch::stable::contiguous(positions);
-  Tensor order = torch::stable::new_empty(positions, {s.batch, s.tokens}, ScalarType::Long);
-  Tensor centers = torch::stable::new_empty(positions, {s.batch, s.clusters(), 2});
-  if (s.batch == 0 || s.tokens == 0) return {order, centers};
-
-  const Patches patches(s.clusters(), canvas[0], canvas[1]);
+    bool per_image,
+    Tensor& centers) {
+  Tensor order = torch::stable::new_empty(
+      positions, {s.batch, s.tokens}, torch::headeronly::ScalarType::Long);
   const bool along_patches = patches.count() > 1;
-  const float* position = packed.const_data_ptr<float>();
+  const float* position = positions.const_data_ptr<float>();
   std::vector<PlaceInPatch> places;
   std::vector<float> largest_ratio(s.batch);
   if (along_patches) {
@@ -104,16 +83,18 @@ std::tuple<Tensor, Tensor> balanced_clusters(
       } else {
         order_by_x_then_y(of_image, s.tokens, image_order);
       }
-      mean_positions(of_image, image_order, s, means + 2 * n * s.clusters());
+      for (int64_t j = 0; j < s.clusters(); ++j) {
+        mean_position(s, of_image, image_order, j, means + 2 * (n * s.clusters() + j));
+      }
     }
   });
-  return {order, centers};
+  return order;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("balanced_clusters", TORCH_BOX(&balanced_clusters));
+  library.impl("balanced_clusters", TORCH_BOX(&balanced_clusters_operator<run>));
 }
 
 }  // namespace segcore

@@ -1,8 +1,8 @@
 #include "cluster_attention.h"
 
-#include <optional>
-
 #include <torch/csrc/stable/library.h>
+
+#include "../common/dispatch.h"
 
 namespace segcore::cluster_attention {
 namespace {
@@ -52,37 +52,23 @@ void forward(const Inputs<T>& in, T* output) {
       });
 }
 
-Tensor cluster_attention(
-    const Tensor& q,
-    const Tensor& k,
-    const Tensor& v,
-    const Tensor& positions,
-    const Tensor& clusters,
-    int64_t cluster_size,
-    const Tensor& pos_weight,
-    const Tensor& pos_bias,
-    const Tensor& blank_k,
-    const Tensor& blank_v,
-    double scale,
-    const std::optional<Tensor>&,
-    const std::optional<Tensor>&) {
-  const ClusterAttentionArguments arguments = {
-      q, k, v, positions, clusters, cluster_size, pos_weight, pos_bias, blank_k, blank_v, scale};
-  const ClusterAttentionSizes s = check_cluster_attention(arguments);
-  const ScalarType type = q.scalar_type(), precision = accumulation_type(type);
-  const Prepared prepared(arguments, s, /*for_backward=*/false);
-  Tensor output = torch::stable::new_empty(q, {s.batch, s.tokens, s.heads * s.channels}, precision);
-  if (precision == ScalarType::Double) {
-    forward(prepared.inputs<double>(), output.mutable_data_ptr<double>());
-  } else {
-    forward(prepared.inputs<float>(), output.mutable_data_ptr<float>());
-  }
-  return torch::stable::to(output, type);
+Tensor run(const ClusterAttentionArguments& a, const ClusterAttentionSizes& s) {
+  const ScalarType precision = accumulation_type(a.q.scalar_type());
+  const Prepared prepared(a, s, /*for_backward=*/false);
+  Tensor output =
+      torch::stable::new_empty(a.q, {s.batch, s.tokens, s.heads * s.channels}, precision);
+  for_precision(precision, [&](auto zero) {
+    using T = decltype(zero);
+    forward(prepared.inputs<T>(), output.mutable_data_ptr<T>());
+  });
+  return torch::stable::to(output, a.q.scalar_type());
 }
 
 }  // namespace
 }  // namespace segcore::cluster_attention
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("cluster_attention", TORCH_BOX(&segcore::cluster_attention::cluster_attention));
+  using namespace segcore;
+  library.impl(
+      "cluster_attention", TORCH_BOX(&cluster_attention_operator<cluster_attention::run>));
 }

@@ -296,15 +296,7 @@ class __attribute__((visibility("hidden"))) Prepared {
   Tensor slots_, k_lanes_, v_lanes_;
 };
 
-// A tensor of this type whose last dimension lies side by side.
-Tensor with_rows(const Tensor& tensor, ScalarType type);
-
 // Refuses int32 numbers that are not from 0 to end - 1.
 void check_range(const char* name, const Tensor& numbers, int64_t end);
-
-template <typename T>
-Rows<const T> rows_of(const Tensor& tensor) {
-  return {tensor.const_data_ptr<T>(), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
-}
 
 }  // namespace segcore::cluster_attention

@@ -2,10 +2,9 @@
 // gradients of queries and parameters, and once block by block over the tokens that see a block, for
 // the gradients of keys and values. No number is written by two threads, and every sum has one order
 // whatever the number of threads.
-#include <tuple>
-
 #include <torch/csrc/stable/library.h>
 
+#include "../common/dispatch.h"
 #include "cluster_attention.h"
 
 namespace segcore::cluster_attention {
@@ -341,7 +340,8 @@ void backward(
   });
 }
 
-void check_users(const ClusterAttentionSizes& s, const Tensor& users, const Tensor& borders) {
+// Refuses users and borders that would lead out of the tensors.
+void check_numbers(const ClusterAttentionSizes& s, const Tensor& users, const Tensor& borders) {
   check_range("users", users, s.tokens);
   const int64_t* border = borders.const_data_ptr<int64_t>();
   for (int64_t n = 0; n < s.batch; ++n, border += s.clusters() + 1) {
@@ -351,77 +351,42 @@ void check_users(const ClusterAttentionSizes& s, const Tensor& users, const Tens
   }
 }
 
-using SevenTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-SevenTensors cluster_attention_backward(
+ClusterAttentionGradients run(
     const Tensor& grad_output,
-    const Tensor& q,
-    const Tensor& k,
-    const Tensor& v,
-    const Tensor& positions,
-    const Tensor& clusters,
-    int64_t cluster_size,
-    const Tensor& pos_weight,
-    const Tensor& pos_bias,
-    const Tensor& blank_k,
-    const Tensor& blank_v,
-    double scale,
+    const ClusterAttentionArguments& a,
     const Tensor& users,
-    const Tensor& borders) {
-  const ClusterAttentionArguments arguments = {
-      q, k, v, positions, clusters, cluster_size, pos_weight, pos_bias, blank_k, blank_v, scale};
-  const ClusterAttentionSizes s =
-      check_cluster_attention_backward(grad_output, arguments, users, borders);
-  const ScalarType type = q.scalar_type(), precision = accumulation_type(type);
-  const Tensor all_users = torch::stable::contiguous(users);
-  const Tensor all_borders = torch::stable::contiguous(borders);
-  check_users(s, all_users, all_borders);
-  const Prepared prepared(arguments, s, /*for_backward=*/true);
-  const Tensor upstream = with_rows(grad_output, precision);
-
+    const Tensor& borders,
+    const ClusterAttentionSizes& s) {
+  check_numbers(s, users, borders);
+  const ScalarType type = a.q.scalar_type(), precision = accumulation_type(type);
+  const Prepared prepared(a, s, /*for_backward=*/true);
+  const Tensor upstream = with_rows(torch::stable::to(grad_output, precision));
   const auto like = [&](const Tensor& tensor) {
     return torch::stable::new_empty(tensor, tensor.sizes(), precision);
   };
-  Tensor grad_q = like(q), grad_k = like(k), grad_v = like(v);
-  Tensor grad_pos_weight = like(pos_weight), grad_pos_bias = like(pos_bias);
-  Tensor grad_blank_k = like(blank_k), grad_blank_v = like(blank_v);
-  const auto run = [&](auto zero) {
+  Tensor grad_q = like(a.q), grad_k = like(a.k), grad_v = like(a.v);
+  Tensor grad_pos_weight = like(a.pos_weight), grad_pos_bias = like(a.pos_bias);
+  Tensor grad_blank_k = like(a.blank_k), grad_blank_v = like(a.blank_v);
+  for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
-    const Rows<const T> rows = {
-        upstream.const_data_ptr<T>(), upstream.stride(0), upstream.stride(1), s.channels};
     backward<T>(
-        prepared.inputs<T>(),
-        rows,
-        all_users.const_data_ptr<int32_t>(),
-        all_borders.const_data_ptr<int64_t>(),
-        {grad_q.mutable_data_ptr<T>(),
-         grad_k.mutable_data_ptr<T>(),
-         grad_v.mutable_data_ptr<T>(),
-         grad_pos_weight.mutable_data_ptr<T>(),
-         grad_pos_bias.mutable_data_ptr<T>(),
-         grad_blank_k.mutable_data_ptr<T>(),
-         grad_blank_v.mutable_data_ptr<T>()});
-  };
-  if (precision == ScalarType::Double) {
-    run(double());
-  } else {
-    run(float());
-  }
+        prepared.inputs<T>(), rows_of<T>(upstream, s.channels), users.const_data_ptr<int32_t>(),
+        borders.const_data_ptr<int64_t>(),
+        {grad_q.mutable_data_ptr<T>(), grad_k.mutable_data_ptr<T>(), grad_v.mutable_data_ptr<T>(),
+         grad_pos_weight.mutable_data_ptr<T>(), grad_pos_bias.mutable_data_ptr<T>(),
+         grad_blank_k.mutable_data_ptr<T>(), grad_blank_v.mutable_data_ptr<T>()});
+  });
   return {
-      torch::stable::to(grad_q, type),
-      torch::stable::to(grad_k, type),
-      torch::stable::to(grad_v, type),
-      grad_pos_weight,
-      grad_pos_bias,
-      grad_blank_k,
-      grad_blank_v};
+      torch::stable::to(grad_q, type), torch::stable::to(grad_k, type),
+      torch::stable::to(grad_v, type), grad_pos_weight, grad_pos_bias, grad_blank_k, grad_blank_v};
 }
 
 }  // namespace
 }  // namespace segcore::cluster_attention
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
+  using namespace segcore;
   library.impl(
       "cluster_attention_backward",
-      TORCH_BOX(&segcore::cluster_attention::cluster_attention_backward));
+      TORCH_BOX(&cluster_attention_backward_operator<cluster_attention::run>));
 }

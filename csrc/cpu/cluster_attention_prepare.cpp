@@ -1,5 +1,7 @@
 #include "cluster_attention.h"
 
+#include "../common/dispatch.h"
+
 namespace segcore::cluster_attention {
 namespace {
 
@@ -39,7 +41,7 @@ Tensor transposed_blocks(
   const int64_t blocks = static_cast<int64_t>(block.size());
   Tensor result =
       torch::stable::new_empty(tensor, {s.batch, s.heads, blocks, s.channels, kLanes});
-  const Rows<const T> rows = rows_of<T>(tensor);
+  const Rows<const T> rows = rows_of<T>(tensor, tensor.stride(2));
   T* data = result.mutable_data_ptr<T>();
   const int64_t work = std::max<int64_t>(1, s.heads * s.channels * kLanes * 4);
   torch::stable::parallel_for(
@@ -85,18 +87,7 @@ std::vector<Block> make_blocks(const ClusterAttentionSizes& s, int64_t blocks_pe
   return blocks;
 }
 
-Tensor in_precision(const Tensor& tensor, ScalarType type) {
-  return torch::stable::contiguous(torch::stable::to(tensor, type));
-}
-
 }  // namespace
-
-Tensor with_rows(const Tensor& tensor, ScalarType type) {
-  const Tensor converted = torch::stable::to(tensor, type);
-  const int64_t last = converted.dim() - 1;
-  const bool rows = converted.stride(last) == 1 || converted.size(last) <= 1;
-  return rows ? converted : torch::stable::contiguous(converted);
-}
 
 void check_range(const char* name, const Tensor& numbers, int64_t end) {
   const int32_t* data = numbers.const_data_ptr<int32_t>();
@@ -116,31 +107,26 @@ Prepared::Prepared(
     bool for_backward)
     : sizes_(sizes), scale_(arguments.scale) {
   const ScalarType precision = accumulation_type(arguments.q.scalar_type());
-  q_ = with_rows(arguments.q, precision);
-  k_ = with_rows(arguments.k, precision);
-  v_ = with_rows(arguments.v, precision);
+  q_ = with_rows(torch::stable::to(arguments.q, precision));
+  k_ = with_rows(torch::stable::to(arguments.k, precision));
+  v_ = with_rows(torch::stable::to(arguments.v, precision));
   clusters_ = torch::stable::contiguous(arguments.clusters);
-  positions_ = in_precision(arguments.positions, precision);
-  pos_weight_ = in_precision(arguments.pos_weight, precision);
-  pos_bias_ = in_precision(arguments.pos_bias, precision);
-  blank_k_ = in_precision(arguments.blank_k, precision);
-  blank_v_ = in_precision(arguments.blank_v, precision);
+  positions_ = torch::stable::contiguous(arguments.positions);
+  pos_weight_ = torch::stable::contiguous(arguments.pos_weight);
+  pos_bias_ = torch::stable::contiguous(arguments.pos_bias);
+  blank_k_ = torch::stable::contiguous(arguments.blank_k);
+  blank_v_ = torch::stable::contiguous(arguments.blank_v);
   check_range("clusters", clusters_, sizes.clusters());
 
   const int64_t cluster_size = std::min(sizes.cluster_size, std::max<int64_t>(sizes.tokens, 1));
   blocks_per_cluster_ = (cluster_size + kLanes - 1) / kLanes;
   block_ = make_blocks(sizes, blocks_per_cluster_);
-  const auto prepare = [&](auto zero) {
+  for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     slots_ = slots_of<T>(positions_, sizes, block_);
     k_lanes_ = transposed_blocks<T>(k_, sizes, block_);
     v_lanes_ = for_backward ? transposed_blocks<T>(v_, sizes, block_) : k_lanes_;
-  };
-  if (precision == ScalarType::Double) {
-    prepare(double());
-  } else {
-    prepare(float());
-  }
+  });
 }
 
 template <typename T>
@@ -148,9 +134,9 @@ Inputs<T> Prepared::inputs() const {
   return {
       sizes_,
       static_cast<T>(scale_),
-      rows_of<T>(q_),
-      rows_of<T>(k_),
-      rows_of<T>(v_),
+      rows_of<T>(q_, q_.stride(2)),
+      rows_of<T>(k_, k_.stride(2)),
+      rows_of<T>(v_, v_.stride(2)),
       clusters_.const_data_ptr<int32_t>(),
       positions_.const_data_ptr<T>(),
       pos_weight_.const_data_ptr<T>(),

@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../common/bilinear.h"
+#include "../common/dispatch.h"
 #include "in_precision.h"
 #include "simd.h"
 
@@ -282,55 +283,42 @@ void backward(const Inputs<T>& in, const T* grad_output, const Gradients<T>& gra
       });
 }
 
-Tensor ms_deform_attn(
+Tensor run_forward(
     const Tensor& value,
-    const std::vector<int64_t>& spatial_shapes,
     const Tensor& sampling_locations,
-    const Tensor& attention_weights) {
-  const auto arguments =
-      check_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights);
+    const Tensor& attention_weights,
+    const MsDeformAttnArguments& arguments) {
   const ScalarType type = value.scalar_type(), precision = accumulation_type(type);
   const Prepared prepared(arguments, value, sampling_locations, attention_weights, precision);
   const MsDeformAttnSizes& s = arguments.sizes;
   Tensor output =
       torch::stable::new_empty(value, {s.batch, s.queries, s.heads * s.channels}, precision);
-  if (precision == ScalarType::Double) {
-    forward(prepared.inputs<double>(), output.mutable_data_ptr<double>());
-  } else {
-    forward(prepared.inputs<float>(), output.mutable_data_ptr<float>());
-  }
+  for_precision(precision, [&](auto zero) {
+    using T = decltype(zero);
+    forward(prepared.inputs<T>(), output.mutable_data_ptr<T>());
+  });
   return torch::stable::to(output, type);
 }
 
-std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
+std::tuple<Tensor, Tensor, Tensor> run_backward(
     const Tensor& grad_output,
     const Tensor& value,
-    const std::vector<int64_t>& spatial_shapes,
     const Tensor& sampling_locations,
-    const Tensor& attention_weights) {
-  const auto arguments = check_ms_deform_attn_backward(
-      grad_output, value, spatial_shapes, sampling_locations, attention_weights);
+    const Tensor& attention_weights,
+    const MsDeformAttnArguments& arguments) {
   const ScalarType type = value.scalar_type(), precision = accumulation_type(type);
   const Prepared prepared(arguments, value, sampling_locations, attention_weights, precision);
   const Tensor grad = in_precision(grad_output, precision);
   Tensor grad_value = torch::stable::new_zeros(value, prepared.value.sizes(), precision);
   Tensor grad_locations = torch::stable::new_zeros(value, sampling_locations.sizes(), precision);
   Tensor grad_weights = torch::stable::new_zeros(value, attention_weights.sizes(), precision);
-  if (precision == ScalarType::Double) {
-    backward<double>(
-        prepared.inputs<double>(),
-        grad.const_data_ptr<double>(),
-        {grad_value.mutable_data_ptr<double>(),
-         grad_locations.mutable_data_ptr<double>(),
-         grad_weights.mutable_data_ptr<double>()});
-  } else {
-    backward<float>(
-        prepared.inputs<float>(),
-        grad.const_data_ptr<float>(),
-        {grad_value.mutable_data_ptr<float>(),
-         grad_locations.mutable_data_ptr<float>(),
-         grad_weights.mutable_data_ptr<float>()});
-  }
+  for_precision(precision, [&](auto zero) {
+    using T = decltype(zero);
+    backward<T>(
+        prepared.inputs<T>(), grad.const_data_ptr<T>(),
+        {grad_value.mutable_data_ptr<T>(), grad_locations.mutable_data_ptr<T>(),
+         grad_weights.mutable_data_ptr<T>()});
+  });
   return {
       in_precision(torch::stable::transpose(grad_value, 1, 2), type), grad_locations, grad_weights};
 }
@@ -338,8 +326,9 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("ms_deform_attn", TORCH_BOX(&ms_deform_attn));
-  library.impl("ms_deform_attn_backward", TORCH_BOX(&ms_deform_attn_backward));
+  library.impl("ms_deform_attn", TORCH_BOX(&ms_deform_attn_operator<run_forward>));
+  library.impl(
+      "ms_deform_attn_backward", TORCH_BOX(&ms_deform_attn_backward_operator<run_backward>));
 }
 
 }  // namespace segcore

@@ -1,12 +1,12 @@
 #include "../common/neighborhood_merge.h"
 
 #include <algorithm>
-#include <tuple>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "../common/dispatch.h"
 #include "../common/offset_features.h"
 #include "gelu_lanes.h"
 #include "in_precision.h"
@@ -472,84 +472,54 @@ void backward(const Inputs<T>& in, const T* grad_output, const Gradients<T>& gra
   }
 }
 
-Tensor neighborhood_merge(
-    const Tensor& features,
-    const Tensor& positions,
-    const Tensor& centers,
-    const Tensor& members,
-    const std::optional<Tensor>& mask,
-    const std::optional<Tensor>& importance,
-    const Tensor& linear_weight,
-    const Tensor& linear_bias,
-    const Tensor& norm_weight,
-    const Tensor& norm_bias) {
-  const NeighborhoodMergeArguments arguments = {
-      features, positions, centers, members, mask, importance, linear_weight, linear_bias,
-      norm_weight, norm_bias};
-  const NeighborhoodMergeSizes s = check_neighborhood_merge(arguments);
-  const Prepared prepared(arguments, s);
-  const ScalarType type = features.scalar_type(), precision = accumulation_type(type);
+Tensor run_forward(const NeighborhoodMergeArguments& a, const NeighborhoodMergeSizes& s) {
+  const Prepared prepared(a, s);
+  const ScalarType precision = a.positions.scalar_type();
   Tensor output = torch::stable::new_empty(
-      features, {s.batch, s.queries, kMergeWeights * s.channels}, precision);
-  if (precision == ScalarType::Double) {
-    forward(prepared.inputs<double>(), output.mutable_data_ptr<double>());
-  } else {
-    forward(prepared.inputs<float>(), output.mutable_data_ptr<float>());
-  }
-  return torch::stable::to(output, type);
+      a.features, {s.batch, s.queries, kMergeWeights * s.channels}, precision);
+  for_precision(precision, [&](auto zero) {
+    using T = decltype(zero);
+    forward(prepared.inputs<T>(), output.mutable_data_ptr<T>());
+  });
+  return torch::stable::to(output, a.features.scalar_type());
 }
 
-// The gradient of the importance is empty where there is none.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> neighborhood_merge_backward(
-    const Tensor& grad_output,
-    const Tensor& features,
-    const Tensor& positions,
-    const Tensor& centers,
-    const Tensor& members,
-    const std::optional<Tensor>& mask,
-    const std::optional<Tensor>& importance,
-    const Tensor& linear_weight,
-    const Tensor& linear_bias,
-    const Tensor& norm_weight,
-    const Tensor& norm_bias) {
-  const NeighborhoodMergeArguments arguments = {
-      features, positions, centers, members, mask, importance, linear_weight, linear_bias,
-      norm_weight, norm_bias};
-  const NeighborhoodMergeSizes s = check_neighborhood_merge_backward(grad_output, arguments);
-  const Prepared prepared(arguments, s);
-  const ScalarType type = features.scalar_type(), precision = accumulation_type(type);
+NeighborhoodMergeGradients run_backward(
+    const Tensor& grad_output, const NeighborhoodMergeArguments& a, const NeighborhoodMergeSizes& s) {
+  const Prepared prepared(a, s);
+  const ScalarType precision = a.positions.scalar_type();
   const Tensor grad = in_precision(grad_output, precision);
   const auto empty = [&](const Tensor& like) {
     return torch::stable::new_empty(like, like.sizes(), precision);
   };
-  Tensor grad_features = empty(features);
+  Tensor grad_features = empty(a.features);
   Tensor grad_importance =
-      importance ? empty(*importance) : torch::stable::new_empty(features, {0}, precision);
-  Tensor grad_linear_weight = empty(linear_weight), grad_linear_bias = empty(linear_bias);
-  Tensor grad_norm_weight = empty(norm_weight), grad_norm_bias = empty(norm_bias);
-  const auto run = [&](auto zero) {
+      a.importance ? empty(*a.importance) : torch::stable::new_empty(a.positions, {0});
+  Tensor grad_linear_weight = empty(a.linear_weight), grad_linear_bias = empty(a.linear_bias);
+  Tensor grad_norm_weight = empty(a.norm_weight), grad_norm_bias = empty(a.norm_bias);
+  for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     backward<T>(
         prepared.inputs<T>(), grad.const_data_ptr<T>(),
         {grad_features.mutable_data_ptr<T>(),
-         importance ? grad_importance.mutable_data_ptr<T>() : nullptr,
+         a.importance ? grad_importance.mutable_data_ptr<T>() : nullptr,
          grad_linear_weight.mutable_data_ptr<T>(), grad_linear_bias.mutable_data_ptr<T>(),
          grad_norm_weight.mutable_data_ptr<T>(), grad_norm_bias.mutable_data_ptr<T>()});
-  };
-  if (precision == ScalarType::Double) {
-    run(0.0);
-  } else {
-    run(0.0f);
-  }
-  return {torch::stable::to(grad_features, type), grad_importance, grad_linear_weight,
-          grad_linear_bias, grad_norm_weight, grad_norm_bias};
+  });
+  return {torch::stable::to(grad_features, a.features.scalar_type()),
+          grad_importance,
+          grad_linear_weight,
+          grad_linear_bias,
+          grad_norm_weight,
+          grad_norm_bias};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("neighborhood_merge", TORCH_BOX(&neighborhood_merge));
-  library.impl("neighborhood_merge_backward", TORCH_BOX(&neighborhood_merge_backward));
+  library.impl("neighborhood_merge", TORCH_BOX(&neighborhood_merge_operator<run_forward>));
+  library.impl(
+      "neighborhood_merge_backward", TORCH_BOX(&neighborhood_merge_backward_operator<run_backward>));
 }
 
 }  // namespace segcore

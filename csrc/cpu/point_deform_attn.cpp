@@ -1,12 +1,12 @@
 #include "../common/point_deform_attn.h"
 
 #include <algorithm>
-#include <tuple>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "../common/dispatch.h"
 #include "in_precision.h"
 #include "index_range.h"
 #include "power_lanes.h"
@@ -74,14 +74,6 @@ SEGCORE_INLINE void collect(const Inputs<T>& in, int64_t n, int64_t triple, Samp
       }
     }
   }
-}
-
-// The inverse of the distance to the power, 0 where there is no token.
-template <typename T>
-SEGCORE_INLINE T inverse_distance(const Exponent<T>& exponent, T distance) {
-  const T raised = distance == 0 ? T(0) : exponent(distance).raised;
-  const T inverse = 1 / (raised + static_cast<T>(kInverseDistanceEpsilon));
-  return distance < 0 ? T(0) : inverse;
 }
 
 // Weights of the interpolation, and those with the attention.
@@ -164,23 +156,16 @@ SEGCORE_INLINE void attention_gradients(
 // The gradient of the power, and parts of those of the locations in samples.x and samples.y.
 template <typename T>
 SEGCORE_INLINE T power_gradient(const Exponent<T>& exponent, T power, Samples<T>& samples) {
-  constexpr T kLn2 = static_cast<T>(0.69314718055994530942);
-  const T *distances = samples.distance.data(), *grad = samples.grad.data();
+  const T *distance = samples.distance.data(), *grad = samples.grad.data();
   const T* coefficient = samples.coefficient.data();
   T *x = samples.x.data(), *y = samples.y.data();
   const int64_t count = static_cast<int64_t>(samples.distance.size());
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t e = 0; e < count; ++e) {
-    // A token at the location, or none, adds nothing.
-    const bool counts = distances[e] > 0;
-    const T distance = counts ? distances[e] : T(1);
-    const Power<T> p = exponent(distance);
-    // Derivative by the logarithm of distance ^ power.
-    const T share = p.raised / (p.raised + static_cast<T>(kInverseDistanceEpsilon));
-    const T slope = counts ? -coefficient[e] * share * grad[e] : T(0);
-    sum += slope * p.logarithm * kLn2;
-    const T scale = 2 * power * slope / distance;
+    const auto slopes = inverse_distance_slopes(exponent, power, coefficient[e], distance[e]);
+    sum += slopes.power * grad[e];
+    const T scale = slopes.offset * grad[e];
     x[e] *= scale;
     y[e] *= scale;
   }
@@ -297,70 +282,45 @@ double backward(const Inputs<T>& in, const T* grad_output, Gradients<T> grad) {
   return grad_power;
 }
 
-Tensor point_deform_attn(
-    const Tensor& values,
-    const Tensor& positions,
-    const Tensor& neighbours,
-    const std::vector<int64_t>& canvas,
-    const Tensor& locations,
-    const Tensor& attention,
-    const Tensor& power) {
-  const PointDeformAttnArguments arguments = {
-      values, positions, neighbours, canvas, locations, attention, power};
-  const PointDeformAttnSizes s = check_point_deform_attn(arguments);
-  const Prepared prepared(arguments, s);
-  const ScalarType type = values.scalar_type(), precision = accumulation_type(type);
+Tensor run_forward(const PointDeformAttnArguments& a, const PointDeformAttnSizes& s) {
+  const Prepared prepared(a, s);
+  const ScalarType precision = a.power.scalar_type();
   Tensor output =
-      torch::stable::new_empty(values, {s.batch, s.queries, s.heads * s.channels}, precision);
-  if (precision == ScalarType::Double) {
-    forward(prepared.inputs<double>(), output.mutable_data_ptr<double>());
-  } else {
-    forward(prepared.inputs<float>(), output.mutable_data_ptr<float>());
-  }
-  return torch::stable::to(output, type);
+      torch::stable::new_empty(a.values, {s.batch, s.queries, s.heads * s.channels}, precision);
+  for_precision(precision, [&](auto zero) {
+    using T = decltype(zero);
+    forward(prepared.inputs<T>(), output.mutable_data_ptr<T>());
+  });
+  return torch::stable::to(output, a.values.scalar_type());
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> point_deform_attn_backward(
-    const Tensor& grad_output,
-    const Tensor& values,
-    const Tensor& positions,
-    const Tensor& neighbours,
-    const std::vector<int64_t>& canvas,
-    const Tensor& locations,
-    const Tensor& attention,
-    const Tensor& power) {
-  const PointDeformAttnArguments arguments = {
-      values, positions, neighbours, canvas, locations, attention, power};
-  const PointDeformAttnSizes s = check_point_deform_attn_backward(grad_output, arguments);
-  const Prepared prepared(arguments, s);
-  const ScalarType type = values.scalar_type(), precision = accumulation_type(type);
+PointDeformAttnGradients run_backward(
+    const Tensor& grad_output, const PointDeformAttnArguments& a, const PointDeformAttnSizes& s) {
+  const Prepared prepared(a, s);
+  const ScalarType precision = a.power.scalar_type();
   const Tensor grad = in_precision(grad_output, precision);
-  Tensor grad_values = torch::stable::new_zeros(values, prepared.values.sizes(), precision);
-  Tensor grad_locations = torch::stable::new_empty(locations, locations.sizes());
-  Tensor grad_attention = torch::stable::new_empty(attention, attention.sizes());
-  Tensor grad_power = torch::stable::new_empty(power, {1});
-  const auto run = [&](auto zero) {
+  Tensor grad_values = torch::stable::new_zeros(a.values, prepared.values.sizes(), precision);
+  Tensor grad_locations = torch::stable::new_empty(a.locations, a.locations.sizes());
+  Tensor grad_attention = torch::stable::new_empty(a.attention, a.attention.sizes());
+  Tensor grad_power = torch::stable::new_empty(a.power, {1});
+  for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     *grad_power.mutable_data_ptr<T>() = static_cast<T>(backward<T>(
         prepared.inputs<T>(), grad.const_data_ptr<T>(),
         {grad_values.mutable_data_ptr<T>(), grad_locations.mutable_data_ptr<T>(),
          grad_attention.mutable_data_ptr<T>()}));
-  };
-  if (precision == ScalarType::Double) {
-    run(0.0);
-  } else {
-    run(0.0f);
-  }
+  });
   return {
-      in_precision(torch::stable::transpose(grad_values, 1, 2), type), grad_locations,
-      grad_attention, grad_power};
+      in_precision(torch::stable::transpose(grad_values, 1, 2), a.values.scalar_type()),
+      grad_locations, grad_attention, grad_power};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("point_deform_attn", TORCH_BOX(&point_deform_attn));
-  library.impl("point_deform_attn_backward", TORCH_BOX(&point_deform_attn_backward));
+  library.impl("point_deform_attn", TORCH_BOX(&point_deform_attn_operator<run_forward>));
+  library.impl(
+      "point_deform_attn_backward", TORCH_BOX(&point_deform_attn_backward_operator<run_backward>));
 }
 
 }  // namespace segcore

@@ -1,10 +1,9 @@
 #include "../common/point_gather.h"
 
-#include <tuple>
-
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "../common/dispatch.h"
 #include "in_precision.h"
 #include "index_range.h"
 #include "inverse_lists.h"
@@ -140,45 +139,46 @@ Tensor checked_indices(const PointGatherSizes& s, const Tensor& indices) {
   return packed;
 }
 
-Tensor point_gather(const Tensor& features, const Tensor& indices, const Tensor& weights) {
-  const PointGatherSizes s = check_point_gather(features, indices, weights);
-  const ScalarType type = features.scalar_type(), precision = accumulation_type(type);
-  const Tensor index = checked_indices(s, indices), feature = in_precision(features, precision);
-  const Tensor weight = torch::stable::contiguous(weights);
-  Tensor output = torch::stable::new_empty(features, {s.batch, s.queries, s.channels}, precision);
-  if (precision == ScalarType::Double) {
-    forward<double>(s, feature, index, weight, output);
-  } else {
-    forward<float>(s, feature, index, weight, output);
-  }
-  return torch::stable::to(output, type);
+// The arguments as the kernels read them.
+struct Prepared {
+  Tensor features, indices, weights;
+
+  Prepared(const PointGatherArguments& a, const PointGatherSizes& s)
+      : features(in_precision(a.features, a.weights.scalar_type())),
+        indices(checked_indices(s, a.indices)),
+        weights(torch::stable::contiguous(a.weights)) {}
+};
+
+Tensor run_forward(const PointGatherArguments& a, const PointGatherSizes& s) {
+  const Prepared p(a, s);
+  const ScalarType precision = p.weights.scalar_type();
+  Tensor output = torch::stable::new_empty(a.features, {s.batch, s.queries, s.channels}, precision);
+  for_precision(precision, [&](auto zero) {
+    forward<decltype(zero)>(s, p.features, p.indices, p.weights, output);
+  });
+  return torch::stable::to(output, a.features.scalar_type());
 }
 
-std::tuple<Tensor, Tensor> point_gather_backward(
-    const Tensor& grad_output,
-    const Tensor& features,
-    const Tensor& indices,
-    const Tensor& weights) {
-  const PointGatherSizes s = check_point_gather_backward(grad_output, features, indices, weights);
-  const ScalarType type = features.scalar_type(), precision = accumulation_type(type);
-  const Tensor index = checked_indices(s, indices), feature = in_precision(features, precision);
-  const Tensor weight = torch::stable::contiguous(weights);
+std::tuple<Tensor, Tensor> run_backward(
+    const Tensor& grad_output, const PointGatherArguments& a, const PointGatherSizes& s) {
+  const Prepared p(a, s);
+  const ScalarType precision = p.weights.scalar_type();
   const Tensor grad = in_precision(grad_output, precision);
-  Tensor grad_features = torch::stable::new_empty(features, features.sizes(), precision);
-  Tensor grad_weights = torch::stable::new_empty(weights, weights.sizes());
-  if (precision == ScalarType::Double) {
-    backward<double>(s, grad, feature, index, weight, grad_features, grad_weights);
-  } else {
-    backward<float>(s, grad, feature, index, weight, grad_features, grad_weights);
-  }
-  return {torch::stable::to(grad_features, type), grad_weights};
+  Tensor grad_features = torch::stable::new_empty(a.features, a.features.sizes(), precision);
+  Tensor grad_weights = torch::stable::new_empty(a.weights, a.weights.sizes());
+  for_precision(precision, [&](auto zero) {
+    backward<decltype(zero)>(
+        s, grad, p.features, p.indices, p.weights, grad_features, grad_weights);
+  });
+  return {torch::stable::to(grad_features, a.features.scalar_type()), grad_weights};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("point_gather", TORCH_BOX(&point_gather));
-  library.impl("point_gather_backward", TORCH_BOX(&point_gather_backward));
+  library.impl("point_gather", TORCH_BOX(&point_gather_operator<run_forward>));
+  library.impl(
+      "point_gather_backward", TORCH_BOX(&point_gather_backward_operator<run_backward>));
 }
 
 }  // namespace segcore

@@ -5,14 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../common/inverse_distance.h"
 #include "simd.h"
 
 namespace segcore {
-
-template <typename T>
-struct Power {
-  T raised, logarithm;  // x to the exponent, and the logarithm of x to the base 2
-};
 
 template <typename T>
 class Exponent;

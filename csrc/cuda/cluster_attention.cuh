@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <limits>
-#include <type_traits>
 
 #include "../common/cluster_attention_sizes.h"
 #include "../common/offset_features.h"
@@ -15,14 +14,9 @@
 
 namespace segcore::cluster_attention {
 
-constexpr int kWarp = 32;
-
 // Channels that a warp sums at once, in registers of its lanes. With more channels a head it computes
 // the weights again for each part.
 constexpr int kChannelsOfLane = 4, kPart = kChannelsOfLane * kWarp;
-
-template <typename T>
-using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 template <typename T>
 struct Inputs {
@@ -57,17 +51,12 @@ struct TokenSums {
   A position[kOffsetFeatures + 1];  // gradients of pos_weight and pos_bias
 };
 
-// Which triple and lane a thread is. Warps beyond the last triple repeat it, without results.
-struct Place {
-  int lane;
-  bool active;
+// Which (batch, token, head) triple and lane a thread is.
+struct Place : Group<kWarp> {
   int64_t triple, n, i, a;
 
-  __device__ Place(const ClusterAttentionSizes& s, int64_t triples) {
-    const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    lane = static_cast<int>(thread % kWarp);
-    active = thread / kWarp < triples;
-    triple = active ? thread / kWarp : triples - 1;
+  __device__ Place(const ClusterAttentionSizes& s, int64_t triples) : Group<kWarp>(triples) {
+    triple = item;
     n = triple / s.heads / s.tokens;
     i = triple / s.heads % s.tokens;
     a = triple % s.heads;
@@ -124,10 +113,6 @@ __device__ inline Accumulator<T> blank_logit(const Inputs<T>& in, int64_t n, int
   return in.scale * dot<1>(in.q.row(n, i, a), in.blank_k + a * channels, channels);
 }
 
-__device__ inline int chunk_size(int64_t count, int64_t first) {
-  return static_cast<int>(count - first < kWarp ? count - first : kWarp);
-}
-
 // sum[r] += weight of each lane times the row of its token, channels from `start` on.
 template <typename T, typename A>
 __device__ inline void add_rows(
@@ -175,7 +160,7 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
       const A weight = j >= 0 ? std::exp(own - largest) : A(0);
       sum = sum * shrink + sum_of_lanes<kWarp>(weight);
       for (A& number : part) number *= shrink;
-      const int count = chunk_size(in.slots(), first);
+      const int count = chunk_size<kWarp>(in.slots(), first);
       add_rows(in.v, p.n, p.a, j, weight, count, start, p.lane, channels, part);
     }
     for (int r = 0; r < kChannelsOfLane; ++r) {
@@ -245,7 +230,7 @@ __global__ void backward_queries_kernel(
           for (int k = 0; k <= kOffsetFeatures; ++k) own.position[k] += grad * factors[k];
         }
       }
-      const int count = chunk_size(in.slots(), first);
+      const int count = chunk_size<kWarp>(in.slots(), first);
       add_rows(in.k, p.n, p.a, j, grad, count, start, p.lane, channels, part);
     }
     for (int r = 0; r < kChannelsOfLane; ++r) {
@@ -282,7 +267,7 @@ __global__ void backward_keys_kernel(
         weight = std::exp(logit<kVector>(in, f, p.n, user, p.i, p.a) - of.log_sum);
         grad = weight * (dot<kVector>(go, in.v.row(p.n, p.i, p.a), s.channels) - of.mean);
       }
-      const int count = chunk_size(border[1], first);
+      const int count = chunk_size<kWarp>(border[1], first);
       add_rows(in.q, p.n, p.a, user, grad, count, start, p.lane, s.channels, part_k);
       add_rows(all.grad_output, p.n, p.a, user, weight, count, start, p.lane, s.channels, part_v);
     }
@@ -312,16 +297,14 @@ __global__ void backward_parameters_kernel(
   using A = Accumulator<T>;
   const Inputs<T>& in = all.forward;
   const ClusterAttentionSizes& s = in.sizes;
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t lane = thread % kWarp, of_head = parameters_of_head(s);
-  const bool active = thread / kWarp < s.heads * of_head;
-  const int64_t number = active ? thread / kWarp : 0;
-  const int64_t a = number / of_head, which = number % of_head;
+  const int64_t of_head = parameters_of_head(s);
+  const Group<kWarp> group(s.heads * of_head);
+  const int64_t a = group.item / of_head, which = group.item % of_head;
   const int64_t c = (which - kOffsetFeatures - 1) % (s.channels > 0 ? s.channels : 1);
   const bool of_position = which <= kOffsetFeatures;
   const bool of_key = !of_position && which <= kOffsetFeatures + s.channels;
   double sum = 0;
-  for (int64_t item = lane; item < s.batch * s.tokens; item += kWarp) {
+  for (int64_t item = group.lane; item < s.batch * s.tokens; item += kWarp) {
     const TokenSums<A>& of = sums[item * s.heads + a];
     const int64_t n = item / s.tokens, i = item % s.tokens;
     if (of_position) {
@@ -333,7 +316,7 @@ __global__ void backward_parameters_kernel(
     }
   }
   sum = sum_of_lanes<kWarp>(sum);
-  if (!active || lane != 0) return;
+  if (!group.active || group.lane != 0) return;
   if (which < kOffsetFeatures) {
     grad_pos_weight[a * kOffsetFeatures + which] = static_cast<A>(sum);
   } else if (of_position) {

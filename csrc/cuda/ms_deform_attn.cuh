@@ -4,19 +4,14 @@
 // tests/csrc can run the kernels without a GPU.
 #pragma once
 
-#include <type_traits>
-
 #include "../common/bilinear.h"
 #include "../common/ms_deform_attn_sizes.h"
 #include "warp.cuh"
 
-namespace segcore {
+namespace segcore::ms_deform_attn {
 
 // The levels travel in the kernel's parameters, so that nothing has to be copied to the device.
 constexpr int kMaxLevels = 64;
-
-template <typename T>
-using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 template <typename T>
 struct Inputs {
@@ -51,7 +46,7 @@ struct SharedSample {
 };
 
 template <int kLanes, typename A>
-__device__ inline SharedSample<A> from_lane(const SharedSample<A>& sample, int source) {
+__device__ inline SharedSample<A> sample_from_lane(const SharedSample<A>& sample, int source) {
   SharedSample<A> result;
   result.token = from_lane<kLanes>(sample.token, source);
   result.right = from_lane<kLanes>(sample.right, source);
@@ -95,51 +90,28 @@ __device__ inline OwnSample<Accumulator<T>> prepare_sample(
   return own;
 }
 
-// Which triple and lane a thread is. Threads beyond the last triple repeat it, without results,
-// since whole warps share their samples.
-template <typename T, int kLanes>
-struct Place {
-  int lane;
-  bool active;
-  int64_t triple;
-
-  __device__ explicit Place(const Inputs<T>& in) {
-    const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    lane = static_cast<int>(thread % kLanes);
-    active = thread / kLanes < in.triples();
-    triple = active ? thread / kLanes : in.triples() - 1;
-  }
-};
-
-// Samples of a chunk: each lane has prepared one.
-template <int kLanes>
-__device__ inline int chunk_size(int64_t samples, int64_t first) {
-  return static_cast<int>(samples - first < kLanes ? samples - first : kLanes);
-}
-
 template <typename T, int kVector, int kLanes>
 __global__ void forward_kernel(const Inputs<T> in, T* output) {
   using A = Accumulator<T>;
-  const Place<T, kLanes> place(in);
-  const T* value = in.value + in.head_offset(place.triple);
+  const Group<kLanes> group(in.triples());
+  const T* value = in.value + in.head_offset(group.item);
   const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
   for (int64_t start = 0; start < channels; start += kVector * kLanes) {
-    const int64_t channel = start + place.lane * kVector;
+    const int64_t channel = start + group.lane * kVector;
     const bool reads = channel < channels;
     A sum[kVector] = {};
     for (int64_t first = 0; first < samples; first += kLanes) {
-      const OwnSample<A> own = prepare_sample(in, place.triple, first + place.lane);
+      const OwnSample<A> own = prepare_sample(in, group.item, first + group.lane);
       for (int i = 0; i < chunk_size<kLanes>(samples, first); ++i) {
-        const SharedSample<A> sample = from_lane<kLanes>(own.shared, i);
+        const SharedSample<A> sample = sample_from_lane<kLanes>(own.shared, i);
         if (sample.token < 0 || !reads) continue;
         for (int k = 0; k < 4; ++k) {
-          A corner[kVector];
-          load(value + sample.corner_token(k) * in.token_stride() + channel, corner);
-          for (int j = 0; j < kVector; ++j) sum[j] += sample.weight[k] * corner[j];
+          const T* corner = value + sample.corner_token(k) * in.token_stride();
+          add_scaled(sample.weight[k], corner + channel, sum);
         }
       }
     }
-    if (place.active && reads) store(output + place.triple * channels + channel, sum);
+    if (group.active && reads) store(output + group.item * channels + channel, sum);
   }
 }
 
@@ -151,20 +123,20 @@ __global__ void backward_kernel(
     Accumulator<T>* grad_locations,
     Accumulator<T>* grad_weights) {
   using A = Accumulator<T>;
-  const Place<T, kLanes> place(in);
-  const T* value = in.value + in.head_offset(place.triple);
-  grad_value += in.head_offset(place.triple);
-  grad_output += place.triple * in.sizes.channels;
+  const Group<kLanes> group(in.triples());
+  const T* value = in.value + in.head_offset(group.item);
+  grad_value += in.head_offset(group.item);
+  grad_output += group.item * in.sizes.channels;
   const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
   for (int64_t first = 0; first < samples; first += kLanes) {
-    const OwnSample<A> own = prepare_sample(in, place.triple, first + place.lane);
+    const OwnSample<A> own = prepare_sample(in, group.item, first + group.lane);
     A own_dots[4] = {};
     const int count = chunk_size<kLanes>(samples, first);
     for (int i = 0; i < count; ++i) {
-      const SharedSample<A> sample = from_lane<kLanes>(own.shared, i);
+      const SharedSample<A> sample = sample_from_lane<kLanes>(own.shared, i);
       A dots[4] = {};
-      if (place.active && sample.token >= 0) {
-        for (int64_t channel = place.lane * kVector; channel < channels;
+      if (group.active && sample.token >= 0) {
+        for (int64_t channel = group.lane * kVector; channel < channels;
              channel += kVector * kLanes) {
           A grad[kVector];
           load(grad_output + channel, grad);
@@ -179,12 +151,12 @@ __global__ void backward_kernel(
       }
       for (int k = 0; k < 4; ++k) {
         const A total = sum_of_lanes<kLanes>(dots[k]);
-        if (place.lane == i) own_dots[k] = total;
+        if (group.lane == i) own_dots[k] = total;
       }
     }
-    if (place.active && place.lane < count) {
+    if (group.active && group.lane < count) {
       const SampleGradient<A> gradient = sample_gradient(own.y, own.x, own_dots);
-      const int64_t sample = place.triple * samples + first + place.lane;
+      const int64_t sample = group.item * samples + first + group.lane;
       grad_weights[sample] = gradient.weight;
       grad_locations[2 * sample] =
           own.attention * static_cast<A>(own.level.width) * gradient.x;
@@ -194,4 +166,4 @@ __global__ void backward_kernel(
   }
 }
 
-}  // namespace segcore
+}  // namespace segcore::ms_deform_attn

@@ -1,11 +1,45 @@
 // Groups of lanes of a warp that work on one item together.
 #pragma once
 
+#include <cstdint>
 #include <type_traits>
+
+#include <torch/headeronly/macros/Macros.h>
 
 namespace segcore {
 
+constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
+
+// What sums over values of type T are accumulated in.
+template <typename T>
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+__device__ inline int64_t thread_index() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+// Which item and lane a thread is, kLanes an item. Threads beyond the last item repeat it, without
+// results, since whole warps exchange values. There has to be an item.
+template <int kLanes>
+struct Group {
+  int lane;
+  bool active;
+  int64_t item;
+
+  __device__ explicit Group(int64_t items) {
+    const int64_t thread = thread_index();
+    lane = static_cast<int>(thread % kLanes);
+    active = thread / kLanes < items;
+    item = active ? thread / kLanes : items - 1;
+  }
+};
+
+// How many items a chunk of kLanes has, one a lane, that begins at `first`.
+template <int kLanes>
+__device__ inline int chunk_size(int64_t count, int64_t first) {
+  return static_cast<int>(count - first < kLanes ? count - first : kLanes);
+}
 
 // The value that lane `source` of a group of kLanes has.
 template <int kLanes, typename T>
@@ -50,6 +84,28 @@ __device__ inline void store(T* address, const Accumulator (&numbers)[kCount]) {
   Pack<T, kCount> pack;
   for (int j = 0; j < kCount; ++j) pack.number[j] = static_cast<T>(numbers[j]);
   *reinterpret_cast<Pack<T, kCount>*>(address) = pack;
+}
+
+// sum[j] += scale * row[j]
+template <int kCount, typename A, typename T>
+__device__ inline void add_scaled(A scale, const T* row, A (&sum)[kCount]) {
+  A numbers[kCount];
+  load(row, numbers);
+  for (int j = 0; j < kCount; ++j) sum[j] += scale * numbers[j];
+}
+
+// What one of kLanes lanes adds to the product of two rows.
+template <int kVector, int kLanes, typename T>
+__device__ inline Accumulator<T> dot_of_lane(
+    const T* a, const T* b, int64_t channels, int lane) {
+  Accumulator<T> sum = 0;
+  for (int64_t c = lane * kVector; c < channels; c += kVector * kLanes) {
+    Accumulator<T> left[kVector], right[kVector];
+    load(a + c, left);
+    load(b + c, right);
+    for (int j = 0; j < kVector; ++j) sum += left[j] * right[j];
+  }
+  return sum;
 }
 
 // Whether four floats can be added at once.

@@ -70,7 +70,6 @@ LIBRARIES: dict[str, Library] = _load_all()
 """The library of each type of device; the one of "cpu" holds the schemas as well."""
 
 _operators: dict[str, str] = {}  # operator -> why its schema is missing ("": it is there)
-_devices: dict[str, tuple[str, ...]] = {}  # operator -> types of devices it has kernels for
 
 _warn_of_slow_operators()
 
@@ -81,7 +80,6 @@ def register_operator(
     fake: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
-    devices: tuple[str, ...] = ("cpu", "cuda"),
 ) -> None:
     """Add what Python has to say about a compiled operator: fake kernel and autograd.
 
@@ -89,9 +87,7 @@ def register_operator(
         name: of the operator in ``csrc/ops.cpp``
         fake: shapes and types of the results, for ``torch.compile`` and meta tensors
         setup_context, backward: as for ``torch.library.register_autograd``
-        devices: types of devices that ``csrc/`` has kernels for
     """
-    _devices[name] = devices
     if not LIBRARIES["cpu"].loaded:
         _operators[name] = LIBRARIES["cpu"].problem
         return
@@ -126,7 +122,7 @@ def why_not_compiled(name: str, device_type: str) -> str:
     """Why the twin of an operator serves a type of device; empty where the compiled kernel does."""
     if _operators[name]:
         return _operators[name]
-    if device_type not in LIBRARIES or device_type not in _devices[name]:
+    if device_type not in LIBRARIES:
         return f"there are no kernels for {device_type}"
     return LIBRARIES[device_type].problem
 

@@ -151,4 +151,4 @@ def _fake(
     return order, positions.new_empty(batch, -(-tokens // cluster_size), 2)
 
 
-register_operator("balanced_clusters", fake=_fake, devices=("cpu",))
+register_operator("balanced_clusters", fake=_fake)

@@ -207,11 +207,9 @@ register_operator(
     fake=_fake,
     setup_context=_save_for_backward,
     backward=_backward,
-    devices=("cpu",),
 )
 register_operator(
     "neighborhood_merge_backward",
     fake=_fake_backward,
     backward=refuse_second_derivative("neighborhood_merge"),
-    devices=("cpu",),
 )

@@ -201,11 +201,9 @@ register_operator(
     fake=_fake,
     setup_context=_save_for_backward,
     backward=_backward,
-    devices=("cpu",),
 )
 register_operator(
     "point_deform_attn_backward",
     fake=_fake_backward,
     backward=refuse_second_derivative("point_deform_attn"),
-    devices=("cpu",),
 )

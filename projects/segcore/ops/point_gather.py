@@ -89,11 +89,9 @@ register_operator(
     fake=_fake,
     setup_context=_save_for_backward,
     backward=_backward,
-    devices=("cpu",),
 )
 register_operator(
     "point_gather_backward",
     fake=_fake_backward,
     backward=refuse_second_derivative("point_gather"),
-    devices=("cpu",),
 )

@@ -3,6 +3,7 @@ import torch
 from torch.library import opcheck
 
 import operator_checks as checks
+from operator_inputs import canvas_grid, tokens_on_canvas
 from segcore.ops import balanced_clusters, balanced_clusters_reference
 
 needs_binary = checks.needs_binary("balanced_clusters")
@@ -10,19 +11,6 @@ devices = checks.devices("balanced_clusters")
 operators = pytest.mark.parametrize(
     "operator", [balanced_clusters, balanced_clusters_reference], ids=["public", "twin"]
 )
-
-
-def grid(height, width, batch=1):
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([x, y], -1).flatten(0, 1).float().expand(batch, -1, -1).contiguous()
-
-
-def some_tokens(height, width, count, batch=2, seed=0):
-    """Tokens on whole places of the canvas, each image its own, in ascending order."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.rand(batch, height * width, generator=generator).argsort(-1)[:, :count]
-    index = chosen.sort(-1).values[..., None].expand(-1, -1, 2)
-    return grid(height, width, batch).gather(1, index)
 
 
 def assert_same(positions, *arguments, **options):
@@ -39,7 +27,7 @@ def assert_same(positions, *arguments, **options):
     ("canvas", "count"), [((31, 45), 700), ((64, 64), 4096), ((7, 90), 100), ((50, 3), 51)]
 )
 def test_matches_twin(canvas, count, cluster_size, per_image, device):
-    positions = some_tokens(*canvas, count).to(device)
+    positions = tokens_on_canvas(*canvas, count).to(device)
     assert_same(positions, cluster_size, canvas, per_image=per_image)
 
 
@@ -58,7 +46,7 @@ def test_matches_twin_off_the_grid_and_outside_the_canvas(seed, device):
 )
 def test_small_and_narrow_canvases(operator, height, width, count):
     """One patch, two patches, and aspect ratios that round to no row at all."""
-    positions = some_tokens(height, width, count)
+    positions = tokens_on_canvas(height, width, count)
     order, centers = operator(positions, 8, (height, width))
     assert torch.equal(order.sort(-1).values, torch.arange(count).expand(2, -1))
     assert centers.shape == (2, -(-count // 8), 2) and centers.isfinite().all()
@@ -75,7 +63,7 @@ def test_a_single_patch_goes_by_x_then_y(operator):
 
 @operators
 def test_clusters_have_their_size_and_their_mean(operator):
-    positions = some_tokens(30, 40, 203)
+    positions = tokens_on_canvas(30, 40, 203)
     order, centers = operator(positions, 8, (30, 40))
     ordered = positions.gather(1, order[..., None].expand(-1, -1, 2))
     for j in range(26):
@@ -86,7 +74,7 @@ def test_clusters_have_their_size_and_their_mean(operator):
 @operators
 def test_clusters_are_compact(operator):
     """On a grid, the tokens of a cluster lie together."""
-    positions = grid(32, 32)
+    positions = canvas_grid(32, 32)
     order, centers = operator(positions, 8, (32, 32))
     ordered = positions.gather(1, order[..., None].expand(-1, -1, 2)).view(1, 128, 8, 2)
     distance = (ordered - centers[:, :, None]).norm(dim=-1)
@@ -96,7 +84,7 @@ def test_clusters_are_compact(operator):
 @operators
 def test_companions_in_the_batch(operator):
     """As published, a companion with a large ratio costs the keys of the others their last bits."""
-    positions = some_tokens(64, 64, 900, batch=1)
+    positions = tokens_on_canvas(64, 64, 900, batch=1)
     # Where the anchor beyond the last of 11 x 11 patches is.
     strange = torch.tensor([64 + 64 / 22 - 0.5, 64 - 64 / 22 - 0.5]).expand_as(positions)
     alone = operator(positions, 8, (64, 64))[0]
@@ -109,7 +97,7 @@ def test_companions_in_the_batch(operator):
 @devices
 @pytest.mark.parametrize("place", [torch.nan, torch.inf, -torch.inf])
 def test_the_order_is_a_permutation_whatever_the_positions(place, device):
-    positions = some_tokens(20, 20, 100).to(device)
+    positions = tokens_on_canvas(20, 20, 100).to(device)
     positions[0, ::7, 0] = place
     order, _ = balanced_clusters(positions, 8, (20, 20))
     assert torch.equal(order.sort(-1).values, torch.arange(100, device=device).expand(2, -1))
@@ -123,7 +111,7 @@ def test_empty(batch, count, device):
 
 @needs_binary
 def test_opcheck():
-    positions = some_tokens(20, 30, 99)
+    positions = tokens_on_canvas(20, 30, 99)
     opcheck(torch.ops.segcore.balanced_clusters.default, (positions, 8, [20, 30], False))
 
 
@@ -132,7 +120,7 @@ def test_compiles_without_graph_break(dynamic):
     compiled = torch.compile(
         balanced_clusters, fullgraph=True, dynamic=dynamic, backend="aot_eager"
     )
-    positions = some_tokens(20, 30, 99)
+    positions = tokens_on_canvas(20, 30, 99)
     for actual, expected in zip(
         compiled(positions, 8, (20, 30)), balanced_clusters(positions, 8, (20, 30)), strict=True
     ):

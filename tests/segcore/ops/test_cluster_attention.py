@@ -5,6 +5,7 @@ import torch
 from torch.library import opcheck
 
 import operator_checks as checks
+from operator_inputs import cluster_attention_inputs as make_inputs
 from segcore.ops import (
     ClusterNeighbourhood,
     balanced_clusters,
@@ -16,56 +17,6 @@ from segcore.ops import (
 DIFFERENTIABLE = ("q", "k", "v", "pos_weight", "pos_bias", "blank_k", "blank_v")
 needs_binary = checks.needs_binary("cluster_attention")
 devices = checks.devices("cluster_attention")
-
-
-def random_neighbourhood(batch, tokens, cluster_size, clusters_per_token, generator):
-    """Clusters in random order; of a part-filled last cluster about as often as of any other."""
-    clusters = -(-tokens // cluster_size)
-    order = torch.rand(batch, tokens, clusters, generator=generator).argsort(-1)
-    return ClusterNeighbourhood(order[..., :clusters_per_token], cluster_size)
-
-
-def make_inputs(
-    *,
-    batch=2,
-    tokens=37,
-    heads=3,
-    channels=8,
-    cluster_size=8,
-    clusters_per_token=3,
-    dtype=torch.float64,
-    device="cpu",
-    neighbourhood=None,
-    positions=None,
-):
-    """Random arguments by name; positions on a grid where some tokens share a place."""
-    generator = torch.Generator().manual_seed(0)
-    precision = torch.float64 if dtype == torch.float64 else torch.float32
-
-    def randn(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    if positions is None:
-        positions = torch.randint(9, (batch, tokens, 2), generator=generator)
-    if neighbourhood is None:
-        neighbourhood = random_neighbourhood(
-            batch, tokens, cluster_size, clusters_per_token, generator
-        )
-    neighbourhood = ClusterNeighbourhood(
-        neighbourhood.clusters.to(device), neighbourhood.cluster_size
-    )
-    k, v = randn(batch, tokens, heads, 2, channels).to(device, dtype).unbind(3)
-    return {
-        "q": randn(batch, tokens, heads, channels).to(device, dtype),
-        "k": k,
-        "v": v,
-        "positions": positions.to(device, precision),
-        "neighbourhood": neighbourhood,
-        "pos_weight": (0.3 * randn(heads, 5)).to(device, precision),
-        "pos_bias": randn(heads).to(device, precision),
-        "blank_k": randn(heads * channels).to(device, precision),
-        "blank_v": randn(heads * channels).to(device, precision),
-    }
 
 
 def real_clustering(height, width, cluster_size, clusters_per_token, keep=1.0):

@@ -3,39 +3,20 @@ import torch
 from torch.library import opcheck
 
 import operator_checks as checks
+from operator_inputs import knn_inputs
 from segcore.ops import knn, knn_reference
 
 needs_binary = checks.needs_binary("knn")
 devices = checks.devices("knn")
 
 
-def scene(kind, batch=2, queries=40, points=90, seed=0):
-    """Queries and points of different character."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def rand(count):
-        return torch.rand(batch, count, 2, generator=generator)
-
-    if kind == "grid":  # many ties
-        return (rand(queries) * 14 - 2).round(), (rand(points) * 9).round()
-    if kind == "flat":  # all points on a line
-        return rand(queries) * 9, rand(points) * torch.tensor([9.0, 0.0]) + 1.5
-    if kind == "one place":
-        return rand(queries), torch.full((batch, points, 2), 3.0)
-    if kind == "dense corner":
-        return rand(queries) * 100, rand(points) ** 6 * 100
-    if kind == "far away":  # queries outside of all points
-        return rand(queries) * 1e6 + 1e5, rand(points)
-    return rand(queries) * 50, rand(points) * 50
-
-
 @devices
 @pytest.mark.parametrize("k", [1, 2, 6, 9, 33])
 @pytest.mark.parametrize(
-    "kind", ["scattered", "grid", "flat", "one place", "dense corner", "far away"]
+    "kind", ["scattered", "grid", "flat", "one place", "dense corner", "far away", "small offsets"]
 )
 def test_matches_twin(kind, k, device):
-    queries, points = (tensor.to(device) for tensor in scene(kind))
+    queries, points = (tensor.to(device) for tensor in knn_inputs(kind))
     assert torch.equal(knn(queries, points, k), knn_reference(queries, points, k))
 
 
@@ -43,7 +24,7 @@ def test_matches_twin(kind, k, device):
 @pytest.mark.parametrize("points", [1, 2, 7, 3000])
 @pytest.mark.parametrize("seed", range(5))
 def test_matches_twin_at_many_sizes(points, seed, device):
-    queries, positions = scene("grid" if seed % 2 else "scattered", 1, 500, points, seed)
+    queries, positions = knn_inputs("grid" if seed % 2 else "scattered", 1, 500, points, seed)
     queries, positions = queries.to(device), positions.to(device)
     k = min(points, 1 + 3 * seed)
     assert torch.equal(knn(queries, positions, k), knn_reference(queries, positions, k))
@@ -69,7 +50,7 @@ def test_squares_that_a_root_would_make_equal(operator):
 @devices
 @pytest.mark.parametrize("place", [torch.nan, torch.inf, -torch.inf])
 def test_indices_stay_in_range_whatever_the_positions(place, device):
-    queries, points = (tensor.to(device) for tensor in scene("scattered"))
+    queries, points = (tensor.to(device) for tensor in knn_inputs("scattered"))
     queries[:, ::3, 0] = place
     points[0, ::4, 1] = place
     points[1] = place
@@ -80,12 +61,12 @@ def test_indices_stay_in_range_whatever_the_positions(place, device):
 @devices
 @pytest.mark.parametrize("sizes", [{"queries": 0}, {"batch": 0}], ids=str)
 def test_empty(sizes, device):
-    queries, points = (tensor.to(device) for tensor in scene("scattered", **sizes))
+    queries, points = (tensor.to(device) for tensor in knn_inputs("scattered", **sizes))
     assert knn(queries, points, 3).shape == (*queries.shape[:2], 3)
 
 
 def test_other_types_are_converted_and_strides_followed():
-    queries, points = scene("grid")
+    queries, points = knn_inputs("grid")
     expected = knn(queries, points, 4)
     assert torch.equal(knn(queries.double(), points.half(), 4), expected)
     strided = queries.transpose(1, 2).contiguous().transpose(1, 2)
@@ -95,13 +76,13 @@ def test_other_types_are_converted_and_strides_followed():
 
 @needs_binary
 def test_opcheck():
-    opcheck(torch.ops.segcore.knn.default, (*scene("scattered"), 3))
+    opcheck(torch.ops.segcore.knn.default, (*knn_inputs("scattered"), 3))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_without_graph_break(dynamic):
     compiled = torch.compile(knn, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    queries, points = scene("grid")
+    queries, points = knn_inputs("grid")
     assert torch.equal(compiled(queries, points, 5), knn(queries, points, 5))
 
 
@@ -120,7 +101,7 @@ def test_compiles_without_graph_break(dynamic):
     ],
 )
 def test_bad_arguments_are_named(operator, change, error, message):
-    queries, points = scene("scattered")
+    queries, points = knn_inputs("scattered")
     arguments = {"queries": queries, "points": points, "k": 3}
     arguments |= {name: edit(arguments[name]) for name, edit in change.items()}
     with pytest.raises(error, match=message):
@@ -129,7 +110,7 @@ def test_bad_arguments_are_named(operator, change, error, message):
 
 @needs_binary
 def test_the_compiled_operator_guards_itself():
-    queries, points = scene("scattered")
+    queries, points = knn_inputs("scattered")
     with pytest.raises(RuntimeError, match="queries: expected Float, got Double"):
         torch.ops.segcore.knn(queries.double(), points, 3)
     with pytest.raises(RuntimeError, match="k: expected 1 up to 90"):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import operator_checks as checks
+from operator_inputs import neighborhood_merge_inputs as make_inputs
 from segcore.ops import (
     ClusterNeighbourhood,
     balanced_clusters,
@@ -14,46 +15,6 @@ PARAMETERS = ("linear_weight", "linear_bias", "norm_weight", "norm_bias")
 DIFFERENTIABLE = ("features", "importance", *PARAMETERS)
 needs_binary = checks.needs_binary("neighborhood_merge")
 devices = checks.devices("neighborhood_merge")
-
-
-def make_inputs(
-    *,
-    batch=2,
-    tokens=30,
-    channels=8,
-    queries=7,
-    size=13,
-    mask=True,
-    importance=True,
-    dtype=torch.float64,
-    device="cpu",
-):
-    """Random arguments by name; the centres are tokens, so that some offsets are 0."""
-    generator = torch.Generator().manual_seed(0)
-    precision = torch.float64 if dtype == torch.float64 else torch.float32
-
-    def randn(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    positions = torch.randint(9, (batch, tokens, 2), generator=generator)
-    members = torch.randint(tokens, (batch, queries, size), generator=generator)
-    centers = positions[:, torch.arange(queries) % tokens]
-    if size and queries:
-        members[:, :, -1] = torch.arange(queries) % tokens
-    keep = torch.rand(batch, queries, size, generator=generator) > 0.3
-    factors = torch.rand(batch, tokens, generator=generator, dtype=torch.float64)
-    return {
-        "features": randn(batch, tokens, channels).to(device, dtype),
-        "positions": positions.to(device, precision),
-        "centers": centers.to(device, precision),
-        "members": members.to(device),
-        "mask": keep.to(device) if mask else None,
-        "importance": factors.to(device, precision) if importance else None,
-        "linear_weight": (0.3 * randn(4, 5)).to(device, precision),
-        "linear_bias": randn(4).to(device, precision),
-        "norm_weight": randn(4).to(device, precision),
-        "norm_bias": randn(4).to(device, precision),
-    }
 
 
 def assert_same(arguments, **tolerances):

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 import operator_checks as checks
+from operator_inputs import point_deform_attn_inputs as make_inputs
 from segcore.ops import (
     inverse_distance_weights,
-    knn,
     point_deform_attn,
     point_deform_attn_reference,
 )
@@ -12,55 +12,6 @@ from segcore.ops import (
 DIFFERENTIABLE = ("values", "locations", "attention", "power")
 needs_binary = checks.needs_binary("point_deform_attn")
 devices = checks.devices("point_deform_attn")
-
-
-def make_inputs(
-    *,
-    batch=2,
-    level_sizes=(3, 20, 40),
-    heads=3,
-    channels=8,
-    queries=7,
-    points=4,
-    k=4,
-    canvas=(9, 11),
-    power=2.3,
-    spread=4.0,
-    dtype=torch.float64,
-    device="cpu",
-):
-    """Random arguments by name: tokens on places of the canvas, with their true neighbours; a level
-    with fewer than k tokens has -1 in its table."""
-    generator = torch.Generator().manual_seed(0)
-    precision = torch.float64 if dtype == torch.float64 else torch.float32
-    height, width = canvas
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    cells = torch.stack([x, y], -1).view(1, -1, 2).expand(batch, -1, -1).float()
-    tables, tokens = [], []
-    for size in level_sizes:
-        chosen = torch.rand(batch, height * width, generator=generator).argsort(-1)[:, :size]
-        tokens.append(cells.gather(1, chosen[..., None].expand(-1, -1, 2)))
-        near = knn(cells, tokens[-1], min(k, size)) + sum(level_sizes[: len(tables)])
-        tables.append(torch.nn.functional.pad(near, (0, k - near.shape[-1]), value=-1))
-    num_tokens, levels = sum(level_sizes), len(level_sizes)
-    positions = torch.cat(tokens, 1) if tokens else torch.zeros(batch, 0, 2)
-    neighbours = torch.zeros(batch, 0, height * width, k, dtype=torch.int64)
-
-    def randn(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    samples = (batch, queries, heads, levels, points)
-    middle = torch.tensor([width / 2, height / 2], dtype=torch.float64)
-    locations = middle + spread * randn(*samples, 2)
-    return {
-        "values": randn(batch, num_tokens, heads, channels).to(device, dtype),
-        "positions": positions.to(device, precision),
-        "neighbours": (torch.stack(tables, 1) if tables else neighbours).to(device),
-        "canvas": canvas,
-        "locations": locations.to(device, precision),
-        "attention": randn(*samples).to(device, precision),
-        "power": torch.tensor([power], dtype=precision, device=device),
-    }
 
 
 def assert_same(arguments, **tolerances):

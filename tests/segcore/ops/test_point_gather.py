@@ -2,29 +2,13 @@ import pytest
 import torch
 
 import operator_checks as checks
+from operator_inputs import point_gather_inputs as make_inputs
 from segcore.ops import point_gather, point_gather_reference
 from segcore.ops.gather_reference import weighted_gather
 
 DIFFERENTIABLE = ("features", "weights")
 needs_binary = checks.needs_binary("point_gather")
 devices = checks.devices("point_gather")
-
-
-def make_inputs(
-    *, batch=2, tokens=11, channels=8, queries=17, k=4, dtype=torch.float64, device="cpu"
-):
-    """Random arguments by name; the first query lists one token k times."""
-    generator = torch.Generator().manual_seed(0)
-    precision = torch.float64 if dtype == torch.float64 else torch.float32
-    indices = torch.randint(tokens, (batch, queries, k), generator=generator)
-    indices[:, :1] = indices[:, :1, :1]
-    features = torch.randn(batch, tokens, channels, generator=generator, dtype=torch.float64)
-    weights = torch.randn(batch, queries, k, generator=generator, dtype=torch.float64)
-    return {
-        "features": features.to(device, dtype),
-        "indices": indices.to(device),
-        "weights": weights.to(device, precision),
-    }
 
 
 def assert_same(arguments, **tolerances):

@@ -1,6 +1,7 @@
-// Runs CUDA kernels on the CPU, lane by lane, to test what they compute where there is no GPU. The
-// lanes of a warp take turns: each runs until it exchanges values with the others or returns. A warp
-// of which only some lanes take part in an exchange is an error here (on a GPU, it hangs).
+// Takes the place of CUDA's header to run kernels on the CPU, lane by lane, and so to test what they
+// compute where there is no GPU. The lanes of a warp take turns: each runs until it exchanges values
+// with the others or returns. A warp of which only some lanes take part in an exchange is an error
+// here (on a GPU, it hangs).
 #pragma once
 
 #include <ucontext.h>
@@ -18,17 +19,29 @@ struct float4 {
   float x, y, z, w;
 };
 
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+using cudaStream_t = void*;
+
+enum cudaError_t { cudaSuccess = 0 };
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+
 namespace cuda_on_host {
 
 constexpr int kWarp = 32;
 
-struct Index {
-  unsigned x = 0;
-};
+constexpr size_t kStackBytes = 1 << 16;
 
 struct Lane {
   ucontext_t context;
-  std::vector<char> stack = std::vector<char>(1 << 18);
+  std::vector<char> stack = std::vector<char>(kStackBytes);
   unsigned thread = 0;
   bool waits = false;
   char sent[16];
@@ -43,7 +56,7 @@ struct Warp {
 };
 
 inline Warp* warp = nullptr;
-inline Index threadIdx, blockIdx, blockDim;
+inline dim3 threadIdx, blockIdx, blockDim;
 
 inline void run_lane() {
   warp->kernel();
@@ -66,12 +79,12 @@ inline bool advance() {
 }
 
 inline void run(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
+  static Warp own;
+  warp = &own;
+  own.kernel = kernel;
   blockDim.x = threads;
   for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
     for (unsigned first = 0; first < threads; first += kWarp) {
-      Warp own;
-      warp = &own;
-      own.kernel = kernel;
       for (int i = 0; i < kWarp; ++i) {
         Lane& lane = own.lanes[i];
         lane.thread = first + i;
@@ -129,4 +142,13 @@ inline void atomicAdd(float4* address, float4 value) {
 
 inline float4 make_float4(float x, float y, float z, float w) {
   return {x, y, z, w};
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t cudaLaunchKernelEx(
+    const cudaLaunchConfig_t* config,
+    void (*kernel)(Parameters...),
+    const Arguments&... arguments) {
+  cuda_on_host::run(config->gridDim.x, config->blockDim.x, [&] { kernel(arguments...); });
+  return cudaSuccess;
 }

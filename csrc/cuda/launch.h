@@ -1,0 +1,81 @@
+// How kernels are started: on the stream that PyTorch works on, with as wide an access to rows of
+// channels as they allow.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+namespace segcore {
+
+constexpr int kThreadsOfBlock = 256;
+constexpr int kVectorBytes = 16;
+
+// On the device of a tensor.
+inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+// Starts a kernel with this number of threads; without any, it does nothing.
+template <typename... Parameters, typename... Arguments>
+void launch(
+    void (*kernel)(Parameters...),
+    int64_t threads,
+    cudaStream_t stream,
+    const Arguments&... arguments) {
+  const int64_t blocks = (threads + kThreadsOfBlock - 1) / kThreadsOfBlock;
+  STD_TORCH_CHECK(blocks <= INT32_MAX, "too large for one launch of a CUDA kernel");
+  if (blocks == 0) return;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kThreadsOfBlock);
+  config.stream = stream;
+  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+// The numbers of a tensor that lie side by side.
+template <typename T>
+const T* numbers(const torch::stable::Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <typename T>
+T* numbers(torch::stable::Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// Whether an access of 16 bytes may begin at all of these addresses.
+template <typename... T>
+bool are_aligned(const T*... addresses) {
+  return ((reinterpret_cast<uintptr_t>(addresses) % kVectorBytes == 0) && ...);
+}
+
+// The channels that a lane accesses at once, and the lanes that share a row.
+template <int kVectorOfLane, int kLanesOfRow>
+struct RowAccess {
+  static constexpr int kVector = kVectorOfLane, kLanes = kLanesOfRow;
+};
+
+// Calls `run` with the RowAccess for rows of `channels` numbers of type T: 16 bytes a lane, by as few
+// lanes as access a whole row at once; one channel a lane, with the same results, where channels or
+// addresses do not allow that.
+template <typename T, typename Run>
+void for_row_access(int64_t channels, bool aligned, const Run& run) {
+  constexpr int kVector = kVectorBytes / sizeof(T);
+  if (!aligned || channels % kVector != 0) return run(RowAccess<1, 32>());
+  const int64_t lanes = channels / kVector;
+  if (lanes <= 4) return run(RowAccess<kVector, 4>());
+  if (lanes <= 8) return run(RowAccess<kVector, 8>());
+  if (lanes <= 16) return run(RowAccess<kVector, 16>());
+  run(RowAccess<kVector, 32>());
+}
+
+}  // namespace segcore

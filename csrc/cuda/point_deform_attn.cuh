@@ -1,0 +1,196 @@
+// Kernels of deformable attention over tokens. kLanes lanes work on one (batch, query, head) triple:
+// each prepares one of its samples, and one neighbour of it after the other is shared with the others,
+// each of which reads kVector neighbouring channels.
+#pragma once
+
+#include <cmath>
+
+#include "../common/inverse_distance.h"
+#include "../common/point_deform_attn_sizes.h"
+#include "warp.cuh"
+
+namespace segcore::point_deform_attn {
+
+template <typename T>
+struct Inputs {
+  using A = Accumulator<T>;
+
+  PointDeformAttnSizes sizes;
+  const T* values;            // (batch, tokens, heads, channels)
+  const A* positions;         // (batch, tokens, 2)
+  const int64_t* neighbours;  // (batch, levels, cells, neighbours)
+  const A* locations;         // (batch, queries, heads, levels, points, 2)
+  const A* attention;         // (batch, queries, heads, levels, points)
+  const A* power;             // (1)
+
+  C10_HOST_DEVICE int64_t triples() const { return sizes.batch * sizes.queries * sizes.heads; }
+  __device__ int64_t image(int64_t triple) const { return triple / sizes.heads / sizes.queries; }
+  // First channel, in values and their gradient, of the head of a triple.
+  __device__ int64_t head_offset(int64_t triple) const {
+    return (image(triple) * sizes.tokens * sizes.heads + triple % sizes.heads) * sizes.channels;
+  }
+  __device__ int64_t token_stride() const { return sizes.heads * sizes.channels; }
+};
+
+template <typename A>
+struct Exponent {
+  A exponent;
+
+  __device__ Power<A> operator()(A x) const { return {std::pow(x, exponent), std::log2(x)}; }
+};
+
+// A neighbour of a sample: no token (-1), and a negative distance, where there is none.
+template <typename A>
+struct Neighbour {
+  int64_t token;
+  A x, y, squared_distance;  // from the token to the location
+};
+
+// A sample as the lane that prepares it knows it.
+template <typename A>
+struct Sample {
+  int64_t index;  // among all samples of the batch
+  A x, y, attention, total;  // the sum of its weights
+  const A* positions;  // of its image
+  const int64_t* neighbours;  // null if there is no such sample
+};
+
+template <typename T, typename A>
+__device__ inline Neighbour<A> neighbour(
+    const Inputs<T>& in, const Sample<A>& sample, int64_t number) {
+  const int64_t token = sample.neighbours == nullptr ? -1 : sample.neighbours[number];
+  if (token < 0 || token >= in.sizes.tokens) return {-1, 0, 0, -1};
+  const A x = sample.x - sample.positions[2 * token], y = sample.y - sample.positions[2 * token + 1];
+  return {token, x, y, x * x + y * y};
+}
+
+template <typename T>
+__device__ inline Sample<Accumulator<T>> prepare_sample(
+    const Inputs<T>& in, int64_t triple, int64_t number) {
+  using A = Accumulator<T>;
+  const PointDeformAttnSizes& s = in.sizes;
+  Sample<A> sample = {};
+  if (number >= s.samples()) return sample;
+  const int64_t n = in.image(triple), level = number / s.points;
+  sample.index = triple * s.samples() + number;
+  sample.x = in.locations[2 * sample.index];
+  sample.y = in.locations[2 * sample.index + 1];
+  sample.attention = in.attention[sample.index];
+  sample.positions = in.positions + 2 * n * s.tokens;
+  const int64_t cell = nearest_cell(sample.y, s.height) * s.width + nearest_cell(sample.x, s.width);
+  sample.neighbours = in.neighbours + ((n * s.levels + level) * s.cells() + cell) * s.neighbours;
+  for (int64_t k = 0; k < s.neighbours; ++k) {
+    const A squared_distance = neighbour(in, sample, k).squared_distance;
+    sample.total += inverse_distance(Exponent<A>{*in.power}, squared_distance);
+  }
+  return sample;
+}
+
+// The weight of a neighbour in the interpolation.
+template <typename T, typename A>
+__device__ inline A weight_of(
+    const Inputs<T>& in, const Sample<A>& sample, const Neighbour<A>& neighbour) {
+  if (neighbour.token < 0) return 0;
+  return inverse_distance(Exponent<A>{*in.power}, neighbour.squared_distance) / sample.total;
+}
+
+template <typename T, int kVector, int kLanes>
+__global__ void forward_kernel(const Inputs<T> in, T* output) {
+  using A = Accumulator<T>;
+  const Group<kLanes> group(in.triples());
+  const T* values = in.values + in.head_offset(group.item);
+  const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
+  for (int64_t start = 0; start < channels; start += kVector * kLanes) {
+    const int64_t channel = start + group.lane * kVector;
+    const bool reads = channel < channels;
+    A sum[kVector] = {};
+    for (int64_t first = 0; first < samples; first += kLanes) {
+      const Sample<A> own = prepare_sample(in, group.item, first + group.lane);
+      for (int64_t k = 0; k < in.sizes.neighbours; ++k) {
+        const Neighbour<A> near = neighbour(in, own, k);
+        const A coefficient = weight_of(in, own, near) * own.attention;
+        for (int i = 0; i < chunk_size<kLanes>(samples, first); ++i) {
+          const int64_t token = from_lane<kLanes>(near.token, i);
+          const A scale = from_lane<kLanes>(coefficient, i);
+          if (token < 0 || !reads) continue;
+          add_scaled(scale, values + token * in.token_stride() + channel, sum);
+        }
+      }
+    }
+    if (group.active && reads) store(output + group.item * channels + channel, sum);
+  }
+}
+
+// The gradient of a product of the weights with rows, `slope`, for a change of all logarithms of the
+// distances: kept apart until the mean of the rows is known.
+template <typename A>
+struct SlopeSum {
+  A product = 0, slope = 0;
+
+  __device__ void add(A slope_of_weight, A dot) {
+    product += slope_of_weight * dot;
+    slope += slope_of_weight;
+  }
+  __device__ A around(A mean) const { return product - slope * mean; }
+};
+
+// grad_power (triples): what each adds to the gradient of the power.
+template <typename T, int kVector, int kLanes>
+__global__ void backward_kernel(
+    const Inputs<T> in,
+    const T* grad_output,
+    Accumulator<T>* grad_values,
+    Accumulator<T>* grad_locations,
+    Accumulator<T>* grad_attention,
+    double* grad_power) {
+  using A = Accumulator<T>;
+  const Group<kLanes> group(in.triples());
+  const T* values = in.values + in.head_offset(group.item);
+  grad_values += in.head_offset(group.item);
+  grad_output += group.item * in.sizes.channels;
+  const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
+  A power = 0;
+  for (int64_t first = 0; first < samples; first += kLanes) {
+    const Sample<A> own = prepare_sample(in, group.item, first + group.lane);
+    const int count = chunk_size<kLanes>(samples, first);
+    SlopeSum<A> x, y, exponent;
+    A mean = 0;
+    for (int64_t k = 0; k < in.sizes.neighbours; ++k) {
+      const Neighbour<A> near = neighbour(in, own, k);
+      const A weight = weight_of(in, own, near), coefficient = weight * own.attention;
+      A own_dot = 0;
+      for (int i = 0; i < count; ++i) {
+        const int64_t token = from_lane<kLanes>(near.token, i);
+        const A scale = from_lane<kLanes>(coefficient, i);
+        A dot = 0;
+        if (group.active && token >= 0) {
+          const int64_t row = token * in.token_stride();
+          dot = dot_of_lane<kVector, kLanes>(grad_output, values + row, channels, group.lane);
+          for (int64_t c = group.lane * kVector; c < channels; c += kVector * kLanes) {
+            A grad[kVector];
+            load(grad_output + c, grad);
+            if (scale != 0) atomic_add(grad_values + row + c, scale, grad);
+          }
+        }
+        dot = sum_of_lanes<kLanes>(dot);
+        if (group.lane == i) own_dot = dot;
+      }
+      const InverseDistanceSlopes<A> slopes = inverse_distance_slopes(
+          Exponent<A>{*in.power}, *in.power, coefficient, near.squared_distance);
+      mean += weight * own_dot;
+      x.add(slopes.offset * near.x, own_dot);
+      y.add(slopes.offset * near.y, own_dot);
+      exponent.add(slopes.power, own_dot);
+    }
+    power += exponent.around(mean);
+    if (group.active && group.lane < count) {
+      grad_attention[own.index] = mean;
+      grad_locations[2 * own.index] = x.around(mean);
+      grad_locations[2 * own.index + 1] = y.around(mean);
+    }
+  }
+  power = sum_of_lanes<kLanes>(power);
+  if (group.active && group.lane == 0) grad_power[group.item] = power;
+}
+
+}  // namespace segcore::point_deform_attn
