@@ -1,4 +1,4 @@
-"""Deformable encoder of all levels (Panoptic SegFormer, section 3.2)."""
+"""Deformable encoder of all levels (Panoptic SegFormer, Li et al., 2022)."""
 
 from collections.abc import Sequence
 

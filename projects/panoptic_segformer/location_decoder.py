@@ -1,4 +1,4 @@
-"""Location decoder: thing queries find their objects (Panoptic SegFormer, section 3.3)."""
+"""Location decoder: thing queries find their objects (Panoptic SegFormer, Li et al., 2022)."""
 
 import math
 from collections.abc import Sequence
@@ -103,7 +103,7 @@ class LocationDecoder(nn.Module):
         """
         Args:
             num_classes: K thing classes.
-            with_boxes: predict boxes; else only centres (section 4.4, "box-free").
+            with_boxes: predict boxes; else only centres (the paper's "box-free").
         """
         super().__init__()
         self.layers = nn.ModuleList(

@@ -1,4 +1,4 @@
-"""Mask decoders: masks from attention logits (Panoptic SegFormer, section 3.4)."""
+"""Mask decoders: masks from attention logits (Panoptic SegFormer, Li et al., 2022)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Channel mapper: backbone features to maps of one width (Panoptic SegFormer, section 3.2)."""
+"""Channel mapper: backbone features to maps of one width (Panoptic SegFormer, Li et al., 2022)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Mask-wise merging (Panoptic SegFormer, section 3.4 of the paper)."""
+"""Mask-wise merging (Panoptic SegFormer, Li et al., 2022)."""
 
 from collections.abc import Collection
 from typing import NamedTuple

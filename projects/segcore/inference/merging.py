@@ -21,7 +21,7 @@ class PanopticMerging:
     """A merging strategy with its thresholds; pairs are (things, stuff).
 
     Args:
-        strategy: "mask_wise" (Panoptic SegFormer, section 3.4 of the paper): whole masks by falling
+        strategy: "mask_wise" (Panoptic SegFormer, Li et al., 2022): whole masks by falling
             merged score; "pixel_wise": each pixel to the largest score times mask value;
             "mask2former": pixel-wise, without masks of which too little remains.
         quality_thresholds: least merged score of a mask (mask-wise).
