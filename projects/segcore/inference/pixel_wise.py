@@ -62,6 +62,5 @@ def _best_mask(scores: Tensor, masks: Tensor, kept: Tensor) -> Tensor:
     scores = scores[kept, None, None]
     rows = max(1, PIXELS_PER_CHUNK // max(1, width))
     for values, target in zip(masks.split(rows, 1), winner.split(rows), strict=True):
-        # The copy that indexing makes is worked on in place.
-        target.copy_(values[kept].clamp_(max=1).mul_(scores).argmax(dim=0))
+        target.copy_((values[kept].clamp_(max=1) * scores).argmax(dim=0))
     return winner

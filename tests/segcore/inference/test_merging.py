@@ -125,6 +125,15 @@ def test_other_precisions(strategy, dtype):
     assert panoptic[0].tolist() == [1] * 4 + [2] * 5 + [0]
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_half_masks_do_not_blur_scores(strategy):
+    masks = masks_of(columns(0, 10), columns(0, 10)).half()
+    scores = torch.tensor([0.5, 0.5001])  # equal in half precision
+    merging = PanopticMerging(strategy)
+    _, segments = merging(scores, torch.tensor([0, 1]), masks, THINGS)
+    assert classes(segments) == [(1, True)]
+
+
 def test_score_at_the_quality_threshold_is_kept():
     # 3 pixels of 1 and a score of 0.64: merged 0.36.
     masks = masks_of((0, slice(0, 3)), value=1.0)
