@@ -43,3 +43,15 @@ def test_bad_arguments():
         SinePositionEncoding(5)
     with pytest.raises(ValueError, match=r"padding_mask: expected \(B, 2, 3\), got \(1, 3, 2\)"):
         SinePositionEncoding(4)((2, 3), padding_mask=torch.zeros(1, 3, 2, dtype=torch.bool))
+
+
+def test_offset_by_the_formula():
+    """Also in a column of padding, where nothing is counted."""
+    mask = torch.zeros(1, 3, 5, dtype=torch.bool)
+    mask[..., 4] = True
+    encoding = SinePositionEncoding(2, offset=-0.5)((3, 5), padding_mask=mask)
+    y = 2 * math.pi * torch.tensor([2.5 / (3 + 1e-6), -0.5 / 1e-6])
+    torch.testing.assert_close(encoding[0, 0, 2, 3], y[0].sin())
+    count = torch.tensor(0.0)
+    padded = (count - 0.5) / (count + 1e-6) * (2 * math.pi)
+    assert encoding[0, 0, 2, 4] == padded.sin() and encoding[0, 1, 2, 4] == padded.cos()
