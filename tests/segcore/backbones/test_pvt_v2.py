@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone, build_model
 from torch import nn
 
+from backbone_models import randomised
 from segcore.backbones import PyramidVisionTransformerV2
 from segcore.backbones.features import drop_path_rates
 from segcore.backbones.pvt_v2 import OverlappingPatchEmbed, SpatialReductionAttention
@@ -18,17 +19,6 @@ BASE = Path(__file__).resolve().parents[3] / "configs/_base_"
 SMALL = {"embed_dims": (8, 8, 12, 16), "num_heads": (1, 2, 2, 4), "depths": (1, 1, 2, 1)}
 # Backbone of B0, B2, B5 as the published code builds them.
 PARAMETERS = {"b0": 3_409_760, "b2": 24_849_856, "b5": 81_443_008}
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.double().eval()
 
 
 def small(**arguments) -> PyramidVisionTransformerV2:
@@ -163,25 +153,12 @@ def test_initial_weights():
     assert not convolution.bias.any()
 
 
-def test_checkpointing_gives_the_same_gradients():
-    pixels, gradients = image(32, 32, batch=2), []
-    for use_checkpoint in (False, True):
-        torch.manual_seed(1)
-        model = small(use_checkpoint=use_checkpoint, drop_path_rate=0.0).train()
-        sum(feature.square().mean() for feature in model(pixels).values()).backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed)
-
-
-def test_drop_path_grows_linearly_and_acts_in_training_only():
+def test_drop_path_grows_linearly():
     rates = drop_path_rates(0.4, (1, 1, 2, 1))
     for stage, expected in zip(rates, ([0.0], [0.1], [0.2, 0.3], [0.4]), strict=True):
         assert stage == pytest.approx(expected)
-    model, pixels = small(drop_path_rate=0.7), image(32, 32)
-    assert torch.equal(model(pixels)["res5"], model(pixels)["res5"])
-    model.train()
-    assert not torch.equal(model(pixels)["res5"], model(pixels)["res5"])
+    blocks = [block for number in range(1, 5) for block in getattr(small(), f"block{number}")]
+    assert [block.drop_path.p for block in blocks] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
 
 
 def test_wanted_features_only():
@@ -214,20 +191,3 @@ def test_mask2former_runs_on_it():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         PyramidVisionTransformerV2(**SMALL | arguments)
-
-
-def test_bad_input():
-    with pytest.raises(ValueError, match=r"expected a batch \(B, C, H, W\), got \(3, 32, 32\)"):
-        small()(torch.zeros(3, 32, 32, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@torch.no_grad()
-def test_autocast(dtype):
-    model = PyramidVisionTransformerV2(**SMALL).eval()
-    pixels = torch.randn(1, 3, 40, 40)
-    exact = model(pixels)
-    with torch.autocast("cpu", dtype):
-        features = model(pixels)
-    for name, feature in features.items():
-        assert (feature.float() - exact[name]).abs().max() < 0.2

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_backbone
-from torch import nn
 from torchvision.models.swin_transformer import SwinTransformer
 
+from backbone_models import randomised
 from segcore.backbones import D2SwinTransformer
 from segcore.backbones.swin import (
     MASKED,
@@ -19,17 +19,6 @@ from segcore.backbones.swin import (
 from segcore.config import get_cfg
 
 SMALL = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": 4}
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.double().eval()
 
 
 def small(**arguments) -> D2SwinTransformer:
@@ -160,27 +149,10 @@ def test_emits_normalised_and_passes_on_unnormalised():
     torch.testing.assert_close(before["res3"], after["res3"])
 
 
-def test_checkpointing_gives_the_same_gradients():
-    image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    gradients = []
-    for use_checkpoint in (False, True):
-        torch.manual_seed(1)
-        model = small(use_checkpoint=use_checkpoint, drop_path_rate=0.0).train()
-        sum(f.square().mean() for f in model(image).values()).backward()
-        gradients.append([p.grad for p in model.parameters()])
-    assert all(g is not None for g in gradients[0])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed)
-
-
-def test_drop_path_grows_linearly_and_acts_in_training_only():
+def test_drop_path_grows_linearly():
     model = small(drop_path_rate=0.7)
     rates = [block.drop_path.p for layer in model.layers for block in layer.blocks]
     assert rates == pytest.approx([0.1 * i for i in range(8)])
-    image = torch.randn(1, 3, 32, 32, dtype=torch.float64)
-    assert torch.equal(model(image)["res5"], model(image)["res5"])
-    model.train()
-    assert not torch.equal(model(image)["res5"], model(image)["res5"])
 
 
 def test_absolute_position_embedding_is_resized():
@@ -221,19 +193,3 @@ def test_from_config():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         D2SwinTransformer(**SMALL | arguments)
-
-
-def test_bad_input():
-    with pytest.raises(ValueError, match=r"expected a batch \(B, C, H, W\), got \(3, 32, 32\)"):
-        small()(torch.zeros(3, 32, 32, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(dtype):
-    model = D2SwinTransformer(**SMALL).eval()
-    image = torch.randn(1, 3, 40, 40)
-    exact = model(image)
-    with torch.autocast("cpu", dtype):
-        features = model(image)
-    for name, feature in features.items():
-        assert (feature.float() - exact[name]).abs().max() < 0.2
