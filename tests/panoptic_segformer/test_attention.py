@@ -1,23 +1,18 @@
 """What is recorded of the mask decoders' attention, and what the model tells of it."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
-from detectron2.modeling import build_model
 
 from panoptic_segformer.attention import recorded_attention
 from panoptic_segformer.mask_decoder import MaskDecoder
-from segcore.config import get_cfg
 from segcore.inference import PanopticMerging
 
 LEVELS = [(6, 8), (3, 4), (2, 2)]
 TOKENS = 48 + 12 + 4
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/_base_/panoptic_segformer.yaml"
-NUM_QUERIES, THINGS, STUFF = 9, [1, 3], [0, 2, 4]
+NUM_THING_QUERIES, THINGS, STUFF = 7, [1, 2, 4], [0, 3]
 
 
 def decoder(self_attention):
@@ -77,30 +72,10 @@ def test_nothing_is_recorded_afterwards():
     assert look_up([0]) == []
 
 
-@pytest.fixture(scope="module")
-def model():
-    """A tiny model of random weights; its data set mixes things and stuff."""
-    name = "test_attention_mixed_classes"
-    MetadataCatalog.get(name).set(thing_dataset_id_to_contiguous_id={7: 1, 8: 3})
-    cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIG))
-    cfg.DATASETS.TRAIN = (name,)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.NAME = "PyramidVisionTransformerV2"
-    cfg.MODEL.PVT.DEPTHS = [1, 1, 1, 1]
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
-    segformer = cfg.MODEL.PANOPTIC_SEGFORMER
-    segformer.HIDDEN_DIM = segformer.DIM_FEEDFORWARD = 32
-    segformer.NUM_THING_QUERIES = NUM_QUERIES
-    segformer.ENC_LAYERS = segformer.LOCATION_LAYERS = 1
-    segformer.THING_MASK_LAYERS, segformer.STUFF_MASK_LAYERS = 2, 3
-    segformer.SIZE_DIVISIBILITY = 32
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    MetadataCatalog.remove(name)
-    for decoder in (model.thing_mask_decoder, model.stuff_mask_decoder):
-        decoder.tail.mask_fuse.weight.data.normal_(std=2.0)  # masks of all kinds
-    return model
+@pytest.fixture
+def model(build_perturbed_model):
+    """With 7 thing queries and 2 stuff classes, 1 and 2 blocks; images are padded."""
+    return build_perturbed_model(size_divisibility=32)
 
 
 def picture():
@@ -109,13 +84,13 @@ def picture():
 
 
 def test_named_queries_in_their_order(model):
-    assert model.num_queries == NUM_QUERIES + len(STUFF)
-    numbers = [NUM_QUERIES + 2, 4, NUM_QUERIES, 0]
+    assert model.num_queries == NUM_THING_QUERIES + len(STUFF)
+    numbers = [NUM_THING_QUERIES + 1, 4, NUM_THING_QUERIES, 0]
     queries = model.attention(picture(), numbers)
     assert [query.query for query in queries] == numbers
-    assert [query.label for query in queries][::2] == [4, 0]
+    assert [query.label for query in queries][::2] == [3, 0]
     assert {query.label for query in queries[1::2]} <= set(THINGS)
-    assert [len(query.layers) for query in queries] == [3, 2, 3, 2]
+    assert [len(query.layers) for query in queries] == [2, 1, 2, 1]
     for query in queries:
         assert query.mask.shape == (6, 9) and 0 <= query.mask.min() and query.mask.max() <= 1
         assert all(attention.shape == (6, 9) for attention in query.layers)
@@ -148,9 +123,15 @@ def test_masks_and_scores_are_those_of_the_result(model):
     """At the size of the masks, and where every query has one class."""
     inputs = {**picture(), "height": 6, "width": 9}
     instances = model([inputs])[0]["instances"]
-    queries = model.attention(inputs, range(NUM_QUERIES))
+    queries = model.attention(inputs, range(NUM_THING_QUERIES))
     for query in queries:
         same = (instances.scores - query.score).abs() < 1e-6
         assert same.any()
         mask = instances.pred_masks[same.nonzero()[0, 0]]
         assert torch.equal(mask, query.mask > 0.5)
+
+
+def test_maps_are_cut_to_the_image_where_padding_takes_part(build_perturbed_model):
+    model = build_perturbed_model(size_divisibility=32, official_padding=True)
+    for query in model.attention(picture(), range(model.num_queries)):
+        assert {attention.shape for attention in (*query.layers, query.mask)} == {(6, 9)}
