@@ -62,6 +62,12 @@ def run_kernels(operators, name, arguments, differentiable):
     return {name: value for name, value in results.items() if arguments.get(name, 0) is not None}
 
 
+def assert_kernels_match(operators, name, twin, arguments, differentiable, **tolerances):
+    """:func:`assert_same` for an operator in a namespace of ``torch.ops``."""
+    expected = run_with_gradients(twin, arguments, differentiable)
+    assert_close(run_kernels(operators, name, arguments, differentiable), expected, **tolerances)
+
+
 def assert_same(operator, twin, arguments, differentiable, **tolerances):
     """Same types and close numbers, scaled by the largest one, of outputs and gradients."""
     actual = run_with_gradients(operator, arguments, differentiable)

@@ -6,6 +6,7 @@
 #include <tuple>
 #include <utility>
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include "checks.h"
@@ -56,6 +57,31 @@ inline NeighborhoodMergeSizes check_neighborhood_merge(const NeighborhoodMergeAr
   }
   return s;
 }
+
+// The arguments with their numbers side by side, features in a type of the device's choice.
+struct __attribute__((visibility("hidden"))) NeighborhoodMergeTensors {
+  NeighborhoodMergeSizes sizes;
+  torch::stable::Tensor features, positions, centers, members;
+  std::optional<torch::stable::Tensor> mask, importance;
+  torch::stable::Tensor linear_weight, linear_bias, norm_weight, norm_bias;
+
+  NeighborhoodMergeTensors(
+      const NeighborhoodMergeArguments& a,
+      const NeighborhoodMergeSizes& s,
+      torch::headeronly::ScalarType features_type)
+      : sizes(s),
+        features(torch::stable::contiguous(torch::stable::to(a.features, features_type))),
+        positions(torch::stable::contiguous(a.positions)),
+        centers(torch::stable::contiguous(a.centers)),
+        members(torch::stable::contiguous(a.members)),
+        linear_weight(torch::stable::contiguous(a.linear_weight)),
+        linear_bias(torch::stable::contiguous(a.linear_bias)),
+        norm_weight(torch::stable::contiguous(a.norm_weight)),
+        norm_bias(torch::stable::contiguous(a.norm_bias)) {
+    if (a.mask) mask = torch::stable::contiguous(*a.mask);
+    if (a.importance) importance = torch::stable::contiguous(*a.importance);
+  }
+};
 
 // The operator as a device registers it: checks, and calls kRun with the arguments and sizes.
 template <auto kRun>

@@ -359,24 +359,9 @@ SEGCORE_TARGET_CLONES void token_gradients(
 }
 
 // The arguments as the kernels read them.
-struct Prepared {
-  NeighborhoodMergeSizes sizes;
-  Tensor features, positions, centers, members;
-  std::optional<Tensor> mask, importance;
-  Tensor linear_weight, linear_bias, norm_weight, norm_bias;
-
+struct Prepared : NeighborhoodMergeTensors {
   Prepared(const NeighborhoodMergeArguments& a, const NeighborhoodMergeSizes& s)
-      : sizes(s),
-        features(in_precision(a.features, a.positions.scalar_type())),
-        positions(torch::stable::contiguous(a.positions)),
-        centers(torch::stable::contiguous(a.centers)),
-        members(torch::stable::contiguous(a.members)),
-        linear_weight(torch::stable::contiguous(a.linear_weight)),
-        linear_bias(torch::stable::contiguous(a.linear_bias)),
-        norm_weight(torch::stable::contiguous(a.norm_weight)),
-        norm_bias(torch::stable::contiguous(a.norm_bias)) {
-    if (a.mask) mask = torch::stable::contiguous(*a.mask);
-    if (a.importance) importance = torch::stable::contiguous(*a.importance);
+      : NeighborhoodMergeTensors(a, s, a.positions.scalar_type()) {
     check_index_range(
         "members", members.const_data_ptr<int64_t>(), s.batch * s.queries * s.members, 0, s.tokens);
   }

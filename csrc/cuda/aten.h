@@ -3,39 +3,37 @@
 
 #include <array>
 #include <optional>
+#include <utility>
 
 #include <torch/csrc/stable/ops.h>
 
 namespace segcore {
 
-struct __attribute__((visibility("hidden"))) Sorted {
-  torch::stable::Tensor values, indices;
-};
-
-// Along the last dimension, ascending; equal numbers stay in their order.
-inline Sorted stable_sort(const torch::stable::Tensor& tensor) {
-  using torch::stable::detail::from;
+// Calls an operator that returns two tensors.
+template <size_t kCount>
+std::pair<torch::stable::Tensor, torch::stable::Tensor> call_for_two(
+    const char* name, const char* overload, std::array<StableIValue, kCount> stack) {
   using torch::stable::detail::to;
-  std::array<StableIValue, 4> stack = {
-      from(tensor), from(std::optional<bool>(true)), from(int64_t(-1)), from(false)};
   STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+      torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
   return {to<torch::stable::Tensor>(stack[0]), to<torch::stable::Tensor>(stack[1])};
 }
 
-struct __attribute__((visibility("hidden"))) Range {
-  torch::stable::Tensor smallest, largest;
-};
-
-// Over dimension 1.
-inline Range range_of(const torch::stable::Tensor& tensor) {
+// Values and indices along the last dimension, ascending; equal numbers stay in their order.
+inline std::pair<torch::stable::Tensor, torch::stable::Tensor> stable_sort(
+    const torch::stable::Tensor& tensor) {
   using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  std::array<StableIValue, 3> stack = {
-      from(tensor), from(std::optional<int64_t>(1)), from(false)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::aminmax", "", stack.data(), TORCH_ABI_VERSION));
-  return {to<torch::stable::Tensor>(stack[0]), to<torch::stable::Tensor>(stack[1])};
+  return call_for_two<4>(
+      "aten::sort", "stable",
+      {from(tensor), from(std::optional<bool>(true)), from(int64_t(-1)), from(false)});
+}
+
+// Smallest and largest numbers over dimension 1.
+inline std::pair<torch::stable::Tensor, torch::stable::Tensor> range_of(
+    const torch::stable::Tensor& tensor) {
+  using torch::stable::detail::from;
+  return call_for_two<3>(
+      "aten::aminmax", "", {from(tensor), from(std::optional<int64_t>(1)), from(false)});
 }
 
 // (rows, columns) -> (columns), in one type of numbers, and the result in another.

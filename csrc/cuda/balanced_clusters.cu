@@ -42,7 +42,7 @@ Tensor run(
     bool per_image,
     Tensor& centers) {
   const DeviceGuard guard(positions.get_device_index());
-  const Tensor order = stable_sort(sort_keys(s, patches, positions, per_image)).indices;
+  const Tensor order = stable_sort(sort_keys(s, patches, positions, per_image)).second;
   launch(
       centers_kernel, s.batch * s.clusters(), current_stream(positions), s,
       numbers<float>(positions), numbers<int64_t>(order), numbers<float>(centers));

@@ -17,12 +17,12 @@ struct __attribute__((visibility("hidden"))) Bins {
 
 // Sorts places by the bin that `keys` has for each; those with a key of `bins` or more are left out.
 inline Bins sort_into_bins(const torch::stable::Tensor& keys, int64_t bins) {
-  const Sorted sorted = stable_sort(keys);
+  const auto [sorted, place] = stable_sort(keys);
   torch::stable::Tensor first = torch::stable::new_empty(keys, {bins + 1});
   launch(
-      first_of_bins_kernel, bins + 1, current_stream(keys), numbers<int64_t>(sorted.values),
+      first_of_bins_kernel, bins + 1, current_stream(keys), numbers<int64_t>(sorted),
       keys.numel(), bins, numbers<int64_t>(first));
-  return {first, sorted.indices};
+  return {first, place};
 }
 
 // The inverse of contiguous int64 lists (batch, ...) of tokens from 0 to tokens - 1; `mask` says which

@@ -19,7 +19,7 @@ Tensor run(const Tensor& queries, const Tensor& points, const KnnSizes& s) {
   const Tensor query = torch::stable::contiguous(queries), point = torch::stable::contiguous(points);
   Tensor output = torch::stable::new_empty(queries, {s.batch, s.queries, s.k}, ScalarType::Long);
   if (output.numel() == 0) return output;
-  const Range box = range_of(point);
+  const auto [smallest, largest] = range_of(point);
   const Inputs in = {
       s.batch,
       s.queries,
@@ -27,8 +27,8 @@ Tensor run(const Tensor& queries, const Tensor& points, const KnnSizes& s) {
       s.k,
       numbers<float>(query),
       numbers<float>(point),
-      numbers<float>(box.smallest),
-      numbers<float>(box.largest)};
+      numbers<float>(smallest),
+      numbers<float>(largest)};
   const cudaStream_t stream = current_stream(queries);
   Tensor keys = torch::stable::new_empty(queries, {s.batch * s.points}, ScalarType::Long);
   launch(bucket_of_points_kernel, keys.numel(), stream, in, numbers<int64_t>(keys));

@@ -16,53 +16,32 @@ using torch::stable::Tensor;
 using torch::stable::accelerator::DeviceGuard;
 
 // The arguments as the kernels read them.
-struct Prepared {
-  const NeighborhoodMergeSizes sizes;
-  const Tensor features, positions, centers, members;
-  std::optional<Tensor> mask, importance;
-  const Tensor linear_weight, linear_bias, norm_weight, norm_bias;
-
-  Prepared(const NeighborhoodMergeArguments& a, const NeighborhoodMergeSizes& s)
-      : sizes(s),
-        features(torch::stable::contiguous(a.features)),
-        positions(torch::stable::contiguous(a.positions)),
-        centers(torch::stable::contiguous(a.centers)),
-        members(torch::stable::contiguous(a.members)),
-        linear_weight(torch::stable::contiguous(a.linear_weight)),
-        linear_bias(torch::stable::contiguous(a.linear_bias)),
-        norm_weight(torch::stable::contiguous(a.norm_weight)),
-        norm_bias(torch::stable::contiguous(a.norm_bias)) {
-    if (a.mask) mask = torch::stable::contiguous(*a.mask);
-    if (a.importance) importance = torch::stable::contiguous(*a.importance);
-  }
-
-  template <typename T>
-  Inputs<T> inputs() const {
-    using A = Accumulator<T>;
-    return {
-        sizes,
-        numbers<T>(features),
-        numbers<A>(positions),
-        numbers<A>(centers),
-        numbers<int64_t>(members),
-        mask ? numbers<bool>(*mask) : nullptr,
-        importance ? numbers<A>(*importance) : nullptr,
-        numbers<A>(linear_weight),
-        numbers<A>(linear_bias),
-        numbers<A>(norm_weight),
-        numbers<A>(norm_bias)};
-  }
-};
+template <typename T>
+Inputs<T> inputs(const NeighborhoodMergeTensors& tensors) {
+  using A = Accumulator<T>;
+  return {
+      tensors.sizes,
+      numbers<T>(tensors.features),
+      numbers<A>(tensors.positions),
+      numbers<A>(tensors.centers),
+      numbers<int64_t>(tensors.members),
+      tensors.mask ? numbers<bool>(*tensors.mask) : nullptr,
+      tensors.importance ? numbers<A>(*tensors.importance) : nullptr,
+      numbers<A>(tensors.linear_weight),
+      numbers<A>(tensors.linear_bias),
+      numbers<A>(tensors.norm_weight),
+      numbers<A>(tensors.norm_bias)};
+}
 
 Tensor run_forward(const NeighborhoodMergeArguments& a, const NeighborhoodMergeSizes& s) {
   const DeviceGuard guard(a.features.get_device_index());
-  const Prepared prepared(a, s);
+  const NeighborhoodMergeTensors tensors(a, s, a.features.scalar_type());
   Tensor output =
       torch::stable::new_empty(a.features, {s.batch, s.queries, kMergeWeights * s.channels});
   const cudaStream_t stream = current_stream(output);
   for_value_type(a.features.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const Inputs<T> in = prepared.inputs<T>();
+    const Inputs<T> in = inputs<T>(tensors);
     T* to = numbers<T>(output);
     for_row_access<T>(s.channels, are_aligned(in.features, to), [&](auto access) {
       launch(
@@ -77,11 +56,11 @@ NeighborhoodMergeGradients run_backward(
     const Tensor& grad_output, const NeighborhoodMergeArguments& a, const NeighborhoodMergeSizes& s) {
   constexpr int64_t kCount = MergeParameters<float>::kCount;
   const DeviceGuard guard(a.features.get_device_index());
-  const Prepared prepared(a, s);
+  const NeighborhoodMergeTensors tensors(a, s, a.features.scalar_type());
   const ScalarType precision = a.positions.scalar_type();
   const int64_t queries = s.batch * s.queries, places = queries * s.members;
   const Tensor upstream = torch::stable::contiguous(grad_output);
-  const Bins bins = invert(prepared.members, prepared.mask, s.tokens);
+  const Bins bins = invert(tensors.members, tensors.mask, s.tokens);
   Tensor weights_of_places = torch::stable::new_empty(a.positions, {places, kMergeWeights});
   Tensor grad_importance_of_places = torch::stable::new_empty(a.positions, {places});
   Tensor grad_features = torch::stable::new_empty(a.features, a.features.sizes());
@@ -93,7 +72,7 @@ NeighborhoodMergeGradients run_backward(
   for_value_type(a.features.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulator<T>;
-    const Inputs<T> in = prepared.inputs<T>();
+    const Inputs<T> in = inputs<T>(tensors);
     const OfPlaces<A> of_places = {
         numbers<A>(weights_of_places), numbers<A>(grad_importance_of_places)};
     const T* grad = numbers<T>(upstream);
