@@ -31,6 +31,8 @@ OWN_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_sh
 class MaskFormer(SegmentationModel):
     """Mask classification: every segment is a query's class and mask (MaskFormer; Mask2Former)."""
 
+    config_section = "MASK_FORMER"
+
     @configurable
     def __init__(
         self,

@@ -37,6 +37,8 @@ class PanopticSegFormer(SegmentationModel):
     image has the maps that it would have alone.
     """
 
+    config_section = "PANOPTIC_SEGFORMER"
+
     @configurable
     def __init__(
         self,

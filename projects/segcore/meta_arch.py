@@ -1,10 +1,12 @@
 """What the meta-architectures share: images in, annotations checked, things told from stuff."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import BitMasks, ImageList, Instances
 from torch import Tensor, nn
 
@@ -15,7 +17,12 @@ class SegmentationModel(nn.Module):
     Args:
         pixel_mean, pixel_std: of each channel, in the range of the input image.
         size_divisibility: batches are padded to a multiple.
+
+    Attributes:
+        config_section: the section of ``cfg.MODEL`` that holds the keys of the system.
     """
+
+    config_section: ClassVar[str]
 
     def __init__(
         self, *, pixel_mean: Sequence[float], pixel_std: Sequence[float], size_divisibility: int
@@ -38,6 +45,12 @@ class SegmentationModel(nn.Module):
     def normalized(self, image: Tensor) -> Tensor:
         """One image (C, H, W) on the model's device."""
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
+
+
+def result_switches(cfg: CfgNode) -> CfgNode:
+    """The node with the keys SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON of the config's system."""
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    return cfg.MODEL[model.config_section].TEST
 
 
 def batch_images(images: Sequence[Tensor], size_divisibility: int) -> ImageList:

@@ -22,6 +22,7 @@ from segcore.engine.test_loader import build_test_loader
 from segcore.engine.train_loader import build_train_loader
 from segcore.engine.train_loop import TrainLoop, autocast_dtype
 from segcore.evaluation import SemanticSegmentorWithTTA, build_evaluator
+from segcore.meta_arch import result_switches
 from segcore.solver import build_lr_scheduler, build_optimizer
 
 
@@ -114,7 +115,7 @@ class Trainer(DefaultTrainer):
         """Semantic evaluation with test-time augmentation; result names end with "_TTA"."""
         cfg = cfg.clone()
         cfg.defrost()
-        switches = cfg.MODEL.MASK_FORMER.TEST
+        switches = result_switches(cfg)
         switches.SEMANTIC_ON, switches.INSTANCE_ON, switches.PANOPTIC_ON = True, False, False
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
         evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]

@@ -21,6 +21,7 @@ from detectron2.utils.file_io import PathManager
 from segcore.evaluation.classification import AccuracyEvaluator
 from segcore.evaluation.instance import InstanceSegEvaluator
 from segcore.evaluation.panoptic import PanopticEvaluator
+from segcore.meta_arch import result_switches
 from segcore.requirements import require_panopticapi
 
 TASKS = ("semantic", "instance", "panoptic")
@@ -138,7 +139,7 @@ def _evaluator_kinds(cfg: CfgNode, dataset_name: str) -> list[str]:
             f"the metadata of data set {dataset_name} has evaluator_type {evaluator_type!r}, "
             f"expected one of {sorted({*SINGLE_KINDS, *KINDS_BY_TASK})}"
         )
-    switches = cfg.MODEL.MASK_FORMER.TEST
+    switches = result_switches(cfg)
     kinds = [
         KINDS_BY_TASK[evaluator_type][task] for task in TASKS if switches[f"{task.upper()}_ON"]
     ]
@@ -147,6 +148,7 @@ def _evaluator_kinds(cfg: CfgNode, dataset_name: str) -> list[str]:
     if not kinds:
         raise ValueError(
             f"there is nothing to evaluate on {dataset_name}: switch on one of "
-            "MODEL.MASK_FORMER.TEST.SEMANTIC_ON, INSTANCE_ON (needs things) and PANOPTIC_ON"
+            "SEMANTIC_ON, INSTANCE_ON (needs things) and PANOPTIC_ON of "
+            f"{cfg.MODEL.META_ARCHITECTURE}"
         )
     return kinds
