@@ -30,6 +30,7 @@ DATA = Path("datasets/quickstart")
 CONFIGS = {
     "autofocusformer": Path("configs/quickstart/autofocusformer_mini.yaml"),
     "mask2former": Path("configs/quickstart/mask2former_R18.yaml"),
+    "panoptic_segformer": Path("configs/quickstart/panoptic_segformer_R18.yaml"),
 }
 PICTURES_ON_SHEET = 8
 SCALE = 3.0  # of the drawings: the photos are small

@@ -8,7 +8,7 @@ from torch import nn
 
 from panoptic_segformer.encoder import MultiScaleEncoder
 from panoptic_segformer.location_decoder import LocationDecoder
-from panoptic_segformer.mask_decoder import MaskDecoder
+from panoptic_segformer.mask_decoder import NUM_MASK_LEVELS, MaskDecoder
 from panoptic_segformer.neck import ChannelMapper
 from segcore.backbones.features import are_tokens
 
@@ -65,11 +65,13 @@ def _in_channels(shapes: Mapping[str, ShapeSpec], in_features: list[str]) -> lis
             "tokens (AutoFocusFormerGrid makes maps of those of AutoFocusFormer)"
         )
     strides = [shapes[name].stride for name in in_features if name in shapes]
-    if len(in_features) != 3 or strides != [8, 16, 32]:
+    doubled = [stride * 2 for stride in strides]
+    if not len(in_features) == len(strides) == NUM_MASK_LEVELS or strides[1:] != doubled[:-1]:
         known = {name: shape.stride for name, shape in shapes.items()}
         raise ValueError(
-            "MODEL.PANOPTIC_SEGFORMER.IN_FEATURES: expected features of strides 8, 16 and 32, "
-            f"got {list(in_features)}; the backbone has (with strides) {known}"
+            f"MODEL.PANOPTIC_SEGFORMER.IN_FEATURES: expected {NUM_MASK_LEVELS} features of rising "
+            f"stride, such as 8, 16 and 32, each twice the one before, got {list(in_features)}; "
+            f"the backbone has (with strides) {known}"
         )
     return [shapes[name].channels for name in in_features]
 

@@ -17,7 +17,7 @@ def quickstart():
     return module
 
 
-@pytest.mark.parametrize("system", ["autofocusformer", "mask2former"])
+@pytest.mark.parametrize("system", ["autofocusformer", "mask2former", "panoptic_segformer"])
 def test_configuration_of_each_system(system):
     tool = quickstart()
     cfg = get_cfg()
