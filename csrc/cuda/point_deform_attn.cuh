@@ -49,9 +49,10 @@ struct Neighbour {
 // A sample as the lane that prepares it knows it.
 template <typename A>
 struct Sample {
-  int64_t index;  // among all samples of the batch
-  A x, y, attention, total;  // the sum of its weights
-  const A* positions;  // of its image
+  int64_t index;              // among all samples of the batch
+  A x, y, attention;
+  A total;                    // inverse distance of all neighbours
+  const A* positions;         // of its image
   const int64_t* neighbours;  // null if there is no such sample
 };
 
@@ -121,15 +122,14 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
   }
 }
 
-// The gradient of a product of the weights with rows, `slope`, for a change of all logarithms of the
-// distances: kept apart until the mean of the rows is known.
+// The sum over neighbours of slope * (dot - mean), whose mean is known only after the last of them.
 template <typename A>
 struct SlopeSum {
   A product = 0, slope = 0;
 
-  __device__ void add(A slope_of_weight, A dot) {
-    product += slope_of_weight * dot;
-    slope += slope_of_weight;
+  __device__ void add(A slope_of_neighbour, A dot) {
+    product += slope_of_neighbour * dot;
+    slope += slope_of_neighbour;
   }
   __device__ A around(A mean) const { return product - slope * mean; }
 };
