@@ -1,7 +1,7 @@
 """Mask decoders: masks from attention logits (Panoptic SegFormer, Li et al., 2022)."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from segcore.inference import bilinear
 from segcore.layers import FeedForward
 
-# Levels of the encoder that masks are made from: strides 8, 16, 32.
+# Levels of the encoder that masks are made from: strides 8, 16 and 32 as published.
 NUM_MASK_LEVELS = 3
 LAYER_NORM_EPS = 1e-6
 
@@ -68,12 +68,33 @@ class AttentionMask(nn.Module):
         shares = self.mask_fuse.weight.split(self.num_heads, dim=1)
         mask = self.mask_fuse.bias
         for key, size, level, share in zip(keys, levels, self.mask_level, shares, strict=True):
-            logits = (q @ key.transpose(2, 3)).flatten(2)  # (B, M, N * h * w)
-            hidden = (level.weight @ logits + level.bias[:, None]).relu_()
-            # The sum over heads commutes with the resize: one map instead of M.
-            part = (share @ hidden).view(batch * queries, *size)
-            mask = mask + bilinear(part, levels[0])
+            # Logits are M times as large as masks, and quickly computed a second time.
+            part = recomputed(_level_mask, q, key, level.weight, level.bias, share)
+            mask = mask + bilinear(part.view(batch * queries, *size), levels[0])
         return mask.relu().view(batch, queries, *levels[0])
+
+
+def _level_mask(q: Tensor, key: Tensor, weight: Tensor, bias: Tensor, share: Tensor) -> Tensor:
+    """Attention logits of one level through its layer, summed by the shares of the heads.
+
+    The sum commutes with the resizing that follows: one map is resized instead of one a head.
+
+    Args:
+        q, key: (B, M, N, D) and (B, M, L, D), for M heads.
+        weight, bias, share: (M, M), (M,) and (1, M).
+
+    Returns:
+        (B, 1, N * L).
+    """
+    logits = (q @ key.transpose(2, 3)).flatten(2)
+    return share @ (weight @ logits + bias[:, None]).relu_()
+
+
+def recomputed(function: Callable, *inputs: Any) -> Any:
+    """``function(*inputs)``; the backward pass computes again what it needs, from the inputs."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False)
 
 
 class MaskAttention(AttentionMask):
@@ -92,7 +113,7 @@ class MaskAttention(AttentionMask):
             self.heads(projection, tokens)
             for projection, tokens in ((self.q, queries), (self.k, memory), (self.v, memory))
         )
-        # Fused: it never holds the logits, which the mask computes (and keeps) by itself.
+        # Fused: it never holds the logits, which the mask computes by itself.
         read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return self.proj(read), self.masks(q, k, levels) if with_mask else None
 
@@ -208,6 +229,4 @@ class MaskDecoder(nn.Module):
         return outputs
 
     def _run(self, module: nn.Module, *inputs):
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(module, *inputs, use_reentrant=False)
-        return module(*inputs)
+        return recomputed(module, *inputs) if self.recompute else module(*inputs)

@@ -67,7 +67,9 @@ class PaddedLevels:
         ratios = self.valid_ratios()
         grid = grid_reference_points(self.sizes, self.device, self.dtype)
         cells = torch.tensor([h * w for h, w in self.sizes], device=self.device)
-        in_image = grid / ratios.repeat_interleave(cells, dim=1)
+        # The output size is known here, and need not be read from a GPU.
+        own = ratios.repeat_interleave(cells, dim=1, output_size=self.num_tokens)
+        in_image = grid / own
         return in_image[:, :, None] * ratios[:, None]
 
     def own_tokens(self, tokens: Tensor, image: int) -> Tensor:
