@@ -68,7 +68,7 @@ def merge_mask_wise(
         quality_thresholds, overlap_thresholds: for things and for stuff.
 
     Returns:
-        See :class:`~segcore.inference.merging.PanopticMerging`.
+        See :class:`~segcore.inference.merging.PanopticMerging`; segments have their merged scores.
     """
     things = is_thing(labels, thing_ids)
     qualities = per_kind(quality_thresholds, things, rated.scores.dtype)
@@ -90,9 +90,13 @@ def merge_mask_wise(
         free ^= won
     if not kept:
         return ids, []
-    # One copy to the host.
-    table = torch.stack((labels[order], torch.stack(kept).to(labels.dtype)), dim=1)
-    numbers, segments = number_segments(*zip(*table.tolist(), strict=True), thing_ids)
+    # One copy to the host; a double holds every class.
+    table = (labels[order].double(), torch.stack(kept).double(), rated.scores[order].double())
+    classes, is_kept, scores = torch.stack(table).tolist()
+    numbers, segments = number_segments(map(int, classes), is_kept, thing_ids)
+    for number, score in zip(reversed(numbers), reversed(scores), strict=True):
+        if number:
+            segments[number - 1]["score"] = score  # at last that of its best mask
     return torch.tensor([0, *numbers], dtype=torch.int32, device=ids.device)[ids], segments
 
 

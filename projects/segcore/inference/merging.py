@@ -122,7 +122,8 @@ class PanopticMerging:
         Returns:
             int32 (H, W) of segment ids, 0 = void, and for each segment
             {"id": int, "isthing": bool, "category_id": int}, ids 1, 2, ...: mask-wise by falling
-            merged score, else in the order given. Every segment has a pixel.
+            merged score, which is "score" of the segment, else in the order given. Every segment
+            has a pixel.
         """
         if self.strategy == "mask_wise":
             return merge_mask_wise(

@@ -66,7 +66,14 @@ def plain_mask_wise(scores, labels, masks, thing_ids, quality, overlap):
         area, taken = inside.sum().item(), (inside & (panoptic > 0)).sum().item()
         if area == 0 or taken / area > overlap[not isthing]:
             continue
-        segments.append({"id": len(segments) + 1, "isthing": isthing, "category_id": label})
+        segments.append(
+            {
+                "id": len(segments) + 1,
+                "isthing": isthing,
+                "category_id": label,
+                "score": pytest.approx(ratings[index]),
+            }
+        )
         panoptic[inside & (panoptic == 0)] = len(segments)
     return panoptic, segments
 
