@@ -1,4 +1,4 @@
-"""train_net.py from the command line, on a data set drawn on the spot and a tiny Mask2Former."""
+"""train_net.py from the command line, on a data set drawn on the spot and tiny models."""
 
 import importlib.util
 import json
@@ -16,7 +16,8 @@ import torch
 from segcore.data import quickstart
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs" / "quickstart" / "mask2former_R18.yaml"
+QUICKSTART = ROOT / "configs" / "quickstart"
+CONFIG = QUICKSTART / "mask2former_R18.yaml"
 TINY = {
     "SEED": 1,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
@@ -30,7 +31,21 @@ TINY = {
     # An untrained model finds something only if it need not be sure.
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
+    "MODEL.AFF.EMBED_DIM": "[16, 16, 32, 32]",
+    "MODEL.AFF.DEPTHS": "[1, 1, 1, 1]",
+    "MODEL.AFF.NUM_HEADS": "[1, 1, 2, 2]",
+    "MODEL.PANOPTIC_SEGFORMER.HIDDEN_DIM": 32,
+    "MODEL.PANOPTIC_SEGFORMER.NHEADS": 4,
+    "MODEL.PANOPTIC_SEGFORMER.DIM_FEEDFORWARD": 32,
+    "MODEL.PANOPTIC_SEGFORMER.ENC_LAYERS": 1,
+    "MODEL.PANOPTIC_SEGFORMER.LOCATION_LAYERS": 2,
+    "MODEL.PANOPTIC_SEGFORMER.THING_MASK_LAYERS": 1,
+    "MODEL.PANOPTIC_SEGFORMER.STUFF_MASK_LAYERS": 1,
+    "MODEL.PANOPTIC_SEGFORMER.NUM_THING_QUERIES": 8,
+    "MODEL.PANOPTIC_MERGING.QUALITY_THRESHOLD_THINGS": 0.0,
+    "MODEL.PANOPTIC_MERGING.QUALITY_THRESHOLD_STUFF": 0.0,
     "INPUT.IMAGE_SIZE": 64,
+    "INPUT.MIN_SIZE_TRAIN": "(64,)",
     "INPUT.MIN_SIZE_TEST": 48,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.MAX_ITER": 4,
@@ -56,11 +71,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained(data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output folder of a whole run."""
+    """Output folder of a whole run of Mask2Former."""
     output = tmp_path_factory.mktemp("trained")
     result = run(output, data)
     assert result.returncode == 0, result.stdout + result.stderr
     return output
+
+
+OTHER_SYSTEMS = {
+    "autofocusformer_mini": {},
+    "panoptic_segformer_R18": {"INPUT.DATASET_MAPPER_NAME": "panoptic_segformer"},
+}
+
+
+@pytest.mark.parametrize("system", OTHER_SYSTEMS)
+def test_other_systems_train_resume_and_evaluate(system, data, tmp_path: Path):
+    config, options = QUICKSTART / f"{system}.yaml", {**data, **OTHER_SYSTEMS[system]}
+    result = run(tmp_path / "unbroken", options, config=config)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert_resumed_alike(tmp_path / "unbroken", tmp_path / "resumed", options, config)
 
 
 def arguments(output: Path, options: dict, *flags: str, config: Path | str = CONFIG) -> list[str]:
@@ -70,12 +99,16 @@ def arguments(output: Path, options: dict, *flags: str, config: Path | str = CON
 
 
 def run(
-    output: Path, options: dict, *flags: str, launcher: tuple[str, ...] = ()
+    output: Path,
+    options: dict,
+    *flags: str,
+    launcher: tuple[str, ...] = (),
+    config: Path = CONFIG,
 ) -> subprocess.CompletedProcess:
     """train_net.py in processes of its own, with one thread each, so that sums keep their order."""
     command = [sys.executable, *launcher, str(ROOT / "train_net.py")]
     return subprocess.run(
-        [*command, *arguments(output, options, *flags)],
+        [*command, *arguments(output, options, *flags, config=config)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -116,18 +149,22 @@ def test_training_ends_with_checkpoint_and_evaluation(trained: Path):
 
 
 def test_resumed_run_ends_like_the_unbroken_one(data, trained: Path, tmp_path: Path):
-    """A copy of what the unbroken run had after two iterations."""
-    (tmp_path / "model_0000001.pth").write_bytes((trained / "model_0000001.pth").read_bytes())
-    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-    result = run(tmp_path, data, "--resume")
+    assert_resumed_alike(trained, tmp_path / "resumed", data, CONFIG)
+
+
+def assert_resumed_alike(unbroken: Path, resumed: Path, options: dict, config: Path) -> None:
+    """Resume from a copy of what the unbroken run had after two iterations."""
+    resumed.mkdir()
+    (resumed / "model_0000001.pth").write_bytes((unbroken / "model_0000001.pth").read_bytes())
+    (resumed / "last_checkpoint").write_text("model_0000001.pth")
+    result = run(resumed, options, "--resume", config=config)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Starting training from iteration 2" in result.stdout
-    unbroken, resumed = metrics(trained), metrics(tmp_path)
-    for name in ("lr", "panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP"):
-        assert resumed[name] == unbroken[name], name
+    for name in ("lr", "panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP", "bbox/AP"):
+        assert metrics(resumed)[name] == metrics(unbroken)[name], name
     first, second = (
         torch.load(folder / "model_final.pth", weights_only=True)["model"]
-        for folder in (trained, tmp_path)
+        for folder in (unbroken, resumed)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
