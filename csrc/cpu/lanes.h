@@ -33,13 +33,8 @@ SEGCORE_INLINE Lanes<T>& lanes(T* data) {
 // the last place off in float32, where results below 2^-126 are 0.
 SEGCORE_INLINE double exp_of_negative(double x) { return std::exp(x); }
 
-SEGCORE_INLINE float exp_of_negative(float x) {
-  // x = n ln 2 + rest; adding the shift leaves n in the lowest bits.
-  constexpr float kShift = 12582912.0f, kLog2E = 1.44269504f;
-  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f, kSmallest = -87.33f;
-  const float shifted = x * kLog2E + kShift;
-  const float n = shifted - kShift;
-  const float rest = x - n * kLn2High - n * kLn2Low;
+// 2^n e^rest by Taylor's series, for |rest| <= ln 2 / 2 and n in the lowest bits of `shifted`.
+SEGCORE_INLINE float exp_of_parts(float shifted, float rest) {
   float sum = 1.0f / 5040;
   sum = sum * rest + 1.0f / 720;
   sum = sum * rest + 1.0f / 120;
@@ -53,7 +48,17 @@ SEGCORE_INLINE float exp_of_negative(float x) {
   bits = (bits << 23) + (127u << 23);
   float power;
   std::memcpy(&power, &bits, sizeof(power));
-  return x < kSmallest ? 0.0f : sum * power;
+  return sum * power;
+}
+
+SEGCORE_INLINE float exp_of_negative(float x) {
+  // x = n ln 2 + rest; adding the shift leaves n in the lowest bits.
+  constexpr float kShift = 12582912.0f, kLog2E = 1.44269504f;
+  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f, kSmallest = -87.33f;
+  const float shifted = x * kLog2E + kShift;
+  const float n = shifted - kShift;
+  const float rest = x - n * kLn2High - n * kLn2Low;
+  return x < kSmallest ? 0.0f : exp_of_parts(shifted, rest);
 }
 
 }  // namespace segcore

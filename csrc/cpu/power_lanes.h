@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../common/inverse_distance.h"
+#include "lanes.h"
 #include "simd.h"
 
 namespace segcore {
@@ -62,21 +63,8 @@ class Exponent<float> {
     const float y = high + low;
     const float shifted = y + kShift;  // its lowest bits are y rounded
     const float rest = ((high - (shifted - kShift)) + low) * kLn2;
-    float sum = 1.0f / 5040;
-    sum = sum * rest + 1.0f / 720;
-    sum = sum * rest + 1.0f / 120;
-    sum = sum * rest + 1.0f / 24;
-    sum = sum * rest + 1.0f / 6;
-    sum = sum * rest + 0.5f;
-    sum = sum * rest + 1;
-    sum = sum * rest + 1;
-    uint32_t scale_bits;
-    std::memcpy(&scale_bits, &shifted, sizeof(scale_bits));
-    scale_bits = (scale_bits << 23) + (127u << 23);
-    float scale;
-    std::memcpy(&scale, &scale_bits, sizeof(scale));
     constexpr float kSmallest = -126, kLargest = 127, kMax = 1.7014118e38f;
-    float raised = sum * scale;
+    float raised = exp_of_parts(shifted, rest);
     raised = y < kSmallest ? 0.0f : raised;
     raised = y > kLargest ? kMax : raised;
     raised = x == x ? raised : x;
