@@ -18,9 +18,9 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 import segcore.data  # noqa: F401, registers the data sets
-from segcore.data.panoptic_format import DataError
 from segcore.demo import DemoError, PhotoPredictor, ResultWriter, find_photos, read_photo
 from segcore.engine import setup_config
+from segcore.errors import DataError
 from segcore.visualization import format_rows
 
 

@@ -16,7 +16,6 @@ from detectron2.utils.logger import setup_logger
 import segcore.data  # noqa: F401, registers the data sets
 from segcore.checkpoint import SafeCheckpointer
 from segcore.data.own_data import check_own_data, setup_own_data
-from segcore.data.panoptic_format import DataError
 from segcore.engine import (
     Trainer,
     argument_parser,
@@ -25,6 +24,7 @@ from segcore.engine import (
     launch,
     load_config,
 )
+from segcore.errors import DataError
 from segcore.evaluation import check_evaluation
 
 

@@ -17,12 +17,12 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tabulate import tabulate
 
-from segcore.checkpoint.files import atomic_file
 from segcore.data.own_data import setup_own_data
 from segcore.data.panoptic_format import read_panoptic_png
 from segcore.data.quickstart import generate
 from segcore.demo import PhotoPredictor, read_photo
 from segcore.engine import Trainer, setup_config
+from segcore.files import atomic_file
 from segcore.visualization import draw_panoptic, sheet
 
 ROOT = Path(__file__).resolve().parents[1]

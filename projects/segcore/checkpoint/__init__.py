@@ -5,7 +5,7 @@ from segcore.checkpoint.files import read_checkpoint, write_checkpoint
 from segcore.checkpoint.metadata import class_metadata, plain_metadata, use_class_metadata
 from segcore.checkpoint.names import Renaming, rename_on_load
 from segcore.checkpoint.report import LoadReport
-from segcore.checkpoint.unpickler import UnsafeCheckpointError
+from segcore.errors import UnsafeCheckpointError
 
 __all__ = [
     "LoadReport",

@@ -13,9 +13,10 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.data import Metadata
 from torch import nn
 
-from segcore.checkpoint.files import atomic_file, local_file, read_checkpoint, write_checkpoint
+from segcore.checkpoint.files import local_file, read_checkpoint, write_checkpoint
 from segcore.checkpoint.metadata import METADATA_KEY, plain_metadata
 from segcore.checkpoint.report import LoadReport
+from segcore.files import atomic_file
 
 State = OrderedDict[str, torch.Tensor]
 WRAPPER_PREFIX = "module."

@@ -5,8 +5,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +15,9 @@ from detectron2.utils.file_io import PathManager
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from segcore.checkpoint.unpickler import NUMPY_FOR_TORCH, UnsafeCheckpointError, load_pickle
+from segcore.checkpoint.unpickler import NUMPY_FOR_TORCH, load_pickle
+from segcore.errors import UnsafeCheckpointError
+from segcore.files import atomic_file
 
 PICKLE_PROTOCOL = 4
 # A .safetensors file holds tensors and one text; everything else travels in the text, as JSON.
@@ -84,22 +85,6 @@ def local_file(path: str | Path, path_manager: Any = PathManager) -> str:
     if not os.path.isfile(local):
         raise FileNotFoundError(f"checkpoint {path}: no such file")
     return local
-
-
-@contextmanager
-def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """A file for writing that appears under its name only once it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _from_pickle(data: Mapping[str, Any]) -> dict[str, Any]:

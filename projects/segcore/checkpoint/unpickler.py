@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from segcore.errors import UnsafeCheckpointError
+
 _NUMERIC_KINDS = "biufc"
 _STATE_VERSION = 1
-
-
-class UnsafeCheckpointError(pickle.UnpicklingError):
-    """The file asks for more than arrays and plain containers."""
 
 
 class _DType:

@@ -14,8 +14,9 @@ from segcore.data.check_json import (
     photo_faults,
     sound_segments,
 )
-from segcore.data.panoptic_format import DataError, PanopticJson, read_panoptic_json
+from segcore.data.panoptic_format import PanopticJson, read_panoptic_json
 from segcore.data.report import ClassCount, Problem, Report
+from segcore.errors import DataError
 
 MAX_WORKERS = 16
 

@@ -11,12 +11,12 @@ from segcore.data.panoptic_format import (
     IMAGE_ERRORS,
     UNLABELLED,
     Annotation,
-    DataError,
     Photo,
     locate_segments,
     read_panoptic_png,
 )
 from segcore.data.report import Problem
+from segcore.errors import DataError
 
 TURNING_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 

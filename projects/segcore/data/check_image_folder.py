@@ -9,8 +9,9 @@ from torchvision.datasets.folder import is_image_file, make_dataset
 from tqdm import tqdm
 
 from segcore.data.image_folder import classes_without_images, read_classes, require_same_classes
-from segcore.data.panoptic_format import IMAGE_ERRORS, DataError
+from segcore.data.panoptic_format import IMAGE_ERRORS
 from segcore.data.report import Problem, Report
+from segcore.errors import DataError
 
 MAX_WORKERS = 16
 

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torchvision.datasets.folder import find_classes, is_image_file, make_dataset
 
-from segcore.data.panoptic_format import DataError
+from segcore.errors import DataError
 
 DATASET_NAMES = {"TRAIN": "image_folder_train", "TEST": "image_folder_test"}
 

@@ -28,12 +28,12 @@ from segcore.data.image_folder import image_folders, setup_image_folders
 from segcore.data.mappers import SEGMENTATION_MAPPERS
 from segcore.data.panoptic_format import (
     Category,
-    DataError,
     contiguous_ids,
     ignore_label,
     read_panoptic_json,
 )
 from segcore.data.report import Problem, Report
+from segcore.errors import DataError
 
 logger = logging.getLogger(__name__)
 

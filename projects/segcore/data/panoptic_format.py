@@ -17,6 +17,8 @@ from panopticapi.utils import rgb2id
 from PIL import Image
 from typing_extensions import NotRequired
 
+from segcore.errors import DataError
+
 UNLABELLED = 0
 MAX_SEGMENT_ID = 256**3 - 1
 # What Pillow raises on opening or decoding broken files (SyntaxError: broken PNG chunks).
@@ -56,10 +58,6 @@ class PanopticJson(TypedDict):
     images: list[Photo]
     annotations: list[Annotation]
     categories: list[Category]
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file and what to do."""
 
 
 def read_panoptic_json(path: str | Path) -> PanopticJson:

@@ -27,7 +27,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, shift
 from tqdm import tqdm
 
-from segcore.data.panoptic_format import MAX_SEGMENT_ID, DataError
+from segcore.data.panoptic_format import MAX_SEGMENT_ID
+from segcore.errors import DataError
 
 FORMAT_VERSION = 2  # to be changed with the pictures, so that old ones are drawn anew
 PARAMETERS_FILE = "quickstart.json"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from tabulate import tabulate
 
-from segcore.data.panoptic_format import DataError
+from segcore.errors import DataError
 
 EXAMPLES_SHOWN = 5
 

@@ -13,8 +13,8 @@ from detectron2.structures import Instances
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-from segcore.checkpoint.files import atomic_file
 from segcore.data.panoptic_format import Category
+from segcore.files import atomic_file
 from segcore.inference import QueryAttention
 from segcore.visualization import (
     Row,

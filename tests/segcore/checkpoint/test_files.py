@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from segcore.checkpoint import UnsafeCheckpointError, read_checkpoint, write_checkpoint
-from segcore.checkpoint.files import atomic_file
+from segcore.files import atomic_file
 
 SUFFIXES = [".pth", ".pkl", ".safetensors"]
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from segcore.checkpoint.unpickler import UnsafeCheckpointError, load_pickle
+from segcore.checkpoint.unpickler import load_pickle
+from segcore.errors import UnsafeCheckpointError
 
 DTYPES = ["?", "u1", "i8", "f2", "<f4", ">f4", ">i2", "f8", "c8"]
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from segcore.data.check import check_panoptic_dataset
-from segcore.data.panoptic_format import DataError
+from segcore.errors import DataError
 
 
 def check(folder, **options):

@@ -14,7 +14,7 @@ from segcore.data.datasets import register_all
 from segcore.data.datasets.catalog import datasets_root, register
 from segcore.data.datasets.categories import load_categories
 from segcore.data.mappers.lsj import CocoPanopticLSJ
-from segcore.data.panoptic_format import DataError
+from segcore.errors import DataError
 
 # name -> (evaluator type, ignore label, classes, things)
 PANOPTIC = {

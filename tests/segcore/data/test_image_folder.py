@@ -12,9 +12,9 @@ from segcore.config import get_cfg
 from segcore.data.image_folder import DATASET_NAMES, setup_image_folders
 from segcore.data.mappers import build_test_mapper, build_train_mapper
 from segcore.data.own_data import check_own_data, setup_own_data
-from segcore.data.panoptic_format import DataError
 from segcore.engine import Trainer
 from segcore.engine.randomness import seed_random_generators
+from segcore.errors import DataError
 
 CLASSES = ["bird", "cat", "dog"]
 

@@ -14,7 +14,8 @@ from segcore.data import build_train_mapper
 from segcore.data.derived import PanopticSource, derive
 from segcore.data.mappers import SEGMENTATION_MAPPERS
 from segcore.data.own_data import check_own_data, setup_own_data
-from segcore.data.panoptic_format import DataError, read_panoptic_json, read_panoptic_png
+from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
+from segcore.errors import DataError
 from segcore.evaluation import InstanceSegEvaluator
 
 COCO_SAMPLE = Path(__file__).resolve().parents[4] / "shared" / "data" / "coco_sample"

@@ -5,7 +5,6 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from segcore.data.panoptic_format import (
-    DataError,
     contiguous_ids,
     ignore_label,
     locate_segments,
@@ -14,6 +13,7 @@ from segcore.data.panoptic_format import (
     to_instances,
     to_semantic,
 )
+from segcore.errors import DataError
 
 CAR, PERSON = 3, 11
 

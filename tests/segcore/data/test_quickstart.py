@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from segcore.data.check import check_panoptic_dataset
-from segcore.data.panoptic_format import DataError, read_panoptic_json, read_panoptic_png
+from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
 from segcore.data.quickstart import CATEGORIES, SMALLEST_SEGMENT, draw, generate
+from segcore.errors import DataError
 
 SMALL = {"num_train": 6, "num_val": 3, "size": (48, 64)}
 

@@ -7,7 +7,8 @@ from detectron2.utils.file_io import PathManager
 
 from segcore.data.datasets.catalog import register
 from segcore.data.datasets.categories import panoptic_metadata
-from segcore.data.panoptic_format import DataError, read_panoptic_json
+from segcore.data.panoptic_format import read_panoptic_json
+from segcore.errors import DataError
 
 
 def register_panoptic(

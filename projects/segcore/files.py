@@ -1,0 +1,83 @@
+"""Files that appear under their names only when they are complete."""
+
+import itertools
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from segcore.errors import OutputError
+
+_PARTIAL_NAME = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-\d+\.partial")
+_ABANDONED_AFTER = 24 * 3600  # seconds; for files of other machines, whose processes are not seen
+_counter = itertools.count()
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a binary file for writing; it gets its name once all of it is on the disk.
+
+    On any error nothing is left behind, and a file that had the name before stays as it was.
+    Encoders that write to the file descriptor themselves, such as Pillow's, ignore a full disk:
+    encode into memory first and use :func:`write_bytes`.
+
+    Raises:
+        OutputError: the file cannot be written; says why.
+    """
+    path = Path(path)
+    # Not longer than the name itself may be, and telling whose it is.
+    partial = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{next(_counter)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            if os.fstat(file.fileno()).st_size < file.tell():
+                raise OutputError(f"{path}: cannot be written completely: is the disk full?")
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(content: bytes, path: str | Path) -> None:
+    """Write a file of ``content`` atomically; see :func:`atomic_file` for the errors."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def write_json(content: Any, path: str | Path) -> None:
+    """Write ``content`` as JSON atomically; see :func:`atomic_file` for the errors."""
+    write_bytes(json.dumps(content).encode(), path)
+
+
+def remove_partial_files(folder: str | Path) -> int:
+    """Delete what killed processes left of :func:`atomic_file` in ``folder`` and below.
+
+    Files of running processes of this machine stay, and those of other machines for a day.
+
+    Returns:
+        the number of files deleted.
+    """
+    abandoned = [path for path in Path(folder).rglob(".*.partial") if _is_abandoned(path)]
+    for path in abandoned:
+        path.unlink(missing_ok=True)
+    return len(abandoned)
+
+
+def _is_abandoned(path: Path) -> bool:
+    match = _PARTIAL_NAME.fullmatch(path.name)
+    if match is None:
+        return False
+    if match["host"] == socket.gethostname():
+        return not Path("/proc/self").exists() or not Path("/proc", match["pid"]).exists()
+    return time.time() - path.stat().st_mtime > _ABANDONED_AFTER
