@@ -20,7 +20,7 @@ from tqdm import tqdm
 import segcore.data  # noqa: F401, registers the data sets
 from segcore.demo import DemoError, PhotoPredictor, ResultWriter, find_photos, read_photo
 from segcore.engine import setup_config
-from segcore.errors import DataError
+from segcore.errors import UserError
 from segcore.visualization import format_rows
 
 
@@ -89,9 +89,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         return main(args)
-    except (DataError, DemoError, FileNotFoundError) as error:
+    except (UserError, DemoError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_code", 1)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from detectron2.utils.logger import setup_logger
 
 import segcore.data  # noqa: F401, registers the data sets
 from segcore.checkpoint import SafeCheckpointer
+from segcore.config import require_datasets
 from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.engine import (
     Trainer,
@@ -24,7 +25,7 @@ from segcore.engine import (
     launch,
     load_config,
 )
-from segcore.errors import DataError
+from segcore.errors import UserError
 from segcore.evaluation import check_evaluation
 
 
@@ -35,6 +36,7 @@ def setup(args: Namespace) -> CfgNode:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     fit_to_machine(cfg, args.num_gpus)
     setup_own_data(cfg, explicit_num_classes(args.config_file, args.opts))
+    require_datasets(cfg, training=not args.eval_only)
     for dataset_name in cfg.DATASETS.TEST:
         check_evaluation(cfg, dataset_name)
     cfg.freeze()
@@ -81,9 +83,9 @@ def run(argv: list[str] | None = None) -> int:
             dist_url=args.dist_url,
             args=(args,),
         )
-    except (DataError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_code", 1)
     return 0
 
 

@@ -237,5 +237,5 @@ def test_absent_evaluation_data_stop_before_training(tmp_path: Path, run_here, c
 
 
 def test_absent_config(tmp_path: Path, run_here, capsys):
-    assert run_here(tmp_path, {}, config="nowhere.yaml") == 1
+    assert run_here(tmp_path, {}, config="nowhere.yaml") == 2
     assert "nowhere.yaml does not exist" in capsys.readouterr().err

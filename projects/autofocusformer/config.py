@@ -1,6 +1,26 @@
 """Keys of AutoFocusFormer, with the official names and code defaults."""
 
+from collections.abc import Iterator
+
 from detectron2.config import CfgNode
+
+from segcore.backbones.features import FEATURES
+from segcore.config.rules import (
+    BACKBONE_SECTIONS,
+    add_rules,
+    boolean,
+    dropout,
+    equally_long,
+    integer,
+    list_of,
+    number,
+    one_of,
+    relation,
+)
+
+BACKBONES = ("AutoFocusFormer", "AutoFocusFormerGrid")
+CLASSIFIER = "AutoFocusFormerClassifier"
+CLASSIFICATION_MAPPER = "image_classification"
 
 
 def add_autofocusformer_config(cfg: CfgNode) -> None:
@@ -28,3 +48,72 @@ def add_autofocusformer_config(cfg: CfgNode) -> None:
     # Ours: the result of a photo does not depend on the others in its batch. Published weights were
     # trained without.
     aff.PER_IMAGE = False
+
+
+add_rules(
+    "MODEL.AFF",
+    {
+        "EMBED_DIM": list_of(integer(1, 4096)),
+        "DEPTHS": list_of(integer(1, 256)),
+        "NUM_HEADS": list_of(integer(1, 1024)),
+        "MLP_RATIO": number(0, 64, above=True),
+        "CLUSTER_SIZE": integer(1, 4096),
+        "NBHD_SIZE": list_of(integer(1, 65_536)),
+        "LAYER_SCALE": number(0),
+        "ALPHA": number(0),
+        "DS_RATE": number(0, 1, above=True),
+        "RESERVE": boolean(),
+        "DROP_RATE": dropout(),
+        "ATTN_DROP_RATE": one_of(0.0),
+        "DROP_PATH_RATE": dropout(),
+        "PATCH_NORM": boolean(),
+        "OUT_FEATURES": list_of(one_of(*FEATURES)),
+        "SHEPARD_POWER": number(0, 100, above=True),
+        "SHEPARD_POWER_LEARNABLE": boolean(),
+        "PER_IMAGE": boolean(),
+    },
+)
+BACKBONE_SECTIONS.update(dict.fromkeys(BACKBONES, "AFF"))
+
+
+@relation("MODEL.AFF", "MODEL.BACKBONE.NAME", "MODEL.META_ARCHITECTURE")
+def _stages(cfg: CfgNode) -> Iterator[str]:
+    """Yield what does not go together in the backbone."""
+    aff = cfg.MODEL.AFF
+    if cfg.MODEL.META_ARCHITECTURE != CLASSIFIER and cfg.MODEL.BACKBONE.NAME not in BACKBONES:
+        return
+    lists = ("EMBED_DIM", "DEPTHS", "NUM_HEADS", "NBHD_SIZE")
+    yield from equally_long("MODEL.AFF", aff, lists)
+    for dim, heads in zip(aff.EMBED_DIM, aff.NUM_HEADS, strict=False):
+        if dim % heads:
+            yield (
+                f"MODEL.AFF.NUM_HEADS: expected divisors of the channels {list(aff.EMBED_DIM)}, "
+                f"got {list(aff.NUM_HEADS)}"
+            )
+            break
+    emitted = FEATURES[: len(aff.DEPTHS)]
+    if not set(aff.OUT_FEATURES) <= set(emitted):
+        yield f"MODEL.AFF.OUT_FEATURES: expected some of {emitted}, got {list(aff.OUT_FEATURES)}"
+
+
+@relation("MODEL.META_ARCHITECTURE", "INPUT", "SOLVER")
+def _classification(cfg: CfgNode) -> Iterator[str]:
+    """Yield what does not go together with classification."""
+    classifies = cfg.MODEL.META_ARCHITECTURE == CLASSIFIER
+    mapper = cfg.INPUT.DATASET_MAPPER_NAME
+    if classifies != (mapper == CLASSIFICATION_MAPPER):
+        yield (
+            f"INPUT.DATASET_MAPPER_NAME: expected {CLASSIFICATION_MAPPER!r} with "
+            f"MODEL.META_ARCHITECTURE {CLASSIFIER!r}, and with no other, got {mapper!r} with "
+            f"{cfg.MODEL.META_ARCHITECTURE!r}"
+        )
+    if not classifies:
+        return
+    if cfg.INPUT.FORMAT != "RGB":
+        yield f"INPUT.FORMAT: expected 'RGB' for image classification, got {cfg.INPUT.FORMAT!r}"
+    options, batch = cfg.INPUT.CLASSIFICATION, cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
+    if (options.MIXUP_ALPHA or options.CUTMIX_ALPHA) and batch % 2:
+        yield (
+            "SOLVER.IMS_PER_BATCH: expected an even number, as mixup and CutMix "
+            f"(INPUT.CLASSIFICATION.MIXUP_ALPHA, CUTMIX_ALPHA) work on pairs, got {batch}"
+        )

@@ -1,6 +1,26 @@
 """Keys of Mask2Former, with the official names and code defaults."""
 
+from collections.abc import Collection, Iterator
+
 from detectron2.config import CfgNode
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+
+from segcore.backbones.features import FEATURES
+from segcore.config.rules import (
+    add_rules,
+    boolean,
+    dropout,
+    integer,
+    list_of,
+    named,
+    number,
+    relation,
+    share,
+    text,
+    unknown_features,
+)
+
+MAPS = ("multi_scale_pixel_decoder", "transformer_encoder", "pixel_embedding")
 
 
 def add_mask2former_config(cfg: CfgNode) -> None:
@@ -46,3 +66,99 @@ def add_mask2former_config(cfg: CfgNode) -> None:
     # Both exist in official files and are read by nothing: 4 points, heads by MASK_FORMER.NHEADS.
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
+
+
+def pixel_decoders() -> Collection[str]:
+    """Names of the pixel decoders."""
+    return [name for name, head in SEM_SEG_HEADS_REGISTRY if hasattr(head, "forward_features")]
+
+
+def transformer_decoders() -> Collection[str]:
+    """Names of the transformer decoders."""
+    from mask2former.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
+
+    return dict(TRANSFORMER_DECODER_REGISTRY)
+
+
+add_rules(
+    "MODEL.MASK_FORMER",
+    {
+        "DEEP_SUPERVISION": boolean(),
+        "NO_OBJECT_WEIGHT": number(0),
+        "CLASS_WEIGHT": number(0),
+        "DICE_WEIGHT": number(0),
+        "MASK_WEIGHT": number(0),
+        "NHEADS": integer(1, 1024),
+        "DROPOUT": dropout(),
+        "DIM_FEEDFORWARD": integer(1, 65_536),
+        "DEC_LAYERS": integer(2, 256),
+        "PRE_NORM": boolean(),
+        "HIDDEN_DIM": integer(1, 65_536),
+        "NUM_OBJECT_QUERIES": integer(1, 65_536),
+        "TRANSFORMER_IN_FEATURE": text(empty=False),
+        "ENFORCE_INPUT_PROJ": boolean(),
+        "SIZE_DIVISIBILITY": integer(-1, 4096),
+        "TRANSFORMER_DECODER_NAME": named(transformer_decoders),
+        "TRAIN_NUM_POINTS": integer(1, 10**7),
+        "OVERSAMPLE_RATIO": number(1, 1000),
+        "IMPORTANCE_SAMPLE_RATIO": share(),
+        "TEST.SEMANTIC_ON": boolean(),
+        "TEST.INSTANCE_ON": boolean(),
+        "TEST.PANOPTIC_ON": boolean(),
+        "TEST.OBJECT_MASK_THRESHOLD": share(),
+        "TEST.OVERLAP_THRESHOLD": share(),
+        "TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": boolean(),
+    },
+)
+add_rules(
+    "MODEL.SEM_SEG_HEAD",
+    {
+        "MASK_DIM": integer(1, 65_536),
+        "TRANSFORMER_ENC_LAYERS": integer(0, 256),
+        "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": list_of(text(empty=False)),
+    },
+)
+
+
+@relation("MODEL")
+def _mask2former(cfg: CfgNode) -> Iterator[str]:
+    """Yield what does not go together in the head of Mask2Former."""
+    head, mask_former = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+    if (cfg.MODEL.META_ARCHITECTURE, head.NAME) != ("MaskFormer", "MaskFormerHead"):
+        return
+    yield from unknown_features(cfg, "MODEL.SEM_SEG_HEAD.IN_FEATURES", head.IN_FEATURES)
+    name = head.PIXEL_DECODER_NAME
+    if fault := named(pixel_decoders).fault(name):
+        yield f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME: {fault}"
+    encoded = head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
+    if name == "MSDeformAttnPixelDecoder" and not set(encoded) <= set(head.IN_FEATURES):
+        yield (
+            "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES: expected some of "
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES, {list(head.IN_FEATURES)}, got {list(encoded)}"
+        )
+    elif name == "MSDeformAttnPixelDecoder" and set(head.IN_FEATURES) <= set(FEATURES):
+        finest, finest_encoded = (
+            4 * 2 ** min(map(FEATURES.index, features)) for features in (head.IN_FEATURES, encoded)
+        )
+        if not finest <= head.COMMON_STRIDE <= finest_encoded:
+            yield (
+                f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE: expected {finest} to {finest_encoded}, the "
+                "strides of the finest of IN_FEATURES and of "
+                f"DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES, got {head.COMMON_STRIDE}"
+            )
+    maps = mask_former.TRANSFORMER_IN_FEATURE
+    if maps not in (*MAPS, *head.IN_FEATURES):
+        yield (
+            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE: expected one of {', '.join(MAPS)} or a "
+            f"feature of the backbone, got {maps!r}"
+        )
+    # Position encodings are sines and cosines of x and y; norms have 32 groups.
+    for key, dim, step in (
+        ("MODEL.MASK_FORMER.HIDDEN_DIM", mask_former.HIDDEN_DIM, 4),
+        ("MODEL.SEM_SEG_HEAD.CONVS_DIM", head.CONVS_DIM, 32),
+    ):
+        if dim % mask_former.NHEADS or dim % step:
+            yield (
+                f"{key}: expected a multiple of {step} and of MODEL.MASK_FORMER.NHEADS, "
+                f"{mask_former.NHEADS}, got {dim}"
+            )

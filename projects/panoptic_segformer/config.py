@@ -1,6 +1,21 @@
 """Keys of Panoptic SegFormer, with the settings of the published configurations."""
 
+from collections.abc import Iterator
+
 from detectron2.config import CfgNode
+
+from segcore.config.rules import (
+    add_rules,
+    boolean,
+    dropout,
+    integer,
+    list_of,
+    number,
+    one_of,
+    relation,
+    text,
+    unknown_features,
+)
 
 
 def add_panoptic_segformer_config(cfg: CfgNode) -> None:
@@ -37,3 +52,48 @@ def add_panoptic_segformer_config(cfg: CfgNode) -> None:
     segformer.TEST.SEMANTIC_ON = True
     segformer.TEST.INSTANCE_ON = True
     segformer.TEST.PANOPTIC_ON = True
+
+
+add_rules(
+    "MODEL.PANOPTIC_SEGFORMER",
+    {
+        "IN_FEATURES": list_of(text(empty=False), 3),
+        "HIDDEN_DIM": integer(1, 65_536),
+        "NHEADS": integer(1, 1024),
+        "DIM_FEEDFORWARD": integer(1, 65_536),
+        "DROPOUT": dropout(),
+        "NUM_THING_QUERIES": integer(1, 65_536),
+        "ENC_LAYERS": integer(0, 256),
+        "LOCATION_LAYERS": integer(1, 256),
+        "THING_MASK_LAYERS": integer(0, 256),
+        "STUFF_MASK_LAYERS": integer(0, 256),
+        "LOCATION_TARGET": one_of("box", "centre"),
+        "SIZE_DIVISIBILITY": integer(-1, 4096),
+        "OFFICIAL_PADDING": boolean(),
+        "OFFICIAL_EMPTY_THINGS": boolean(),
+        "CHECKPOINT_MASK_DECODERS": boolean(),
+        "CLASS_WEIGHT": number(0),
+        "L1_WEIGHT": number(0),
+        "GIOU_WEIGHT": number(0),
+        "DICE_WEIGHT": number(0),
+        "TEST.SEMANTIC_ON": boolean(),
+        "TEST.INSTANCE_ON": boolean(),
+        "TEST.PANOPTIC_ON": boolean(),
+    },
+)
+
+
+@relation("MODEL")
+def _panoptic_segformer(cfg: CfgNode) -> Iterator[str]:
+    """Yield what does not go together in the network."""
+    if cfg.MODEL.META_ARCHITECTURE != "PanopticSegFormer":
+        return
+    segformer = cfg.MODEL.PANOPTIC_SEGFORMER
+    key = "MODEL.PANOPTIC_SEGFORMER.IN_FEATURES"
+    yield from unknown_features(cfg, key, segformer.IN_FEATURES)
+    # Norms have 32 groups.
+    if segformer.HIDDEN_DIM % segformer.NHEADS or segformer.HIDDEN_DIM % 32:
+        yield (
+            "MODEL.PANOPTIC_SEGFORMER.HIDDEN_DIM: expected a multiple of 32 and of "
+            f"MODEL.PANOPTIC_SEGFORMER.NHEADS, {segformer.NHEADS}, got {segformer.HIDDEN_DIM}"
+        )

@@ -1,5 +1,6 @@
 """Optimiser and learning-rate schedule from ``cfg.SOLVER``."""
 
+import logging
 from collections.abc import Sequence
 from itertools import chain
 
@@ -12,6 +13,8 @@ from detectron2.solver.lr_scheduler import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler, ParamScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
+
+logger = logging.getLogger(__name__)
 
 OPTIMIZERS = {"ADAMW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 
@@ -129,6 +132,13 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
     "WarmupCosineLR" goes down to ``SOLVER.BASE_LR_END``, which Detectron2 v0.6 does not know.
     """
     solver = cfg.SOLVER
+    if solver.WARMUP_ITERS > solver.MAX_ITER:
+        logger.warning(
+            "SOLVER.WARMUP_ITERS %d is more than SOLVER.MAX_ITER %d: the learning rate never "
+            "reaches SOLVER.BASE_LR",
+            solver.WARMUP_ITERS,
+            solver.MAX_ITER,
+        )
     warmup_length = solver.WARMUP_ITERS / solver.MAX_ITER
     warmup = {"warmup_factor": solver.WARMUP_FACTOR, "warmup_method": solver.WARMUP_METHOD}
     if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":

@@ -3,21 +3,26 @@
 import logging
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
-from fvcore.common.config import BASE_KEY
 
-from segcore.config import get_cfg
+from segcore.config import load_config
+from segcore.config.yaml_files import read_config_files
+from segcore.errors import ConfigError
+from segcore.text import printable
 
 logger = logging.getLogger(__name__)
 
 SYNC_NORMS = {"SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"}
 NUM_CLASSES_KEY = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 OWN_DATA_KEY = "DATASETS.PANOPTIC"
+OWN_DATA_PATHS = [
+    f"{OWN_DATA_KEY}.{split}.{name}"
+    for split in ("TRAIN", "TEST")
+    for name in ("IMAGES", "JSON", "PNGS")
+]
 
 
 def argument_parser() -> ArgumentParser:
@@ -34,25 +39,11 @@ def argument_parser() -> ArgumentParser:
 def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """The config of a YAML file and of KEY VALUE pairs, fit for this machine; not frozen.
 
-    A YAML file with Python tags, as the official ones, is loaded as Detectron2 loads it.
-
     Raises:
-        FileNotFoundError: there is no such file.
-        KeyError: a key that no configuration has.
+        ConfigError: see :func:`segcore.config.load_config`; or there is no such GPU.
     """
     cfg = load_config(config_file, opts)
     fit_to_machine(cfg)
-    return cfg
-
-
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """The first half of ``setup_config``: the config as it is written."""
-    cfg = get_cfg()
-    if config_file:
-        if not Path(config_file).is_file():
-            raise FileNotFoundError(f"config file {config_file} does not exist")
-        cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
     return cfg
 
 
@@ -61,6 +52,9 @@ def fit_to_machine(cfg: CfgNode, num_gpus: int | None = None) -> None:
 
     Args:
         num_gpus: as given on the command line; 0 means the CPU.
+
+    Raises:
+        ConfigError: there are GPUs, but not the one that ``MODEL.DEVICE`` names.
     """
     if cfg.MODEL.DEVICE.startswith("cuda") and (num_gpus == 0 or not torch.cuda.is_available()):
         logger.info(
@@ -69,6 +63,11 @@ def fit_to_machine(cfg: CfgNode, num_gpus: int | None = None) -> None:
             "--num-gpus is 0" if torch.cuda.is_available() else "PyTorch finds no GPU",
         )
         cfg.MODEL.DEVICE = "cpu"
+    index = cfg.MODEL.DEVICE.partition("cuda:")[2]
+    if index and int(index) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"MODEL.DEVICE: expected a GPU from 0 to {torch.cuda.device_count() - 1}, got {index}"
+        )
     if cfg.MODEL.DEVICE == "cpu":
         replaced = list(_replace_sync_norms(cfg, ""))
         if replaced:
@@ -88,15 +87,23 @@ def explicit_num_classes(config_file: str, opts: Sequence[str] = ()) -> int | No
     """
     given = dict(zip(opts[::2], opts[1::2], strict=False))
     if NUM_CLASSES_KEY in given:
-        return int(given[NUM_CLASSES_KEY])
+        return _class_count(given[NUM_CLASSES_KEY])
     if any(key.startswith(OWN_DATA_KEY) for key in given):
         return None
     found = None
-    for settings in _yaml_files(Path(config_file)) if config_file else ():
-        found = found or settings.get(NUM_CLASSES_KEY)
-        if any(key.startswith(OWN_DATA_KEY) and value for key, value in settings.items()):
-            return int(found) if found else None
+    for file in reversed(read_config_files(config_file)) if config_file else ():
+        found = found or file.get(NUM_CLASSES_KEY)
+        if any(map(file.get, OWN_DATA_PATHS)):
+            return _class_count(found) if found else None
     return None
+
+
+def _class_count(value: object) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        shown = printable(repr(value), 80)
+        raise ConfigError(f"{NUM_CLASSES_KEY}: expected an integer, got {shown}") from error
 
 
 def _replace_sync_norms(node: CfgNode, prefix: str) -> Iterator[str]:
@@ -106,24 +113,3 @@ def _replace_sync_norms(node: CfgNode, prefix: str) -> Iterator[str]:
         elif key.endswith("NORM") and value in SYNC_NORMS:
             node[key] = "BN"
             yield prefix + key
-
-
-def _yaml_files(path: Path) -> Iterator[dict[str, str]]:
-    """What a YAML file itself sets, by full key, then what its bases do: the strongest first."""
-    # Composed, not constructed: no tag of the file is acted on.
-    settings = dict(_scalars(yaml.compose(path.read_text()), ""))
-    bases = [value for key, value in settings.items() if key.split(".")[0] == BASE_KEY]
-    yield settings
-    for base in reversed(bases):
-        yield from _yaml_files(path.parent / Path(base).expanduser())
-
-
-def _scalars(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from _scalars(value, f"{prefix}.{key.value}" if prefix else key.value)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _scalars(value, f"{prefix}.{index}")
-    elif node is not None:
-        yield prefix, node.value

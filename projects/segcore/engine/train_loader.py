@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segcore.engine.randomness import seed_random_generators
+from segcore.errors import ConfigError
 
 # Keeps the random streams of samples and of training steps apart.
 SAMPLE_STREAM = 0
@@ -98,12 +99,13 @@ def build_train_loader(
         start_iter: the iteration whose batch comes first.
 
     Raises:
-        ValueError: the batch does not divide among the processes, or the sampler is unknown.
+        ConfigError: the batch does not divide among the processes.
+        ValueError: the sampler is unknown.
     """
     world_size = comm.get_world_size()
     total_batch_size = cfg.SOLVER.IMS_PER_BATCH
     if total_batch_size <= 0 or total_batch_size % world_size:
-        raise ValueError(
+        raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {total_batch_size}, which {world_size} process(es) cannot "
             "share equally"
         )

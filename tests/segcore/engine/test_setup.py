@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from segcore.engine import explicit_num_classes, fit_to_machine, load_config, setup_config
+from segcore.config import get_cfg
+from segcore.engine import explicit_num_classes, fit_to_machine, setup_config
+from segcore.errors import ConfigError
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "configs"
 OWN_DATA = "DATASETS: {PANOPTIC: {TRAIN: {JSON: own.json}}}\n"
+BASE = f"_BASE_: {PUBLISHED / 'quickstart/mask2former_R18.yaml'}\n"
 SEVEN = "MODEL: {SEM_SEG_HEAD: {NUM_CLASSES: 7}}\n"
 
 
@@ -25,35 +28,41 @@ def write(tmp_path: Path):
 
 
 def test_file_and_options(write):
-    path = write("a.yaml", "SOLVER: {BASE_LR: 0.5, MAX_ITER: 3}\n")
+    path = write("a.yaml", BASE + "SOLVER: {BASE_LR: 0.5, MAX_ITER: 3}\n")
     cfg = setup_config(path, ["SOLVER.MAX_ITER", "4"])
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (0.5, 4)
     assert not cfg.is_frozen()
 
 
 def test_no_file():
-    assert setup_config("", ["SEED", "3"]).SEED == 3
+    with pytest.raises(ConfigError, match="no config: give --config-file"):
+        setup_config("", ["SEED", "3"])
 
 
 def test_absent_file():
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml does not exist"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
         setup_config("nowhere.yaml")
 
 
 def test_unknown_key(write):
-    with pytest.raises(KeyError, match="NO_SUCH_KEY"):
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
         setup_config(write("a.yaml", "SOLVER: {NO_SUCH_KEY: 1}\n"))
+
+
+def test_values_are_validated(write):
+    with pytest.raises(ConfigError, match=r"SOLVER\.MAX_ITER: expected .* at least 1, got 0"):
+        setup_config(write("a.yaml", BASE), ["SOLVER.MAX_ITER", "0"])
 
 
 def test_python_tag_of_official_files(write):
     text = 'INPUT: {MIN_SIZE_TRAIN: !!python/object/apply:eval ["[8 * x for x in range(1, 4)]"]}\n'
-    assert setup_config(write("official.yaml", text)).INPUT.MIN_SIZE_TRAIN == (8, 16, 24)
+    assert setup_config(write("official.yaml", BASE + text)).INPUT.MIN_SIZE_TRAIN == (8, 16, 24)
 
 
 @pytest.mark.parametrize("num_gpus", [None, 0, 1])
 def test_cpu_without_gpu(monkeypatch, num_gpus):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cfg = load_config("")
+    cfg = get_cfg()
     fit_to_machine(cfg, num_gpus)
     assert cfg.MODEL.DEVICE == "cpu"
 
@@ -61,18 +70,31 @@ def test_cpu_without_gpu(monkeypatch, num_gpus):
 @pytest.mark.parametrize(("num_gpus", "device"), [(None, "cuda"), (0, "cpu"), (2, "cuda")])
 def test_device_with_gpu(monkeypatch, num_gpus, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    cfg = load_config("", ["MODEL.RESNETS.NORM", "SyncBN"])
+    cfg = get_cfg()
+    cfg.MODEL.RESNETS.NORM = "SyncBN"
     fit_to_machine(cfg, num_gpus)
     assert device == cfg.MODEL.DEVICE
     assert cfg.MODEL.RESNETS.NORM == ("BN" if device == "cpu" else "SyncBN")
+
+
+def test_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cuda:1"
+    fit_to_machine(cfg)
+    cfg.MODEL.DEVICE = "cuda:2"
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE: expected a GPU from 0 to 1, got 2"):
+        fit_to_machine(cfg)
 
 
 def test_sync_norms_on_cpu_become_plain_with_one_warning(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     # setup_logger, if an earlier test has called it, keeps the records from caplog.
     monkeypatch.setattr(logging.getLogger("segcore"), "propagate", True)
-    opts = ["MODEL.RESNETS.NORM", "SyncBN", "MODEL.FPN.NORM", "SyncBN"]
-    cfg = setup_config("", opts)
+    cfg = get_cfg()
+    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = "SyncBN"
+    fit_to_machine(cfg)
     assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.FPN.NORM == "BN"
     assert cfg.MODEL.SEM_SEG_HEAD.NORM == "GN"
     (warning,) = [r for r in caplog.records if r.levelname == "WARNING"]
@@ -114,6 +136,18 @@ def test_several_bases(write):
 def test_empty_paths_are_no_own_data(write):
     text = "DATASETS: {PANOPTIC: {TRAIN: {IMAGES: '', JSON: '', PNGS: ''}}}\n" + SEVEN
     assert explicit_num_classes(write("a.yaml", text)) is None
+
+
+@pytest.mark.parametrize("count", ["many", "[]", "{}"])
+def test_class_count_that_is_no_number(count):
+    with pytest.raises(ConfigError, match="NUM_CLASSES: expected an integer"):
+        explicit_num_classes("", ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", count])
+
+
+def test_class_count_from_an_unsafe_file_is_refused(write):
+    text = OWN_DATA + "MODEL: !!python/object/apply:os.getcwd []\n"
+    with pytest.raises(ConfigError, match="line 2: the tag"):
+        explicit_num_classes(write("a.yaml", text))
 
 
 def test_without_file_and_options():

@@ -1,30 +1,6 @@
-"""Configuration: Detectron2's defaults, this repository's keys, those of installed projects."""
-
-from importlib.metadata import entry_points
-
-from segcore.requirements import require_detectron2
-
-require_detectron2()
+"""The keys that all projects share, with their defaults; ``rules.py`` says what they may be."""
 
 from detectron2.config import CfgNode
-from detectron2.config import get_cfg as get_detectron2_cfg
-
-import segcore.backbones  # noqa: F401 registers them
-
-PROJECTS_ENTRY_POINT = "segcore.projects"
-
-
-def get_cfg() -> CfgNode:
-    """A config with every key that a YAML file of this repository, or an official one, may set.
-
-    A project takes part by naming a function ``add_config(cfg)`` under the entry point group
-    ``segcore.projects`` of its package; importing it also registers the project's modules.
-    """
-    cfg = get_detectron2_cfg()
-    add_segcore_config(cfg)
-    for entry in sorted(entry_points(group=PROJECTS_ENTRY_POINT), key=lambda entry: entry.name):
-        entry.load()(cfg)
-    return cfg
 
 
 def add_segcore_config(cfg: CfgNode) -> None:
@@ -55,8 +31,12 @@ def add_segcore_config(cfg: CfgNode) -> None:
     cfg.SOLVER.AMP.DTYPE = "float16"
     # On a CPU, SOLVER.AMP.ENABLED means float32 unless this is set too.
     cfg.SOLVER.AMP.CPU_BFLOAT16 = False
+    # Share of the images for "RandomSubsetTrainingSampler"; Detectron2's main has the same key.
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
     # Images in a batch of a process in evaluation.
     cfg.TEST.IMS_PER_BATCH = 1
+    # Evaluate also where the checkpoint lacks parameters of the model, which are random then.
+    cfg.TEST.ALLOW_MISSING_WEIGHTS = False
 
 
 def _add_deeplab_keys(cfg: CfgNode) -> None:
@@ -80,6 +60,8 @@ def _add_deeplab_keys(cfg: CfgNode) -> None:
 def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
     cfg.INPUT.COLOR_AUG_SSD = False
+    # Images with more pixels are refused, in training, evaluation and prediction.
+    cfg.INPUT.MAX_PIXELS = 128_000_000
     # Target height and width of the training image in pixels; -1 leaves the size as it is.
     cfg.INPUT.SIZE_DIVISIBILITY = -1
     # Large-scale jitter: a square of IMAGE_SIZE pixels, scaled by MIN_SCALE to MAX_SCALE.

@@ -1,0 +1,69 @@
+"""A config from defaults, a file, a command line, or a text such as a checkpoint carries."""
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+import segcore.backbones  # noqa: F401 registers them
+from segcore.config.faults import raise_faults
+from segcore.config.keys import add_segcore_config
+from segcore.config.merging import merge_settings
+from segcore.config.node import SafeCfgNode
+from segcore.config.validation import validate_config
+from segcore.config.yaml_files import parse_config
+from segcore.errors import ConfigError
+
+PROJECTS_ENTRY_POINT = "segcore.projects"
+
+
+def get_cfg() -> SafeCfgNode:
+    """A config with every key that a YAML file of this repository, or an official one, may set.
+
+    It loads YAML safely, see :class:`SafeCfgNode`.
+
+    A project takes part by naming a function ``add_config(cfg)`` under the entry point group
+    ``segcore.projects`` of its package; importing it also registers the project's modules.
+    """
+    cfg = get_detectron2_cfg()
+    add_segcore_config(cfg)
+    for entry in sorted(entry_points(group=PROJECTS_ENTRY_POINT), key=lambda entry: entry.name):
+        entry.load()(cfg)
+    return SafeCfgNode.from_node(cfg)
+
+
+def load_config(config_file: str, opts: Sequence[str] = ()) -> SafeCfgNode:
+    """The config of a YAML file and of KEY VALUE pairs, validated; not frozen.
+
+    Args:
+        config_file: "" for none, if the pairs say all.
+
+    Raises:
+        ConfigError: the file cannot be read, a key or a value is wrong.
+    """
+    if not config_file and "MODEL.META_ARCHITECTURE" not in opts:
+        raise ConfigError("no config: give --config-file, such as one of configs/quickstart")
+    cfg = get_cfg()
+    if config_file:
+        cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    validate_config(cfg)
+    return cfg
+
+
+def config_from_yaml(text: str, source: str) -> SafeCfgNode:
+    """The config that a YAML text, such as ``cfg.dump()`` gives, describes; validated, not frozen.
+
+    Args:
+        source: what messages call the text, such as the checkpoint that it comes from.
+
+    Raises:
+        ConfigError: the text is no YAML, sets what there is not, or has a ``_BASE_``.
+    """
+    config = parse_config(text, source)
+    if config.bases:
+        raise ConfigError(f"{config.source}: _BASE_ is for files only")
+    cfg = get_cfg()
+    raise_faults(merge_settings(cfg, config.settings, config.place))
+    validate_config(cfg)
+    return cfg

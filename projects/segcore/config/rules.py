@@ -1,0 +1,192 @@
+"""What values config keys may have: rules of single keys, and relations between several.
+
+A project adds those of its keys with :func:`add_rules` and :func:`relation` where it adds the keys.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+
+from segcore.config.faults import did_you_mean
+from segcore.text import printable
+
+MAX_INTEGER = 10**9
+MAX_NAMES_SHOWN = 12
+NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the value of a key must be.
+
+    Attributes:
+        expected: a phrase for messages.
+        accepts: whether a value, of any type, is right.
+        names: where the value is a name, those that there are.
+    """
+
+    expected: str
+    accepts: Callable[[Any], bool]
+    names: Callable[[], Collection[str]] | None = None
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value, or None."""
+        if self.accepts(value):
+            return None
+        shown, expected, suggestion = printable(repr(value), 80), self.expected, ""
+        if self.names:
+            names = sorted(self.names())
+            if len(names) <= MAX_NAMES_SHOWN:
+                expected = f"one of {', '.join(map(repr, names))}"
+            suggestion = did_you_mean(str(value), names, most=2)
+        return f"expected {expected}, got {shown}{suggestion}"
+
+
+class Relation(NamedTuple):
+    """A check of several keys that are right each for itself."""
+
+    keys: tuple[str, ...]  # or sections, all of what ``check`` reads
+    check: Callable[[CfgNode], Iterator[str]]  # yields faults, a line each
+
+
+RULES: dict[str, Rule] = {}
+RELATIONS: list[Relation] = []
+# Backbone -> the section of MODEL that names its features.
+BACKBONE_SECTIONS: dict[str, str] = {}
+
+
+def add_rules(section: str, rules: Mapping[str, Rule]) -> None:
+    """Add the rules of the keys of a section, such as "MODEL.SWIN"; "" for the whole config."""
+    RULES.update({f"{section}.{key}" if section else key: rule for key, rule in rules.items()})
+
+
+def relation(*keys: str) -> Callable:
+    """Decorate a function of a config that yields faults; it is asked if ``keys`` are right."""
+
+    def register(check: Callable[[CfgNode], Iterator[str]]) -> Callable:
+        RELATIONS.append(Relation(keys, check))
+        return check
+
+    return register
+
+
+def integer(low: int, high: int = MAX_INTEGER) -> Rule:
+    """An integer in [low, high]."""
+    expected = (
+        f"an integer of at least {low}"
+        if high == MAX_INTEGER
+        else f"an integer from {low} to {high}"
+    )
+    return Rule(expected, lambda value: type(value) is int and low <= value <= high)
+
+
+def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Rule:
+    """A finite number in [low, high], the ends left out if ``above`` and ``below``."""
+    if high == math.inf:
+        expected = f"a finite number {'above' if above else 'of at least'} {low:g}"
+    else:
+        expected = f"a number in {'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+
+    def accepts(value: Any) -> bool:
+        return (
+            type(value) in (int, float)
+            and math.isfinite(value)
+            and low <= value <= high
+            and not (above and value == low)
+            and not (below and value == high)
+        )
+
+    return Rule(expected, accepts)
+
+
+def share() -> Rule:
+    """A number in [0, 1]."""
+    return number(0, 1)
+
+
+def dropout() -> Rule:
+    """A number in [0, 1)."""
+    return number(0, 1, below=True)
+
+
+def boolean() -> Rule:
+    return Rule("True or False", lambda value: type(value) is bool)
+
+
+def text(*, empty: bool = True) -> Rule:
+    """A text."""
+    expected = "a text" if empty else "a text that is not empty"
+    return Rule(expected, lambda value: isinstance(value, str) and (empty or bool(value.strip())))
+
+
+def one_of(*values: Any) -> Rule:
+    """One of a few values."""
+    if all(isinstance(value, str) for value in values):
+        return named(lambda: values)
+    expected = f"one of {', '.join(map(repr, values))}"
+    return Rule(expected, lambda value: any(value == v and type(value) is type(v) for v in values))
+
+
+def named(names: Callable[[], Collection[str]]) -> Rule:
+    """One of names that are known when it is asked, such as those of a registry."""
+    return Rule(
+        "a name that is registered",
+        lambda value: isinstance(value, str) and value in names(),
+        names,
+    )
+
+
+def optional(rule: Rule) -> Rule:
+    """None, or what a rule accepts."""
+    return Rule(
+        f"None or {rule.expected}", lambda value: value is None or rule.accepts(value), rule.names
+    )
+
+
+def list_of(rule: Rule, length: int | None = None, *, least: int = 1) -> Rule:
+    """A list of ``length`` items, or of at least so many, each of which a rule accepts."""
+    if length is not None:
+        expected = f"a list of {length} items"
+    else:
+        expected = "a list" + (f" of at least {least} item(s)" if least else "")
+    if rule.names:
+        expected += f", each one of {', '.join(map(repr, rule.names()))}"
+    else:
+        expected += f", each {rule.expected}"
+
+    def accepts(value: Any) -> bool:
+        return (
+            isinstance(value, list | tuple)
+            and (len(value) == length if length is not None else len(value) >= least)
+            and all(map(rule.accepts, value))
+        )
+
+    return Rule(expected, accepts)
+
+
+def backbone_features(cfg: CfgNode) -> list[str] | None:
+    """The features that the config's backbone returns, or None where that is not known."""
+    section = BACKBONE_SECTIONS.get(cfg.MODEL.BACKBONE.NAME)
+    return None if section is None else list(cfg.MODEL[section].OUT_FEATURES)
+
+
+def unknown_features(cfg: CfgNode, key: str, features: Collection[str]) -> Iterator[str]:
+    """Yield a fault if the backbone does not return what ``key`` asks for."""
+    returned = backbone_features(cfg)
+    if returned is not None and not set(features) <= set(returned):
+        section = BACKBONE_SECTIONS[cfg.MODEL.BACKBONE.NAME]
+        yield (
+            f"{key}: expected features of the backbone, {returned} (MODEL.{section}.OUT_FEATURES), "
+            f"got {list(features)}"
+        )
+
+
+def equally_long(section: str, node: CfgNode, names: Collection[str]) -> Iterator[str]:
+    """Yield a fault if the lists of a section, one item a stage each, differ in length."""
+    lengths = {name: len(node[name]) for name in names}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        yield f"{section}: expected lists of one length, one item a stage; {shown}"

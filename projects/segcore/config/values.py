@@ -1,0 +1,471 @@
+"""Rules and relations of the keys that this repository, and what it uses of Detectron2, reads."""
+
+import re
+from collections.abc import Collection, Iterator
+from itertools import pairwise
+
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+
+from segcore.backbones.features import FEATURES
+from segcore.config.rules import (
+    BACKBONE_SECTIONS,
+    NORMS,
+    Rule,
+    add_rules,
+    boolean,
+    dropout,
+    equally_long,
+    integer,
+    list_of,
+    named,
+    number,
+    one_of,
+    optional,
+    relation,
+    share,
+    text,
+)
+from segcore.data.category_rules import MAX_CATEGORIES
+from segcore.inference.merging import STRATEGIES
+
+MAX_SIDE = 65_536  # pixels
+RESNET_DEPTHS = (18, 34, 50, 101, 152)
+
+
+def architectures() -> Collection[str]:
+    """Names of the meta-architectures; Detectron2's take other mappers and evaluators."""
+    return [
+        name for name, model in META_ARCH_REGISTRY if not model.__module__.startswith("detectron2.")
+    ]
+
+
+def mappers() -> Collection[str]:
+    from segcore.data.mappers import TRAIN_MAPPERS
+
+    return TRAIN_MAPPERS
+
+
+def optimizers() -> Collection[str]:
+    from segcore.solver import OPTIMIZERS
+
+    return OPTIMIZERS
+
+
+side = integer(1, MAX_SIDE)
+sides = list_of(side)
+device = Rule(
+    "'cpu', 'cuda' or 'cuda:' and a number",
+    lambda value: isinstance(value, str) and re.fullmatch(r"cpu|cuda(:\d{1,3})?", value),
+)
+auto_augment = Rule(
+    "a policy in timm's notation, such as 'rand-m9-mstd0.5-inc1', or ''",
+    lambda value: (
+        isinstance(value, str)
+        and re.fullmatch(
+            r"|(rand|augmix)(-(m|n|p|mstd|mmax|inc|w|d|b)\d+(\.\d+)?|-t\w+)*"
+            r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?",
+            value,
+        )
+    ),
+)
+steps = Rule(
+    "a list of rising iterations from 0",
+    lambda value: (
+        isinstance(value, list | tuple)
+        and all(type(step) is int and step >= 0 for step in value)
+        and all(a < b for a, b in pairwise(value))
+    ),
+)
+multipliers = Rule(
+    "a list of pairs [part of a parameter's name, factor]",
+    lambda value: (
+        isinstance(value, list | tuple)
+        and all(
+            isinstance(pair, list | tuple)
+            and len(pair) == 2
+            and isinstance(pair[0], str)
+            and number(0).accepts(pair[1])
+            for pair in value
+        )
+    ),
+)
+expected_results = Rule(
+    "a list of [task, metric, value, tolerance]",
+    lambda value: (
+        isinstance(value, list | tuple)
+        and all(isinstance(row, list | tuple) and len(row) == 4 for row in value)
+    ),
+)
+norm_type = Rule(
+    "a number above 0, or .inf",
+    lambda value: type(value) in (int, float) and value > 0,
+)
+
+add_rules(
+    "",
+    {
+        "OUTPUT_DIR": text(empty=False),
+        "SEED": Rule("an integer below 2**31", lambda value: type(value) is int and value < 2**31),
+        "VIS_PERIOD": integer(0),
+        "CUDNN_BENCHMARK": boolean(),
+    },
+)
+add_rules(
+    "MODEL",
+    {
+        "META_ARCHITECTURE": named(architectures),
+        "DEVICE": device,
+        "WEIGHTS": text(),
+        "PIXEL_MEAN": list_of(number(-1e6, 1e6), 3),
+        "PIXEL_STD": list_of(number(0, 1e6, above=True), 3),
+        "BACKBONE.NAME": named(lambda: dict(BACKBONE_REGISTRY)),
+        "BACKBONE.FREEZE_AT": integer(0, 5),
+        "CLASSIFIER.NUM_CLASSES": integer(1, 10**6),
+        "CLASSIFIER.LABEL_SMOOTHING": dropout(),
+    },
+)
+add_rules(
+    "MODEL.SEM_SEG_HEAD",
+    {
+        "NAME": named(lambda: dict(SEM_SEG_HEADS_REGISTRY)),
+        "IN_FEATURES": list_of(text(empty=False)),
+        "IGNORE_VALUE": integer(0, 65_535),
+        "NUM_CLASSES": integer(1, MAX_CATEGORIES),
+        "CONVS_DIM": integer(1, 65_536),
+        "COMMON_STRIDE": one_of(1, 2, 4, 8, 16, 32),
+        "NORM": one_of(*NORMS),
+        "LOSS_WEIGHT": number(0),
+    },
+)
+add_rules(
+    "MODEL.RESNETS",
+    {
+        "DEPTH": one_of(*RESNET_DEPTHS),
+        "OUT_FEATURES": list_of(one_of("stem", *FEATURES)),
+        "NUM_GROUPS": integer(1, 1024),
+        "NORM": one_of(*NORMS),
+        "WIDTH_PER_GROUP": integer(1, 4096),
+        "STRIDE_IN_1X1": boolean(),
+        "RES5_DILATION": one_of(1, 2),
+        "RES2_OUT_CHANNELS": integer(1, 4096),
+        "STEM_OUT_CHANNELS": integer(1, 4096),
+        "DEFORM_ON_PER_STAGE": list_of(boolean(), 4),
+        "DEFORM_MODULATED": boolean(),
+        "DEFORM_NUM_GROUPS": integer(1, 1024),
+    },
+)
+add_rules(
+    "MODEL.FPN",
+    {
+        "IN_FEATURES": list_of(one_of(*FEATURES), least=0),
+        "OUT_CHANNELS": integer(1, 65_536),
+        "NORM": one_of(*NORMS),
+        "FUSE_TYPE": one_of("sum", "avg"),
+    },
+)
+add_rules(
+    "MODEL.SWIN",
+    {
+        "PRETRAIN_IMG_SIZE": side,
+        "PATCH_SIZE": integer(1, 256),
+        "EMBED_DIM": integer(1, 4096),
+        "DEPTHS": list_of(integer(1, 256)),
+        "NUM_HEADS": list_of(integer(1, 1024)),
+        "WINDOW_SIZE": integer(1, 256),
+        "MLP_RATIO": number(0, 64, above=True),
+        "QKV_BIAS": boolean(),
+        "QK_SCALE": optional(number(0, above=True)),
+        "DROP_RATE": dropout(),
+        "ATTN_DROP_RATE": dropout(),
+        "DROP_PATH_RATE": dropout(),
+        "APE": boolean(),
+        "PATCH_NORM": boolean(),
+        "OUT_FEATURES": list_of(one_of(*FEATURES)),
+        "USE_CHECKPOINT": boolean(),
+    },
+)
+add_rules(
+    "MODEL.PVT",
+    {
+        "EMBED_DIMS": list_of(integer(1, 4096), len(FEATURES)),
+        "NUM_HEADS": list_of(integer(1, 1024), len(FEATURES)),
+        "MLP_RATIOS": list_of(number(0, 64, above=True), len(FEATURES)),
+        "DEPTHS": list_of(integer(1, 256), len(FEATURES)),
+        "SR_RATIOS": list_of(integer(1, 256), len(FEATURES)),
+        "DROP_PATH_RATE": dropout(),
+        "OUT_FEATURES": list_of(one_of(*FEATURES)),
+        "USE_CHECKPOINT": boolean(),
+    },
+)
+add_rules(
+    "MODEL.PANOPTIC_MERGING",
+    {
+        "STRATEGY": one_of(*STRATEGIES, ""),
+        "QUALITY_THRESHOLD_THINGS": share(),
+        "QUALITY_THRESHOLD_STUFF": share(),
+        "OVERLAP_THRESHOLD_THINGS": share(),
+        "OVERLAP_THRESHOLD_STUFF": share(),
+        "CLASS_EXPONENT": number(0),
+        "MASK_EXPONENT": number(0),
+        "MASK_THRESHOLD": share(),
+        "SCORE_THRESHOLD": share(),
+        "MIN_VISIBLE_SHARE": share(),
+    },
+)
+add_rules(
+    "INPUT",
+    {
+        "MIN_SIZE_TRAIN": sides,
+        "MIN_SIZE_TRAIN_SAMPLING": one_of("choice", "range"),
+        "MAX_SIZE_TRAIN": side,
+        "MIN_SIZE_TEST": integer(0, MAX_SIDE),
+        "MAX_SIZE_TEST": side,
+        "MAX_PIXELS": integer(1, 10**12),
+        "RANDOM_FLIP": one_of("horizontal", "vertical", "none"),
+        "FORMAT": one_of("RGB", "BGR"),
+        "DATASET_MAPPER_NAME": named(mappers),
+        "COLOR_AUG_SSD": boolean(),
+        "SIZE_DIVISIBILITY": integer(-1, MAX_SIDE),
+        "IMAGE_SIZE": side,
+        "MIN_SCALE": number(0, 1000, above=True),
+        "MAX_SCALE": number(0, 1000, above=True),
+        "CROP.ENABLED": boolean(),
+        "CROP.TYPE": one_of("absolute", "absolute_range", "relative", "relative_range"),
+        "CROP.SIZE": list_of(number(0, MAX_SIDE, above=True), 2),
+        "CROP.SINGLE_CATEGORY_MAX_AREA": number(0, 1, above=True),
+        "CROP.RESIZE_MIN_SIZES": sides,
+        "CROP.RESIZE_MAX_SIZE": side,
+        "CLASSIFICATION.AUTO_AUGMENT": auto_augment,
+        "CLASSIFICATION.COLOR_JITTER": number(0, 100),
+        "CLASSIFICATION.ERASING_PROB": share(),
+        "CLASSIFICATION.MIXUP_ALPHA": number(0, 1000),
+        "CLASSIFICATION.CUTMIX_ALPHA": number(0, 1000),
+        "CLASSIFICATION.MIX_PROB": share(),
+        "CLASSIFICATION.CUTMIX_PROB": share(),
+        "CLASSIFICATION.CENTER_CROP_TEST": boolean(),
+    },
+)
+add_rules(
+    "DATASETS",
+    {
+        "TRAIN": list_of(text(empty=False), least=0),
+        "TEST": list_of(text(empty=False), least=0),
+        **{
+            f"PANOPTIC.{split}.{name}": text()
+            for split in ("TRAIN", "TEST")
+            for name in ("IMAGES", "JSON", "PNGS")
+        },
+        "IMAGE_FOLDER.TRAIN": text(),
+        "IMAGE_FOLDER.TEST": text(),
+    },
+)
+add_rules(
+    "DATALOADER",
+    {
+        "NUM_WORKERS": integer(0, 1024),
+        "ASPECT_RATIO_GROUPING": boolean(),
+        "SAMPLER_TRAIN": one_of(
+            "TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"
+        ),
+        "REPEAT_THRESHOLD": share(),
+        "RANDOM_SUBSET_RATIO": number(0, 1, above=True),
+        "FILTER_EMPTY_ANNOTATIONS": boolean(),
+    },
+)
+add_rules(
+    "SOLVER",
+    {
+        "OPTIMIZER": named(optimizers),
+        "LR_SCHEDULER_NAME": one_of("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"),
+        "MAX_ITER": integer(1),
+        "CHECKPOINT_PERIOD": integer(1),
+        "IMS_PER_BATCH": integer(1, 10**6),
+        "ACCUMULATE": integer(1, 10**6),
+        "REFERENCE_WORLD_SIZE": integer(0, 10**6),
+        "BASE_LR": number(0, above=True),
+        "BASE_LR_END": number(0),
+        "BACKBONE_MULTIPLIER": number(0),
+        "LR_MULTIPLIERS": multipliers,
+        "MOMENTUM": dropout(),
+        "NESTEROV": boolean(),
+        "WEIGHT_DECAY": number(0),
+        "WEIGHT_DECAY_NORM": number(0),
+        "WEIGHT_DECAY_EMBED": number(0),
+        "WEIGHT_DECAY_POSITION": number(0),
+        "WEIGHT_DECAY_1D": optional(number(0)),
+        "GAMMA": number(0),
+        "STEPS": steps,
+        "WARMUP_FACTOR": number(0),
+        "WARMUP_ITERS": integer(0),
+        "WARMUP_METHOD": one_of("linear", "constant"),
+        "POLY_LR_POWER": number(0),
+        "POLY_LR_CONSTANT_ENDING": share(),
+        "CLIP_GRADIENTS.ENABLED": boolean(),
+        "CLIP_GRADIENTS.CLIP_TYPE": one_of("value", "norm", "full_model"),
+        "CLIP_GRADIENTS.CLIP_VALUE": number(0, above=True),
+        "CLIP_GRADIENTS.NORM_TYPE": norm_type,
+        "AMP.ENABLED": boolean(),
+        "AMP.DTYPE": one_of("float16", "bfloat16"),
+        "AMP.CPU_BFLOAT16": boolean(),
+    },
+)
+add_rules(
+    "TEST",
+    {
+        "EXPECTED_RESULTS": expected_results,
+        "EVAL_PERIOD": integer(0),
+        "DETECTIONS_PER_IMAGE": integer(1, 10**6),
+        "IMS_PER_BATCH": integer(1, 10**6),
+        "ALLOW_MISSING_WEIGHTS": boolean(),
+        "AUG.ENABLED": boolean(),
+        "AUG.MIN_SIZES": sides,
+        "AUG.MAX_SIZE": side,
+        "AUG.FLIP": boolean(),
+        "PRECISE_BN.ENABLED": boolean(),
+        "PRECISE_BN.NUM_ITER": integer(1),
+    },
+)
+BACKBONE_SECTIONS.update(
+    {
+        "build_resnet_backbone": "RESNETS",
+        "D2SwinTransformer": "SWIN",
+        "PyramidVisionTransformerV2": "PVT",
+    }
+)
+
+
+@relation("INPUT")
+def _sizes(cfg: CfgNode) -> Iterator[str]:
+    inputs = cfg.INPUT
+    for split, smallest in (("TRAIN", max(inputs.MIN_SIZE_TRAIN)), ("TEST", inputs.MIN_SIZE_TEST)):
+        largest = inputs[f"MAX_SIZE_{split}"]
+        if smallest > largest:
+            yield (
+                f"INPUT.MAX_SIZE_{split}: expected at least INPUT.MIN_SIZE_{split}, "
+                f"{smallest}, got {largest}"
+            )
+    if inputs.MIN_SIZE_TRAIN_SAMPLING == "range" and (
+        len(inputs.MIN_SIZE_TRAIN) != 2 or inputs.MIN_SIZE_TRAIN[0] > inputs.MIN_SIZE_TRAIN[1]
+    ):
+        yield (
+            "INPUT.MIN_SIZE_TRAIN: expected (smallest, largest), as "
+            f"INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range', got {tuple(inputs.MIN_SIZE_TRAIN)}"
+        )
+    if inputs.MIN_SCALE > inputs.MAX_SCALE:
+        yield (
+            f"INPUT.MIN_SCALE: expected at most INPUT.MAX_SCALE, {inputs.MAX_SCALE}, "
+            f"got {inputs.MIN_SCALE}"
+        )
+    if inputs.IMAGE_SIZE**2 > inputs.MAX_PIXELS:
+        yield (
+            f"INPUT.IMAGE_SIZE: expected a square of at most INPUT.MAX_PIXELS, "
+            f"{inputs.MAX_PIXELS}, got {inputs.IMAGE_SIZE}"
+        )
+
+
+@relation("INPUT.CROP")
+def _crop(cfg: CfgNode) -> Iterator[str]:
+    crop = cfg.INPUT.CROP
+    if not crop.ENABLED:
+        return
+    if crop.TYPE.startswith("relative"):
+        rule = list_of(number(0, 1, above=True), 2)
+    else:
+        rule = list_of(side, 2)
+    if fault := rule.fault(crop.SIZE):
+        yield f"INPUT.CROP.SIZE: {fault} (INPUT.CROP.TYPE is {crop.TYPE!r})"
+    elif crop.TYPE == "absolute_range" and crop.SIZE[0] > crop.SIZE[1]:
+        yield f"INPUT.CROP.SIZE: expected [smallest, largest], got {list(crop.SIZE)}"
+
+
+@relation("SOLVER")
+def _schedule(cfg: CfgNode) -> Iterator[str]:
+    solver = cfg.SOLVER
+    for key in ("ACCUMULATE", "REFERENCE_WORLD_SIZE"):
+        if solver[key] and solver.IMS_PER_BATCH % solver[key]:
+            yield (
+                f"SOLVER.{key}: expected a divisor of SOLVER.IMS_PER_BATCH, "
+                f"{solver.IMS_PER_BATCH}, got {solver[key]}"
+            )
+    if solver.OPTIMIZER == "SGD" and solver.NESTEROV and not solver.MOMENTUM:
+        yield "SOLVER.MOMENTUM: expected a number above 0, as SOLVER.NESTEROV is on, got 0"
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and solver.BASE_LR_END > solver.BASE_LR:
+        yield (
+            f"SOLVER.BASE_LR_END: expected at most SOLVER.BASE_LR, {solver.BASE_LR:g}, "
+            f"got {solver.BASE_LR_END:g}"
+        )
+
+
+@relation("MODEL", "TEST.AUG")
+def _results(cfg: CfgNode) -> Iterator[str]:
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    section = getattr(model, "config_section", None)
+    switches = cfg.MODEL[section].TEST if section else {}
+    if section and not any(switches[f"{task}_ON"] for task in ("SEMANTIC", "INSTANCE", "PANOPTIC")):
+        yield (
+            f"MODEL.{section}.TEST: expected at least one of SEMANTIC_ON, INSTANCE_ON and "
+            "PANOPTIC_ON to be True"
+        )
+    if cfg.TEST.AUG.ENABLED and not switches.get("SEMANTIC_ON"):
+        yield "TEST.AUG.ENABLED: expected a model with SEMANTIC_ON, whose results alone it is for"
+
+
+@relation("MODEL.BACKBONE.NAME", "MODEL.FPN", "MODEL.RESNETS")
+def _fpn(cfg: CfgNode) -> Iterator[str]:
+    used, returned = list(cfg.MODEL.FPN.IN_FEATURES), list(cfg.MODEL.RESNETS.OUT_FEATURES)
+    if "fpn" in cfg.MODEL.BACKBONE.NAME and not (used and set(used) <= set(returned)):
+        yield (
+            f"MODEL.FPN.IN_FEATURES: expected some of MODEL.RESNETS.OUT_FEATURES, {returned}, "
+            f"got {used}"
+        )
+
+
+@relation("MODEL.BACKBONE.NAME", "MODEL.RESNETS")
+def _resnet(cfg: CfgNode) -> Iterator[str]:
+    resnet = cfg.MODEL.RESNETS
+    if "resnet" not in cfg.MODEL.BACKBONE.NAME or resnet.DEPTH > 34:
+        return
+    for key, expected in (("RES2_OUT_CHANNELS", 64), ("RES5_DILATION", 1), ("NUM_GROUPS", 1)):
+        if resnet[key] != expected:
+            yield (
+                f"MODEL.RESNETS.{key}: expected {expected}, as MODEL.RESNETS.DEPTH is "
+                f"{resnet.DEPTH}, got {resnet[key]}"
+            )
+    if any(resnet.DEFORM_ON_PER_STAGE):
+        yield (
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE: expected False for each stage, as "
+            f"MODEL.RESNETS.DEPTH is {resnet.DEPTH}, got {list(resnet.DEFORM_ON_PER_STAGE)}"
+        )
+
+
+@relation("MODEL.BACKBONE.NAME", "MODEL.SWIN")
+def _swin(cfg: CfgNode) -> Iterator[str]:
+    swin = cfg.MODEL.SWIN
+    if cfg.MODEL.BACKBONE.NAME != "D2SwinTransformer":
+        return
+    yield from equally_long("MODEL.SWIN", swin, ("DEPTHS", "NUM_HEADS"))
+    for stage, heads in enumerate(swin.NUM_HEADS):
+        channels = swin.EMBED_DIM * 2**stage
+        if channels % heads:
+            yield (
+                f"MODEL.SWIN.NUM_HEADS: expected a divisor of the {channels} channels of stage "
+                f"{stage}, got {heads}"
+            )
+    emitted = FEATURES[: len(swin.DEPTHS)]
+    if not set(swin.OUT_FEATURES) <= set(emitted):
+        yield f"MODEL.SWIN.OUT_FEATURES: expected some of {emitted}, got {list(swin.OUT_FEATURES)}"
+
+
+@relation("MODEL.BACKBONE.NAME", "MODEL.PVT")
+def _pvt(cfg: CfgNode) -> Iterator[str]:
+    if cfg.MODEL.BACKBONE.NAME != "PyramidVisionTransformerV2":
+        return
+    pvt = cfg.MODEL.PVT
+    for channels, heads in zip(pvt.EMBED_DIMS, pvt.NUM_HEADS, strict=True):
+        if channels % heads:
+            yield (
+                f"MODEL.PVT.NUM_HEADS: expected divisors of the channels {list(pvt.EMBED_DIMS)}, "
+                f"got {list(pvt.NUM_HEADS)}"
+            )
+            break
