@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from segcore.errors import OutputError
+from segcore.text import printable
 
 _PARTIAL_NAME = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-\d+\.partial")
 _ABANDONED_AFTER = 24 * 3600  # seconds; for files of other machines, whose processes are not seen
@@ -58,6 +59,13 @@ def write_bytes(content: bytes, path: str | Path) -> None:
 def write_json(content: Any, path: str | Path) -> None:
     """Write ``content`` as JSON atomically; see :func:`atomic_file` for the errors."""
     write_bytes(json.dumps(content).encode(), path)
+
+
+def relative_to(path: str | Path) -> str:
+    """Return what a message on a missing file adds: where a relative path starts, else ""."""
+    if Path(path).is_absolute():
+        return ""
+    return f" (relative to the working directory {printable(os.getcwd(), 300)})"
 
 
 def remove_partial_files(folder: str | Path) -> int:

@@ -17,6 +17,7 @@ from segcore.data.check_json import (
 from segcore.data.panoptic_format import PanopticJson, read_panoptic_json
 from segcore.data.report import ClassCount, Problem, Report
 from segcore.errors import DataError
+from segcore.files import relative_to
 
 MAX_WORKERS = 16
 
@@ -43,9 +44,8 @@ def check_panoptic_dataset(
     report = Report(str(json))
     for folder, name in ((images, "image folder"), (pngs, "folder of panoptic PNGs")):
         if not Path(folder).is_dir():
-            report.problems.append(
-                Problem("wrong path", str(folder), f"the {name} does not exist: correct the path")
-            )
+            fault = f"the {name} does not exist{relative_to(folder)}: correct the path"
+            report.problems.append(Problem("wrong path", str(folder), fault))
     try:
         data = read_panoptic_json(json)
     except DataError as error:

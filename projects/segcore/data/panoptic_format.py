@@ -18,6 +18,7 @@ from PIL import Image
 from typing_extensions import NotRequired
 
 from segcore.errors import DataError
+from segcore.files import relative_to
 
 UNLABELLED = 0
 MAX_SEGMENT_ID = 256**3 - 1
@@ -69,7 +70,9 @@ def read_panoptic_json(path: str | Path) -> PanopticJson:
     try:
         data = json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise DataError(f"{path}: cannot read the panoptic JSON ({error.strerror})") from error
+        raise DataError(
+            f"{path}: cannot read the panoptic JSON: {error.strerror}{relative_to(path)}"
+        ) from error
     except ValueError as error:
         raise DataError(f"{path}: not a JSON file ({error})") from error
     missing = [
