@@ -14,15 +14,15 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
-from PIL import Image
 from tabulate import tabulate
 
+from segcore.data.images import encode_image
 from segcore.data.own_data import setup_own_data
 from segcore.data.panoptic_format import read_panoptic_png
 from segcore.data.quickstart import generate
 from segcore.demo import PhotoPredictor, read_photo
 from segcore.engine import Trainer, setup_config
-from segcore.files import atomic_file
+from segcore.files import write_bytes
 from segcore.visualization import draw_panoptic, sheet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,8 +57,7 @@ def main(system: str) -> None:
     results = Trainer.test(cfg, trainer.model)
     picture = Path(cfg.OUTPUT_DIR, "predictions.png")
     print(f"==> Drawing {PICTURES_ON_SHEET} of them to {picture}")
-    with atomic_file(picture) as file:
-        Image.fromarray(prediction_sheet(cfg, weights)).save(file, format="PNG")
+    write_bytes(encode_image(prediction_sheet(cfg, weights), "PNG"), picture)
     print(f"\n{quality_table(results['panoptic_seg'])}\n")
     print(f"Predictions beside the truth: {picture}")
     print(f"Model: {weights}; time in all: {time.perf_counter() - start:.0f} s")

@@ -14,6 +14,7 @@ from segcore.data.check_json import (
     photo_faults,
     sound_segments,
 )
+from segcore.data.images import MAX_PIXELS
 from segcore.data.panoptic_format import PanopticJson, read_panoptic_json
 from segcore.data.report import ClassCount, Problem, Report
 from segcore.errors import DataError
@@ -29,6 +30,7 @@ def check_panoptic_dataset(
     *,
     evaluation: bool = False,
     quick: bool = False,
+    max_pixels: int = MAX_PIXELS,
     progress: bool = True,
 ) -> Report:
     """Look for everything in a data set of COCO panoptic format that would disturb training.
@@ -39,6 +41,7 @@ def check_panoptic_dataset(
         pngs: folder of the panoptic PNGs; the JSON's ``annotations`` name them.
         evaluation: ask for what only evaluation needs, too (distinct file names of the photos).
         quick: read the JSON and the headers of the files, no pixels.
+        max_pixels: images with more are errors.
         progress: show a progress bar.
     """
     report = Report(str(json))
@@ -66,7 +69,7 @@ def check_panoptic_dataset(
     ]
     check = header_problems if quick else pixel_problems
     with ThreadPoolExecutor(min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda task: list(check(*task)), tasks)
+        found = pool.map(lambda task: list(check(*task, max_pixels)), tasks)
         for problems in tqdm(
             found, "Checking data", len(tasks), unit="photo", disable=not progress, delay=1
         ):

@@ -4,11 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from segcore.data.check_json import sound_segments
+from segcore.data.images import (
+    MAX_PIXELS,
+    changes_on_reading,
+    exif_orientation,
+    load_image,
+    open_image,
+    stored_size,
+)
 from segcore.data.panoptic_format import (
-    IMAGE_ERRORS,
     UNLABELLED,
     Annotation,
     Photo,
@@ -16,19 +22,24 @@ from segcore.data.panoptic_format import (
     read_panoptic_png,
 )
 from segcore.data.report import Problem
-from segcore.errors import DataError
+from segcore.errors import ImageError
+from segcore.text import printable
 
 TURNING_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 
 
 def header_problems(
-    images: Path, photo: Photo, pngs: Path, annotation: Annotation
+    images: Path,
+    photo: Photo,
+    pngs: Path,
+    annotation: Annotation,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Problem]:
-    """Missing files and sizes that disagree, from the headers of the photo and its PNG."""
+    """Missing and refused files and sizes that disagree, from the headers of photo and PNG."""
     expected = (photo["width"], photo["height"])
     photo_path = images / photo["file_name"]
     for path in (photo_path, pngs / annotation["file_name"]):
-        if not path.is_file():
+        if not path.exists():
             yield Problem(
                 "missing file",
                 str(path),
@@ -36,19 +47,22 @@ def header_problems(
             )
             continue
         try:
-            with Image.open(path) as image:
-                size = image.size
-                # Asking a PNG for EXIF decodes it, and id PNGs are not turned anyway.
-                exif = image.getexif() if path == photo_path else {}
-                orientation = exif.get(ExifTags.Base.Orientation, 1)
-        except IMAGE_ERRORS as error:
-            yield _broken(path, error)
+            with open_image(path, max_pixels) as image:
+                size = stored_size(image)
+                # Asking a PNG for EXIF decodes it; of id PNGs read_ids does.
+                orientation = exif_orientation(image) if path == photo_path else 1
+                changes = changes_on_reading(image) if path == photo_path else []
+        except ImageError as error:
+            yield unreadable_image(path, error)
             continue
+        for change in changes:
+            yield Problem("changed pixels", str(path), change, is_error=False)
         yield from _size_problems(path, size, orientation, expected)
 
 
-def _broken(path: Path, error: Exception) -> Problem:
-    return Problem("broken image", str(path), f"cannot be read ({error}): save it anew")
+def unreadable_image(path: str | Path, error: ImageError) -> Problem:
+    """The problem of an image that training would refuse, for the reason of ``error``."""
+    return Problem("unreadable image", str(path), str(error).removeprefix(f"{printable(path)}: "))
 
 
 def _size_problems(
@@ -83,28 +97,28 @@ def _size_problems(
 
 
 def pixel_problems(
-    images: Path, photo: Photo, pngs: Path, annotation: Annotation
+    images: Path,
+    photo: Photo,
+    pngs: Path,
+    annotation: Annotation,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Problem]:
     """Header problems, photos that break off, and segments that disagree with the PNG."""
-    found = list(header_problems(images, photo, pngs, annotation))
+    found = list(header_problems(images, photo, pngs, annotation, max_pixels))
     yield from found
     wrong = {problem.file for problem in found if problem.is_error}
     photo_path, png_path = images / photo["file_name"], pngs / annotation["file_name"]
     if str(photo_path) not in wrong:
         try:
-            with Image.open(photo_path) as image:
-                # A JPEG decodes at an eighth of its size several times faster, whole as it is.
-                image.draft("RGB", (max(image.width // 8, 1), max(image.height // 8, 1)))
-                image.load()
-        except IMAGE_ERRORS as error:
-            yield _broken(photo_path, error)
+            load_image(photo_path, max_pixels)
+        except ImageError as error:
+            yield unreadable_image(photo_path, error)
     if str(png_path) in wrong:
         return
     try:
-        ids = read_panoptic_png(png_path)
-    except DataError as error:
-        message = str(error).removeprefix(f"{png_path}: ")
-        yield Problem("broken panoptic PNG", str(png_path), message)
+        ids = read_panoptic_png(png_path, max_pixels)
+    except ImageError as error:
+        yield unreadable_image(png_path, error)
         return
     yield from _area_problems(str(png_path), ids, annotation)
 

@@ -2,23 +2,33 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from PIL import Image
-from torchvision.datasets.folder import is_image_file, make_dataset
+from torchvision.datasets.folder import make_dataset
 from tqdm import tqdm
 
+from segcore.data.check_files import unreadable_image
 from segcore.data.image_folder import classes_without_images, read_classes, require_same_classes
-from segcore.data.panoptic_format import IMAGE_ERRORS
+from segcore.data.images import (
+    MAX_PIXELS,
+    changes_on_reading,
+    is_image_name,
+    load_image,
+    open_image,
+)
 from segcore.data.report import Problem, Report
-from segcore.errors import DataError
+from segcore.errors import DataError, ImageError
 
 MAX_WORKERS = 16
 
 
-def check_image_folders(folders: dict[str, Path], *, progress: bool = True) -> list[Report]:
+def check_image_folders(
+    folders: dict[str, Path], *, max_pixels: int = MAX_PIXELS, progress: bool = True
+) -> list[Report]:
     """Read every image of every split ("TRAIN", "TEST"); a report for each."""
-    reports = [_check(folder, progress) for folder in folders.values()]
+    reports = [_check(folder, max_pixels, progress) for folder in folders.values()]
     if all(report.ok for report in reports):
         try:
             classes = {split: read_classes(folder) for split, folder in folders.items()}
@@ -29,7 +39,7 @@ def check_image_folders(folders: dict[str, Path], *, progress: bool = True) -> l
     return reports
 
 
-def _check(folder: Path, progress: bool) -> Report:
+def _check(folder: Path, max_pixels: int, progress: bool) -> Report:
     report = Report(str(folder))
     try:
         classes = read_classes(folder)
@@ -41,19 +51,20 @@ def _check(folder: Path, progress: bool) -> Report:
         Problem("empty class", str(folder / name), "has no image: add some, or remove the folder")
         for name in classes_without_images(folder, classes)
     ]
-    samples = make_dataset(folder, is_valid_file=is_image_file, allow_empty=True)
+    samples = make_dataset(folder, is_valid_file=is_image_name, allow_empty=True)
     paths = [path for path, _ in samples]
     with ThreadPoolExecutor(min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        found = pool.map(_image_problem, paths)
+        found = pool.map(partial(_image_problems, max_pixels=max_pixels), paths)
         bar = tqdm(found, "Checking data", len(paths), unit="image", disable=not progress, delay=1)
-        report.problems += filter(None, bar)
+        report.problems += chain.from_iterable(bar)
     return report
 
 
-def _image_problem(path: str) -> Problem | None:
+def _image_problems(path: str, max_pixels: int) -> list[Problem]:
     try:
-        with Image.open(path) as image:
-            image.load()
-    except IMAGE_ERRORS as error:
-        return Problem("broken image", path, f"cannot be read ({error}): save it anew")
-    return None
+        with open_image(path, max_pixels) as image:
+            changes = changes_on_reading(image)
+        load_image(path, max_pixels)
+    except ImageError as error:
+        return [unreadable_image(path, error)]
+    return [Problem("changed pixels", path, change, is_error=False) for change in changes]

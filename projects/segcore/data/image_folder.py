@@ -11,8 +11,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from torchvision.datasets.folder import find_classes, is_image_file, make_dataset
+from torchvision.datasets.folder import find_classes, make_dataset
 
+from segcore.data.images import is_image_name
 from segcore.errors import DataError
 
 DATASET_NAMES = {"TRAIN": "image_folder_train", "TEST": "image_folder_test"}
@@ -89,14 +90,14 @@ def require_same_classes(folders: dict[str, Path], classes: dict[str, list[str]]
 def load_image_folder(folder: Path, classes: list[str]) -> list[dict]:
     """The images as dicts with "file_name" and "class_id", the class's number, sorted by both."""
     numbers = {name: number for number, name in enumerate(classes)}
-    samples = make_dataset(folder, numbers, is_valid_file=is_image_file)
+    samples = make_dataset(folder, numbers, is_valid_file=is_image_name)
     return [{"file_name": path, "class_id": number} for path, number in samples]
 
 
 def _has_image(folder: str | Path) -> bool:
     with os.scandir(folder) as entries:
         return any(
-            _has_image(entry.path) if entry.is_dir() else is_image_file(entry.name)
+            _has_image(entry.path) if entry.is_dir() else is_image_name(entry.name)
             for entry in entries
         )
 

@@ -14,10 +14,12 @@ For all other files the pixels are those of Detectron2's ``read_image``.
 import io
 import os
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -27,14 +29,19 @@ from segcore.errors import ImageError
 from segcore.text import printable
 
 MAX_PIXELS = 128_000_000  # default of INPUT.MAX_PIXELS
-MAX_FILE_BYTES = 2**30  # some decoders read whole files into memory
+MAX_SIDE = 1_000_000  # rows cost time and memory, however short they are
+# Decoders of compressed formats read whole files into memory, or search them byte by byte.
+MAX_FILE_BYTES, MAX_COMPRESSED_BYTES = 2**30, 2**27
+MAX_TIFF_TAGS = 2**16
 # Pillow opens MPO, photos of phones and stereo cameras, as JPEG.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "AVIF")
-_FORMAT_NAMES = "JPEG, MPO, PNG, TIFF, BMP, WebP, GIF or AVIF"
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .tif .tiff .bmp .webp .gif .avif .avifs".split()
+_UNCOMPRESSED = {"PNG", "TIFF", "BMP"}  # at least possibly so
+_LOSSY = {"JPEG", "MPO", "AVIF"}
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng"),
+    *(".tif", ".tiff", ".bmp", ".webp", ".gif", ".avif", ".avifs"),
 )
-_COLOR_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_COLOR_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -63,11 +70,15 @@ def read_image(
         ImageError: the file is missing, broken, too large or of a kind that is refused.
     """
     image = load_image(path, max_pixels)
-    if is_16_bit_grey(image):
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
-    if image.mode == "P":
-        image.info.pop("transparency", None)  # only makes Pillow warn
-    return convert_PIL_to_numpy(image, format)
+    with _pillow(path, image):
+        if is_16_bit_grey(image):
+            image = Image.fromarray(_to_8_bits(np.asarray(image)))
+        if image.mode == "P":
+            image.info.pop("transparency", None)  # only makes Pillow warn
+        if image.mode == "RGB" and format in ("RGB", "BGR"):  # spares Detectron2's copy
+            pixels = np.asarray(image)
+            return pixels if format == "RGB" else pixels[:, :, ::-1]
+        return convert_PIL_to_numpy(image, format)
 
 
 def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -76,13 +87,11 @@ def load_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         ImageError: as :func:`read_image`.
     """
-    with open_image(path, max_pixels) as image:
-        _require_readable_pixels(path, image)
-        with _pillow(path, image):
-            image.load()
-            # After loading: Pillow turns TIFFs itself.
-            turn = _TURNS.get(exif_orientation(image))
-            return image if turn is None else image.transpose(turn)
+    with open_image(path, max_pixels) as image, _pillow(path, image):
+        image.load()
+        # After loading: Pillow turns TIFFs itself.
+        turn = _TURNS.get(exif_orientation(image))
+        return image if turn is None else image.transpose(turn)
 
 
 def read_ids(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
@@ -92,11 +101,15 @@ def read_ids(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray
         (H, W) or (H, W, C) uint8, uint16 or bool, and Pillow's mode: "P" gives palette indices.
 
     Raises:
-        ImageError: as :func:`read_image`; or the values would not be those of the file: 2-bit or
-            4-bit grey, 16-bit colours, an EXIF orientation.
+        ImageError: as :func:`read_image`; or the values would not be those meant: lossy formats,
+            2-bit or 4-bit grey, 16-bit colours, an EXIF orientation.
     """
     with open_image(path, max_pixels) as image:
-        _require_readable_pixels(path, image)
+        if image.format in _LOSSY:
+            raise ImageError(
+                f"{printable(path)}: expected ids in a PNG, got {image.format}, whose compression "
+                "changes values"
+            )
         raw = _raw_mode(image)
         if raw.startswith(("L;2", "L;4")) or (";16" in raw and not is_16_bit_grey(image)):
             raise ImageError(
@@ -118,22 +131,18 @@ def read_ids(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray
 def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open an image and read its header only; use it as a context manager to close the file.
 
-    The size of an image that is opened is bounded, decoding it can still fail: use
+    Size and kind of pixels are those accepted, but decoding can still fail: use
     :func:`read_image` or :func:`load_image` for the pixels.
 
     Raises:
-        ImageError: the file is missing, not regular, of another format or has too many pixels.
+        ImageError: the file is missing, not regular, of another format or refused.
     """
-    check_image_file(path)
-    try:
-        with _pillow(path):
-            image = Image.open(path, formats=_available_formats())
-    except ImageError as error:
-        if isinstance(error.__cause__, UnidentifiedImageError):
-            raise _unidentified(path) from error.__cause__
-        raise
+    image_format = _format_of(path)
+    with _pillow(path):
+        image = Image.open(path, formats=[image_format])
     try:
         _require_size(path, image, max_pixels)
+        _require_readable_pixels(path, image)
     except BaseException:
         image.close()
         raise
@@ -148,15 +157,12 @@ def check_image_file(path: str | Path) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ImageError(f"{printable(path)}: cannot read the image ({reason})") from error
     if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, device or socket"
+        kind = "a pipe, device or socket"
+        if stat.S_ISDIR(status.st_mode):
+            kind = "a folder" if os.access(path, os.R_OK) else "a folder that cannot be listed"
         raise ImageError(f"{printable(path)}: expected an image file, got {kind}")
     if status.st_size == 0:
         raise ImageError(f"{printable(path)}: cannot read the image (the file is empty)")
-    if status.st_size > MAX_FILE_BYTES:
-        raise ImageError(
-            f"{printable(path)}: expected an image file of at most {MAX_FILE_BYTES >> 20} MiB, got "
-            f"{status.st_size >> 20} MiB"
-        )
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -166,6 +172,17 @@ def exif_orientation(image: Image.Image) -> int:
     except Exception:  # Pillow's parser fails in many ways, and Detectron2 ignores them all
         return 1
     return orientation if orientation in _TURNS else 1
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an opened image as stored, before its EXIF orientation turns it."""
+    # Pillow gives those of a TIFF as turned.
+    return getattr(image, "_tile_size", image.size)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name ends as those of the accepted formats do."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def is_16_bit_grey(image: Image.Image) -> bool:
@@ -200,30 +217,57 @@ def encode_image(image: np.ndarray | Image.Image, format: str, **options: object
     return content.getvalue()
 
 
-def _available_formats() -> list[str]:
+def _format_of(path: str | Path) -> str:
+    """Pillow's name of the format that the first bytes of a file show."""
+    check_image_file(path)
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _unidentified(path: str | Path) -> ImageError:
-    with open(path, "rb") as file:
-        prefix = file.read(16)
-    for name in _available_formats():
-        accepts = Image.OPEN[name][1]
-        if accepts is not None and accepts(prefix) is True:
-            return ImageError(
-                f"{printable(path)}: cannot read the image: the header of the {name} file is "
-                "broken, or its kind of pixels is not supported"
+    try:
+        with open(path, "rb") as file:
+            start, size = file.read(16), os.fstat(file.fileno()).st_size
+            table_of_tags = _tag_count(start, file)
+    except OSError as error:
+        raise ImageError(f"{printable(path)}: cannot read the image ({error.strerror})") from error
+    for name in FORMATS:
+        _, accepts = Image.OPEN.get(name, (None, None))
+        if accepts is None or accepts(start) is not True:
+            continue
+        limit = MAX_FILE_BYTES if name in _UNCOMPRESSED else MAX_COMPRESSED_BYTES
+        if size > limit:
+            raise ImageError(
+                f"{printable(path)}: expected a {name} file of at most {limit >> 20} MiB, got "
+                f"{size >> 20} MiB"
             )
-    return ImageError(
-        f"{printable(path)}: cannot read the image: its content is not {_FORMAT_NAMES}"
+        if table_of_tags > MAX_TIFF_TAGS:
+            raise ImageError(
+                f"{printable(path)}: expected at most {MAX_TIFF_TAGS} TIFF tags, got "
+                f"{table_of_tags}"
+            )
+        return name
+    raise ImageError(
+        f"{printable(path)}: cannot read the image: its content is not JPEG, MPO, PNG, TIFF, BMP, "
+        "WebP, GIF or AVIF"
     )
+
+
+def _tag_count(start: bytes, file: IO[bytes]) -> int:
+    """Number of tags of a BigTIFF, of which it can claim 2^64; 0 of other files."""
+    orders = {b"II+\0": "<Q", b"MM\0+": ">Q"}
+    if start[:4] not in orders or len(start) < 16:
+        return 0
+    order = orders[start[:4]]
+    file.seek(min(struct.unpack(order, start[8:])[0], 2**62))
+    count = file.read(8)
+    return struct.unpack(order, count)[0] if len(count) == 8 else 0
 
 
 def _require_size(path: str | Path, image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if min(width, height) < 1:
         raise ImageError(f"{printable(path)}: cannot read the image ({width} x {height} pixels)")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(
+            f"{printable(path)}: expected at most {MAX_SIDE} pixels a side, got {width} x {height}"
+        )
     sizes = [("", width, height)]
     if image.format == "TIFF":
         tags = image.tag_v2
@@ -265,6 +309,10 @@ def _refused_tiff(image: Image.Image) -> str | None:
         return "16-bit channels in separate planes"
     if 16 in bits and tags.get(262) == 0:
         return "16-bit values where 0 is white"
+    boxes = np.array([tile[1] for tile in image.tile]).reshape(-1, 4)
+    covered = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).sum()
+    if covered < image.width * image.height:
+        return "rows that are missing"
     return None
 
 
@@ -314,10 +362,10 @@ def _pillow(path: str | Path, image: Image.Image | None = None) -> Iterator[None
             "images above a size"
         ) from error
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ImageError(
-            f"{printable(path)}: cannot read the image ({printable(reason)})"
-        ) from error
+        reason = printable(getattr(error, "strerror", None) or error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = "its header is broken, or its kind of pixels is not supported"
+        raise ImageError(f"{printable(path)}: cannot read the image ({reason})") from error
 
 
 _limit_lock = threading.Lock()

@@ -14,16 +14,15 @@ from typing import TypedDict
 import numpy as np
 import pycocotools.mask as mask_util
 from panopticapi.utils import rgb2id
-from PIL import Image
 from typing_extensions import NotRequired
 
-from segcore.errors import DataError
+from segcore.data.images import MAX_PIXELS, read_ids
+from segcore.errors import DataError, ImageError
 from segcore.files import relative_to
+from segcore.text import printable
 
 UNLABELLED = 0
 MAX_SEGMENT_ID = 256**3 - 1
-# What Pillow raises on opening or decoding broken files (SyntaxError: broken PNG chunks).
-IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 TOP_LEVEL_KEYS = ("images", "annotations", "categories")
 
 
@@ -92,23 +91,37 @@ def _is_records(data: dict, key: str) -> bool:
     return isinstance(records, list) and all(isinstance(record, dict) for record in records)
 
 
-def read_panoptic_png(path: str | Path) -> np.ndarray:
-    """Segment ids of a panoptic PNG: (H, W) int32, 0 is unlabelled.
+def read_panoptic_png(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Segment ids of a panoptic PNG: (H, W) int32, 0 is unlabelled; errors of `read_id_colors`."""
+    return rgb2id(read_id_colors(path, max_pixels))
+
+
+def read_id_colors(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Colours of a panoptic PNG: (H, W, 3) uint8, id = R + 256 G + 65536 B.
 
     Raises:
-        DataError: the file is missing, broken, or has no RGB colours (a palette, grey values).
+        ImageError: the file is missing, broken or refused, or has no RGB colours (a palette, grey
+            values).
     """
-    try:
-        with Image.open(path) as image:
-            mode, pixels = image.mode, np.asarray(image)
-    except IMAGE_ERRORS as error:
-        raise DataError(f"{path}: cannot read the panoptic PNG ({error})") from error
+    pixels, mode = read_ids(path, max_pixels)
     if mode not in ("RGB", "RGBA"):
-        raise DataError(
-            f"{path}: expected an RGB image whose colours are segment ids (R + 256 G + 65536 B), "
-            f"got mode {mode!r}: convert it to RGB"
+        advice = _PALETTE_ADVICE if mode == "P" else _GREY_ADVICE
+        raise ImageError(
+            f"{printable(path)}: expected an RGB image whose colours are segment ids "
+            f"(R + 256 G + 65536 B), got mode {mode!r}: {advice}"
         )
-    return rgb2id(pixels)
+    return pixels[:, :, :3]
+
+
+# Converted to RGB, grey 7 is id 7 + 256 * 7 + 65536 * 7.
+_GREY_ADVICE = (
+    "write the grey values with panopticapi's id2rgb if they are the ids; converted to RGB they "
+    "would be other ids, grey 7 for example 460551"
+)
+_PALETTE_ADVICE = (
+    "convert it to RGB if the colours are the ids, as after an optimizer of PNG files; write the "
+    "palette's indices with panopticapi's id2rgb if those are the ids"
+)
 
 
 def locate_segments(ids: np.ndarray, segments: list[Segment]) -> np.ndarray:

@@ -23,12 +23,13 @@ from pathlib import Path
 
 import numpy as np
 from panopticapi.utils import id2rgb
-from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, shift
 from tqdm import tqdm
 
+from segcore.data.images import encode_image
 from segcore.data.panoptic_format import MAX_SEGMENT_ID
 from segcore.errors import DataError
+from segcore.files import write_bytes, write_json
 
 FORMAT_VERSION = 2  # to be changed with the pictures, so that old ones are drawn anew
 PARAMETERS_FILE = "quickstart.json"
@@ -98,7 +99,7 @@ def generate(
         new = Path(unfinished, "new")
         for number, (split, count) in enumerate(counts.items()):
             _write_split(new / split, [seed, number], count, size)
-        (new / PARAMETERS_FILE).write_text(json.dumps(parameters))
+        write_json(parameters, new / PARAMETERS_FILE)
         os.replace(new, root)
     return root
 
@@ -117,12 +118,13 @@ def _write_split(folder: Path, seed: list[int], count: int, size: tuple[int, int
     for number in tqdm(range(count), f"Drawing {folder.name}", unit="picture"):
         picture, ids, segments = draw(np.random.default_rng([*seed, number]), size)
         photo_name, png_name = f"{number:05d}.jpg", f"{number:05d}.png"
-        Image.fromarray(picture).save(folder / "images" / photo_name, quality=JPEG_QUALITY)
-        Image.fromarray(id2rgb(ids)).save(folder / "panoptic" / png_name)
+        photo = encode_image(picture, "JPEG", quality=JPEG_QUALITY)
+        write_bytes(photo, folder / "images" / photo_name)
+        write_bytes(encode_image(id2rgb(ids), "PNG"), folder / "panoptic" / png_name)
         images.append({"id": number, "file_name": photo_name, "height": size[0], "width": size[1]})
         annotations.append({"image_id": number, "file_name": png_name, "segments_info": segments})
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-    (folder / "panoptic.json").write_text(json.dumps(content))
+    write_json(content, folder / "panoptic.json")
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list]:

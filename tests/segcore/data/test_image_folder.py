@@ -14,7 +14,7 @@ from segcore.data.mappers import build_test_mapper, build_train_mapper
 from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.engine import Trainer
 from segcore.engine.randomness import seed_random_generators
-from segcore.errors import DataError
+from segcore.errors import DataError, ImageError
 
 CLASSES = ["bird", "cat", "dog"]
 
@@ -210,7 +210,7 @@ def test_broken_image_is_named(cfg, tmp_path, suffix, share):
     Image.fromarray(noise).save(file)
     data = file.read_bytes()
     file.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(OSError, match=rf"cannot read the photo .*broken\{suffix}"):
+    with pytest.raises(ImageError, match=rf"broken\{suffix}: cannot read the image"):
         build_test_mapper(cfg)({"file_name": str(file), "class_id": 1})
 
 

@@ -8,7 +8,7 @@ import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from panopticapi.utils import id2rgb
@@ -16,13 +16,14 @@ from PIL import Image
 
 from segcore.config import add_segcore_config
 from segcore.data import build_train_mapper
-from segcore.data.mappers import SEGMENTATION_MAPPERS
+from segcore.data.mappers import SEGMENTATION_MAPPERS, build_test_mapper
 from segcore.data.mappers.lsj import CocoInstanceLSJ, CocoPanopticLSJ
 from segcore.data.mappers.mask_former import (
     MaskFormerInstance,
     MaskFormerPanoptic,
     MaskFormerSemantic,
 )
+from segcore.errors import ImageError
 
 SIZE = HEIGHT, WIDTH = 20, 30
 BIG_ID = 200 * 256**2 + 3
@@ -321,7 +322,7 @@ def test_missing_file_is_named(record, key):
 def test_broken_file_is_named(record, key, length):
     with open(record[key], "r+b") as file:
         file.truncate(length)
-    with pytest.raises(OSError, match=key):
+    with pytest.raises(ImageError, match=key):
         mapper(READS[key])(record)
 
 
@@ -388,3 +389,20 @@ def test_crop_by_category_needs_the_semantic_map(cfg, record):
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.5
     with pytest.raises(KeyError, match="needs sem_seg_file_name"):
         build_train_mapper(cfg)(record)
+
+
+def test_max_pixels_of_the_config(cfg, record):
+    for name in SEGMENTATION_MAPPERS:
+        cfg.INPUT.DATASET_MAPPER_NAME = name
+        cfg.INPUT.MAX_PIXELS = SIZE[0] * SIZE[1] - 1
+        for build in (build_train_mapper, build_test_mapper):
+            with pytest.raises(ImageError, match=r"INPUT\.MAX_PIXELS"):
+                build(cfg)(record)
+
+
+def test_test_mapper_gives_what_that_of_detectron2_gives(cfg, record):
+    sample = build_test_mapper(cfg)(record)
+    expected = DatasetMapper(cfg, is_train=False)(record)
+    del expected["sem_seg"]  # evaluators read it from the file
+    assert torch.equal(sample.pop("image"), expected.pop("image"))
+    assert sample == expected

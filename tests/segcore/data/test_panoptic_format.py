@@ -51,11 +51,24 @@ def test_png_gives_ids(tmp_path, mode):
     np.testing.assert_array_equal(read_panoptic_png(tmp_path / "ids.png"), ids)
 
 
-@pytest.mark.parametrize("mode", ["L", "P"])
-def test_png_without_colours_is_refused(tmp_path, mode):
+@pytest.mark.parametrize(
+    ("mode", "advice"),
+    [
+        ("L", "id2rgb.*grey 7 for example 460551"),
+        ("I;16", "id2rgb.*grey 7 for example 460551"),
+        ("P", "convert it to RGB if the colours are the ids"),
+    ],
+)
+def test_png_without_colours_is_refused(tmp_path, mode, advice):
     Image.new(mode, (4, 4)).save(tmp_path / "grey.png")
-    with pytest.raises(DataError, match=rf"grey.png.*RGB.*'{mode}'"):
+    with pytest.raises(DataError, match=rf"grey.png.*RGB.*'{mode}'.*{advice}"):
         read_panoptic_png(tmp_path / "grey.png")
+
+
+def test_grey_as_rgb_is_another_id(tmp_path):
+    """The number of the advice."""
+    Image.new("L", (1, 1), 7).convert("RGB").save(tmp_path / "ids.png")
+    assert read_panoptic_png(tmp_path / "ids.png").item() == 460551
 
 
 def test_broken_png_is_named(folder):

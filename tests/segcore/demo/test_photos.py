@@ -1,10 +1,13 @@
 """Which files are photos, and what their pixels are."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from segcore.demo import find_photos, read_photo
+from segcore.errors import ImageError
 
 EXIF_ORIENTATION = 0x0112
 
@@ -46,11 +49,34 @@ def test_exif_orientation(tmp_path):
 
 def test_unreadable_files_say_why(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(ValueError, match=r"text\.jpg: cannot identify"):
+    with pytest.raises(ImageError, match=r"text\.jpg: .*its content is not JPEG"):
         read_photo(tmp_path / "text.jpg")
-    with pytest.raises(ValueError, match=r"none\.jpg: No such file"):
+    with pytest.raises(ImageError, match=r"none\.jpg: .*No such file"):
         read_photo(tmp_path / "none.jpg")
     path = save(tmp_path / "cut.png", size=(300, 300))
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(ValueError, match=r"cut\.png: "):
+    with pytest.raises(ImageError, match=r"cut\.png: "):
         read_photo(path)
+
+
+def test_folder_that_cannot_be_listed_is_named_by_reading(tmp_path, monkeypatch):
+    def scandir(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", scandir)
+    assert find_photos([tmp_path]) == [tmp_path]
+    with pytest.raises(ImageError, match="got a folder"):
+        read_photo(tmp_path)
+
+
+def test_strange_names_in_a_folder(tmp_path):
+    """Only accepted suffixes; links in circles and names of any bytes are left to reading."""
+    loop = tmp_path / "loop.png"
+    loop.symlink_to(loop)
+    named = [save(tmp_path / name) for name in ("a\nb.png", os.fsdecode(b"\xff.png"))]
+    for name in ("a.eps", "a.pdf", "a.ico", "png"):
+        (tmp_path / name).write_bytes(b"content")
+    (tmp_path / "circle.png").symlink_to(tmp_path)
+    assert find_photos([tmp_path]) == sorted([loop, *named])
+    with pytest.raises(ImageError, match=r"a\\nb\.png: expected at most 1 pixels"):
+        read_photo(tmp_path / "a\nb.png", max_pixels=1)

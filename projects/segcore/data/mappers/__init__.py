@@ -1,14 +1,13 @@
 """Mappers, dataset dict -> the model's input, chosen by name.
 
-A training mapper augments the image and makes the targets. In tests every model has Detectron2's
-mapper, except where there is another of the same name here.
+A training mapper augments the image and makes the targets. In tests every model has ``TestMapper``,
+except where there is another of the same name here.
 """
 
 from collections.abc import Callable
 from functools import partial
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 
 from segcore.data.mappers.classification import ClassificationMapper
 from segcore.data.mappers.lsj import CocoInstanceLSJ, CocoPanopticLSJ
@@ -21,6 +20,7 @@ from segcore.data.mappers.panoptic_segformer import (
     PanopticSegFormerMapper,
     panoptic_segformer_test_mapper,
 )
+from segcore.data.mappers.testing import TestMapper
 
 SEGMENTATION_MAPPERS = {
     "coco_panoptic_lsj": CocoPanopticLSJ,
@@ -49,5 +49,5 @@ def build_train_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
 
 def build_test_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
     """The mapper for evaluation that belongs to the one for training."""
-    build = TEST_MAPPERS.get(cfg.INPUT.DATASET_MAPPER_NAME, partial(DatasetMapper, is_train=False))
+    build = TEST_MAPPERS.get(cfg.INPUT.DATASET_MAPPER_NAME, TestMapper)
     return build(cfg)

@@ -10,6 +10,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional as F
 
+from segcore.data.images import MAX_PIXELS
 from segcore.data.mappers.reading import read_photo, read_semantic_map, require
 
 IMAGE_PADDING = 128
@@ -24,7 +25,8 @@ class TrainMapper:
 
     Args:
         augmentations: applied in order.
-        image_format: as :func:`detectron2.data.detection_utils.read_image` takes it.
+        image_format: as :func:`segcore.data.images.read_image` takes it.
+        max_pixels: of the photo and of annotation images; those with more are refused.
         padded_size: height and width after padding at the right and bottom (larger images are
             cut); 0 or less leaves the size as it is.
         ignore_label: of the semantic map, where the subclass reads one.
@@ -32,7 +34,7 @@ class TrainMapper:
 
     Raises:
         KeyError: the dict lacks an entry that the mapper needs.
-        OSError: a file is missing or unreadable.
+        ImageError: a file is missing, unreadable or refused.
         SizeMismatchError: photo and annotation differ in size.
     """
 
@@ -48,20 +50,23 @@ class TrainMapper:
         padded_size: int = -1,
         ignore_label: int | None = None,
         crops_by_category: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ):
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.padded_size = padded_size
         self.ignore_label = ignore_label
+        self.max_pixels = max_pixels
         if crops_by_category:
             self.needs = (*self.needs, "sem_seg_file_name")
 
     def __call__(self, dataset_dict: dict) -> dict:
         sample = dict(dataset_dict)
         require(sample, "file_name", *self.needs)
-        inputs = T.AugInput(read_photo(sample, self.image_format))
+        inputs = T.AugInput(read_photo(sample, self.image_format, self.max_pixels))
         if self.reads_semantic_map and "sem_seg_file_name" in sample:
-            inputs.sem_seg = read_semantic_map(sample.pop("sem_seg_file_name"), sample)
+            path = sample.pop("sem_seg_file_name")
+            inputs.sem_seg = read_semantic_map(path, sample, self.max_pixels)
         transforms = self.augmentations(inputs)
 
         image = np.ascontiguousarray(inputs.image.transpose(2, 0, 1))

@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from torchvision.transforms.functional import pil_to_tensor
 
+from segcore.data.images import MAX_PIXELS
 from segcore.data.mappers.reading import read_photo, require
 from segcore.requirements import require_timm
 
@@ -23,17 +24,21 @@ class ClassificationMapper:
 
     Args:
         transform: RGB photo -> RGB image, both of Pillow.
+        max_pixels: photos with more are refused.
 
     Raises:
         KeyError: the dict lacks an entry.
-        OSError: the photo is missing or unreadable; the message names it.
+        ImageError: the photo is missing, unreadable or refused.
     """
 
     needs = ("file_name", "class_id")
 
     @configurable
-    def __init__(self, *, transform: Callable[[Image.Image], Image.Image]):
+    def __init__(
+        self, *, transform: Callable[[Image.Image], Image.Image], max_pixels: int = MAX_PIXELS
+    ):
         self.transform = transform
+        self.max_pixels = max_pixels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, is_train: bool = True) -> dict[str, Any]:
@@ -41,12 +46,15 @@ class ClassificationMapper:
             raise ValueError(
                 f"INPUT.FORMAT: expected 'RGB' for image classification, got {cfg.INPUT.FORMAT!r}"
             )
-        return {"transform": train_transform(cfg) if is_train else eval_transform(cfg)}
+        return {
+            "transform": train_transform(cfg) if is_train else eval_transform(cfg),
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
+        }
 
     def __call__(self, dataset_dict: dict) -> dict:
         sample = dict(dataset_dict)
         require(sample, *self.needs)
-        photo = Image.fromarray(read_photo(sample, "RGB"))
+        photo = Image.fromarray(read_photo(sample, "RGB", self.max_pixels))
         sample["image"] = pil_to_tensor(self.transform(photo))
         return sample
 

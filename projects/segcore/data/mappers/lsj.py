@@ -20,7 +20,11 @@ MIN_BOX_SIDE = 1e-5
 class LSJMapper(TrainMapper):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {"augmentations": large_scale_jitter(cfg), "image_format": cfg.INPUT.FORMAT}
+        return {
+            "augmentations": large_scale_jitter(cfg),
+            "image_format": cfg.INPUT.FORMAT,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
+        }
 
 
 class CocoPanopticLSJ(LSJMapper):
@@ -31,7 +35,8 @@ class CocoPanopticLSJ(LSJMapper):
     def make_targets(
         self, sample: dict, transforms: T.TransformList, size: tuple[int, int]
     ) -> Instances:
-        id_map = read_panoptic_map(sample.pop("pan_seg_file_name"), sample, transforms)
+        path = sample.pop("pan_seg_file_name")
+        id_map = read_panoptic_map(path, sample, transforms, self.max_pixels)
         instances = panoptic_targets(id_map, sample["segments_info"])
         instances.gt_boxes = Boxes(masks_to_boxes(instances.gt_masks.bool()))
         return instances

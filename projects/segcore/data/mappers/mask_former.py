@@ -20,6 +20,7 @@ class MaskFormerMapper(TrainMapper):
             "augmentations": resize_crop_colour_flip(cfg, limit_category=cls.reads_semantic_map),
             "image_format": cfg.INPUT.FORMAT,
             "padded_size": cfg.INPUT.SIZE_DIVISIBILITY,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
         if cls.reads_semantic_map:
             crop = cfg.INPUT.CROP
@@ -49,7 +50,8 @@ class MaskFormerPanoptic(MaskFormerMapper):
     def make_targets(
         self, sample: dict, transforms: T.TransformList, size: tuple[int, int]
     ) -> Instances:
-        id_map = read_panoptic_map(sample.pop("pan_seg_file_name"), sample, transforms)
+        path = sample.pop("pan_seg_file_name")
+        id_map = read_panoptic_map(path, sample, transforms, self.max_pixels)
         return panoptic_targets(self.pad(id_map, 0), sample["segments_info"])
 
 

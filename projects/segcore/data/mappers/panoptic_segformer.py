@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from panopticapi.utils import rgb2id
@@ -12,6 +11,7 @@ from segcore.data.mappers.augmentation import flip_crop_resize, resize_for_test
 from segcore.data.mappers.base import TrainMapper
 from segcore.data.mappers.reading import read_panoptic_colours
 from segcore.data.mappers.targets import masks_of, panoptic_targets
+from segcore.data.mappers.testing import TestMapper
 from segcore.inference import masks_to_boxes
 
 
@@ -27,12 +27,17 @@ class PanopticSegFormerMapper(TrainMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {"augmentations": flip_crop_resize(cfg), "image_format": cfg.INPUT.FORMAT}
+        return {
+            "augmentations": flip_crop_resize(cfg),
+            "image_format": cfg.INPUT.FORMAT,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
+        }
 
     def make_targets(
         self, sample: dict, transforms: T.TransformList, size: tuple[int, int]
     ) -> Instances:
-        colours = read_panoptic_colours(sample.pop("pan_seg_file_name"), sample)
+        path = sample.pop("pan_seg_file_name")
+        colours = read_panoptic_colours(path, sample, self.max_pixels)
         segments = sample["segments_info"]
         annotated = annotated_boxes(segments, colours, sample["file_name"])
         boxes = Boxes(transforms.apply_box(annotated))
@@ -88,8 +93,6 @@ def are_sound(segments: list[dict], boxes: np.ndarray, size: tuple[int, int]) ->
     return np.array(annotated, dtype=bool) & (sides >= 1).all(axis=1) & (inside > 0).all(axis=1)
 
 
-def panoptic_segformer_test_mapper(cfg: CfgNode) -> DatasetMapper:
-    """Detectron2's, with the resizing of the training mapper."""
-    return DatasetMapper(
-        is_train=False, augmentations=[resize_for_test(cfg)], image_format=cfg.INPUT.FORMAT
-    )
+def panoptic_segformer_test_mapper(cfg: CfgNode) -> TestMapper:
+    """The test mapper with the resizing of the training mapper."""
+    return TestMapper(cfg, augmentations=[resize_for_test(cfg)])

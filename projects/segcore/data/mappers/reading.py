@@ -7,6 +7,9 @@ from detectron2.data import transforms as T
 from panopticapi.utils import rgb2id
 from torch import Tensor
 
+from segcore.data.images import MAX_PIXELS, read_ids, read_image
+from segcore.data.panoptic_format import read_id_colors
+
 
 def require(dataset_dict: dict, *keys: str) -> None:
     """Raise a KeyError that names the photo and the keys it has, if one of ``keys`` is absent."""
@@ -20,26 +23,26 @@ def require(dataset_dict: dict, *keys: str) -> None:
         )
 
 
-def read_photo(dataset_dict: dict, image_format: str) -> np.ndarray:
+def read_photo(dataset_dict: dict, image_format: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The photo (H, W, C) with its EXIF orientation applied; adds its height and width if absent.
 
     Raises:
-        OSError: missing or unreadable file.
+        ImageError: the file is missing or refused, see :func:`segcore.data.images.read_image`.
         SizeMismatchError: ``height`` and ``width`` of the dict are not those of the photo.
     """
     require(dataset_dict, "file_name")
-    photo = _read(dataset_dict["file_name"], "photo", image_format)
+    photo = read_image(dataset_dict["file_name"], image_format, max_pixels)
     utils.check_image_size(dataset_dict, photo)
     return photo
 
 
-def read_semantic_map(path: str, dataset_dict: dict) -> np.ndarray:
+def read_semantic_map(path: str, dataset_dict: dict, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Class ids (H, W) of a greyscale picture, 8 or 16 bits, as float64.
 
     Float64 chooses the rule of resizing: Detectron2 resizes it with torch's "nearest", as the
     published models saw it, and uint8 with Pillow's, which differs by up to a pixel.
     """
-    semantic_map = _read(path, "semantic map")
+    semantic_map, _ = read_ids(path, max_pixels)
     if semantic_map.ndim != 2:
         raise ValueError(
             f"semantic map {path}: expected one channel of class ids, got an array of shape "
@@ -49,27 +52,24 @@ def read_semantic_map(path: str, dataset_dict: dict) -> np.ndarray:
     return semantic_map.astype(np.float64)
 
 
-def read_panoptic_map(path: str, dataset_dict: dict, transforms: T.TransformList) -> Tensor:
+def read_panoptic_map(
+    path: str, dataset_dict: dict, transforms: T.TransformList, max_pixels: int = MAX_PIXELS
+) -> Tensor:
     """Segment ids (H, W) int32 of a panoptic PNG, after ``transforms``.
 
     They are applied to the colours, which as uint8 are resized with Pillow's "nearest".
     """
-    colours = read_panoptic_colours(path, dataset_dict)
+    colours = read_panoptic_colours(path, dataset_dict, max_pixels)
     return torch.from_numpy(rgb2id(transforms.apply_segmentation(colours)))
 
 
-def read_panoptic_colours(path: str, dataset_dict: dict) -> np.ndarray:
+def read_panoptic_colours(
+    path: str, dataset_dict: dict, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """A panoptic PNG as it is: (H, W, 3) uint8."""
-    colours = _read(path, "panoptic PNG", "RGB")
+    colours = read_id_colors(path, max_pixels)
     check_size(colours.shape[:2], f"panoptic PNG {path}", dataset_dict)
     return colours
-
-
-def _read(path: str, kind: str, image_format: str | None = None) -> np.ndarray:
-    try:
-        return utils.read_image(path, image_format)
-    except OSError as error:  # Pillow's errors are OSErrors too, some without the file's name
-        raise type(error)(f"cannot read the {kind} {path}: {error}") from error
 
 
 def check_size(size: tuple[int, int], what: str, dataset_dict: dict) -> None:
