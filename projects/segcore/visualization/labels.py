@@ -1,0 +1,95 @@
+"""Class names in any script: as they are where an installed font has them, else in other letters.
+
+The glyphs of fonts are asked, so that no picture shows boxes in place of a name.
+"""
+
+import functools
+import unicodedata
+from pathlib import Path
+
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+from PIL import ImageFont
+
+from segcore.data.panoptic_format import Category
+from segcore.text import printable
+
+# Comes with Matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew and more.
+DEFAULT_FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+# Fonts whose glyphs are boxes, nothing, or pictures of fixed size.
+_UNSUITABLE = ("lastresort", "blank", "emoji", "color")
+MAX_NAME_LENGTH = 60
+
+
+def drawable_name(category: Category) -> str:
+    """Return the name of a category as it can be drawn.
+
+    Characters that no installed font has are replaced by what they are composed of, such as "A" for
+    a full-width "A". Where that leaves nothing of one, the category's id stands before the rest:
+    "#7", or "#7 (road)".
+    """
+    name = printable(category["name"], MAX_NAME_LENGTH)
+    if _font_of(name) is not None:
+        return name
+    parts = [_drawable(character) for character in name]
+    rest = " ".join("".join(part or " " for part in parts).split())
+    return rest if all(parts) else f"#{category['id']} {rest}".strip()
+
+
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """Return a font of ``size`` pixels that has the glyphs of ``text``, where one is installed."""
+    if text.isascii():
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(str(_font_of(text) or DEFAULT_FONT), size)
+
+
+def _drawable(character: str) -> str:
+    """The character, or what of its decomposition can be drawn; "" if nothing can."""
+    if _font_of(character) == DEFAULT_FONT:
+        return character
+    parts = unicodedata.normalize("NFKD", character)
+    return "".join(part for part in parts if _font_of(part) == DEFAULT_FONT)
+
+
+def _font_of(text: str) -> Path | None:
+    return _find_font(frozenset(map(ord, text)) - {ord(" ")})
+
+
+@functools.lru_cache(maxsize=4096)
+def _find_font(characters: frozenset[int]) -> Path | None:
+    """Return the first font that has all characters (code points), or None."""
+    for path in (DEFAULT_FONT, *_installed_fonts()):
+        if characters <= _characters_of(path):
+            return path
+    return None
+
+
+@functools.lru_cache(maxsize=1)
+def _installed_fonts() -> list[Path]:
+    """Installed fonts, upright and of normal weight before others, sans-serif first."""
+    fonts = [
+        font
+        for font in font_manager.fontManager.ttflist
+        if not any(word in font.name.replace(" ", "").lower() for word in _UNSUITABLE)
+    ]
+    fonts.sort(
+        key=lambda font: (
+            font.style != "normal",
+            str(font.weight) not in ("400", "normal", "regular"),
+            "sans" not in font.name.lower(),
+            font.name,
+            font.fname,
+        )
+    )
+    return list(dict.fromkeys(Path(font.fname) for font in fonts))
+
+
+@functools.lru_cache(maxsize=None)
+def _characters_of(path: Path) -> frozenset[int]:
+    """Code points of a font that Pillow can draw; none of one that cannot be used."""
+    try:
+        ImageFont.truetype(str(path), 16)
+        return frozenset(FT2Font(str(path)).get_charmap())
+    except (OSError, RuntimeError, ValueError):
+        return frozenset()
