@@ -18,6 +18,7 @@ from iopath.common.file_io import file_lock
 from PIL import Image
 from tqdm import tqdm
 
+from segcore.data.images import MAX_PIXELS
 from segcore.data.panoptic_format import (
     Annotation,
     PanopticJson,
@@ -36,21 +37,25 @@ FAST_COMPRESSION = 1
 
 @dataclass(frozen=True)
 class PanopticSource:
-    """A data set of COCO panoptic format: photo folder, JSON, PNG folder."""
+    """A data set of COCO panoptic format: photo folder, JSON, PNG folder.
+
+    Images with more than ``max_pixels`` are refused.
+    """
 
     images: Path
     json: Path
     pngs: Path
+    max_pixels: int = MAX_PIXELS
 
     def fingerprint(self, data: PanopticJson) -> str:
-        """16 hex digits that change when a file does (path, size, time of change).
+        """16 hex digits that change when a file (path, size, time of change) or the bound does.
 
         Args:
             data: the content of ``json``; records without a file name are passed over.
         """
         photos = (self.images / str(photo.get("file_name", "")) for photo in data["images"])
         pngs = (self.pngs / str(record.get("file_name", "")) for record in data["annotations"])
-        digest = hashlib.sha256(str(FORMAT_VERSION).encode())
+        digest = hashlib.sha256(repr((FORMAT_VERSION, self.max_pixels)).encode())
         for path in (self.json, *photos, *pngs):
             try:
                 stat = path.stat()
@@ -101,7 +106,8 @@ def _write(source: PanopticSource, files: DerivedFiles) -> None:
     def convert(task: tuple[int, Annotation]) -> tuple[Annotation, list[dict]]:
         position, annotation = task
         segments = annotation["segments_info"]
-        index = locate_segments(read_panoptic_png(source.pngs / annotation["file_name"]), segments)
+        ids = read_panoptic_png(source.pngs / annotation["file_name"], source.max_pixels)
+        index = locate_segments(ids, segments)
         Image.fromarray(to_semantic(index, segments, contiguous)).save(
             files.semantic(position, annotation), compress_level=FAST_COMPRESSION
         )

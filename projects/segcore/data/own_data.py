@@ -99,7 +99,7 @@ def setup_own_data(
 def check_own_data(cfg: CfgNode) -> list[Report]:
     """The full check of all own data that the config sets, whatever was remembered."""
     if folders := image_folders(cfg):
-        return check_image_folders(folders)
+        return check_image_folders(folders, max_pixels=cfg.INPUT.MAX_PIXELS)
     sources = _configured_sources(cfg)
     reports = [_check(split, source) for split, source in sources.items()]
     if all(report.ok for report in reports):
@@ -122,7 +122,8 @@ def _configured_sources(cfg: CfgNode) -> dict[str, PanopticSource]:
         paths = cfg.DATASETS.PANOPTIC[split]
         unset = [f"DATASETS.PANOPTIC.{split}.{key}" for key in PATH_KEYS if not paths[key]]
         if not unset:
-            sources[split] = PanopticSource(*(Path(paths[key]).expanduser() for key in PATH_KEYS))
+            folders = (Path(paths[key]).expanduser() for key in PATH_KEYS)
+            sources[split] = PanopticSource(*folders, max_pixels=cfg.INPUT.MAX_PIXELS)
         elif len(unset) < len(PATH_KEYS):
             raise DataError(
                 f"own data needs the {', '.join(PATH_KEYS)} of a split, and these are not set: "
@@ -133,7 +134,12 @@ def _configured_sources(cfg: CfgNode) -> dict[str, PanopticSource]:
 
 def _check(split: str, source: PanopticSource, quick: bool = False) -> Report:
     return check_panoptic_dataset(
-        source.images, source.json, source.pngs, evaluation=split == "TEST", quick=quick
+        source.images,
+        source.json,
+        source.pngs,
+        evaluation=split == "TEST",
+        quick=quick,
+        max_pixels=source.max_pixels,
     )
 
 
