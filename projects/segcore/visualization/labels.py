@@ -65,7 +65,7 @@ def _find_font(characters: frozenset[int]) -> Path | None:
     return None
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _installed_fonts() -> list[Path]:
     """Installed fonts, upright and of normal weight before others, sans-serif first."""
     fonts = [
@@ -85,7 +85,7 @@ def _installed_fonts() -> list[Path]:
     return list(dict.fromkeys(Path(font.fname) for font in fonts))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _characters_of(path: Path) -> frozenset[int]:
     """Code points of a font that Pillow can draw; none of one that cannot be used."""
     try:

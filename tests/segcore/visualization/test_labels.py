@@ -54,7 +54,7 @@ def test_scripts_of_the_default_font(fonts, name):
 def test_names_that_no_font_has(fonts):
     assert drawable_name(named("道路")) == "#7"
     assert drawable_name(named("道路 (road)")) == "#7 (road)"
-    assert drawable_name(named("ｒｏａｄ")) == "road"
+    assert drawable_name(named("\uff52\uff4f\uff41\uff44")) == "road"
     assert drawable_name(named("")) == ""
 
 
