@@ -25,8 +25,8 @@ from segcore.engine import (
     launch,
     load_config,
 )
-from segcore.errors import UserError
 from segcore.evaluation import check_evaluation
+from segcore.program import run_program
 
 
 def setup(args: Namespace) -> CfgNode:
@@ -70,22 +70,21 @@ def check_data(args: Namespace) -> int:
 
 
 def run(argv: list[str] | None = None) -> int:
-    """The whole program on these arguments; what is wrong with the user's files is said plainly."""
-    args = argument_parser().parse_args(argv)
-    try:
-        if args.check_data:
-            return check_data(args)
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except (UserError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+    """The whole program on these arguments; returns the exit code."""
+    return run_program(command, argument_parser(), argv)
+
+
+def command(args: Namespace) -> int:
+    if args.check_data:
+        return check_data(args)
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
     return 0
 
 

@@ -1,5 +1,6 @@
 """Files that appear under their names only when they are complete."""
 
+import errno
 import itertools
 import json
 import os
@@ -7,15 +8,16 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from segcore.errors import OutputError
+from segcore.errors import OutputError, causes
 from segcore.text import printable
 
 _PARTIAL_NAME = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-\d+\.partial")
 _ABANDONED_AFTER = 24 * 3600  # seconds; for files of other machines, whose processes are not seen
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _counter = itertools.count()
 
 
@@ -44,10 +46,24 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         os.replace(partial, path)
     except OutputError:
         raise
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else no_space_error(error)
+        if cause is None:
+            raise
+        raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def no_space_error(error: BaseException) -> OSError | None:
+    """Return the error of a full disk, or of an exceeded quota, that ``error`` comes from, if any.
+
+    ``torch.save`` raises a RuntimeError while it handles the error of the file.
+    """
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
+            return cause
+    return None
 
 
 def write_bytes(content: bytes, path: str | Path) -> None:
@@ -80,6 +96,12 @@ def remove_partial_files(folder: str | Path) -> int:
     for path in abandoned:
         path.unlink(missing_ok=True)
     return len(abandoned)
+
+
+def _remove(path: Path) -> None:
+    # Not there, or in a folder that cannot be written or is none: the error is raised already.
+    with suppress(OSError):
+        path.unlink()
 
 
 def _is_abandoned(path: Path) -> bool:
