@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from segcore.data import quickstart
+from segcore.engine.logs import package_names
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart"
@@ -121,7 +122,7 @@ def run_here() -> Iterator[Callable[..., int]]:
     spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
     train_net = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(train_net)
-    loggers = [logging.getLogger(name) for name in ("segcore", "mask2former")]
+    loggers = [logging.getLogger(name) for name in package_names()]
     before = [(logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
     yield lambda *args, **kwargs: train_net.run(arguments(*args, **kwargs))
     for logger, (propagate, level, handlers) in zip(loggers, before, strict=True):
@@ -190,7 +191,7 @@ def test_two_processes(data, tmp_path: Path):
     result = run(tmp_path, options, "--num-gpus", "2", "--dist-url", "auto")
     assert result.returncode == 0, result.stdout + result.stderr
     log = (tmp_path / "log.txt").read_text()
-    assert "World size: 2" in log
+    assert "Process 0 of 2" in log
     assert log.count("SyncBN exists on GPUs only") == 1
     # Each image was evaluated once, though three do not divide by two.
     predictions = json.loads((tmp_path / "inference" / "predictions.json").read_text())

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -33,8 +34,7 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         OutputError: the file cannot be written; says why.
     """
     path = Path(path)
-    # Not longer than the name itself may be, and telling whose it is.
-    partial = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{next(_counter)}.partial")
+    partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
@@ -66,6 +66,23 @@ def no_space_error(error: BaseException) -> OSError | None:
     return None
 
 
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new folder to fill, which then gets the name ``path``; see :func:`atomic_file`."""
+    path = Path(path)
+    partial = _partial(path)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, path)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_bytes(content: bytes, path: str | Path) -> None:
     """Write a file of ``content`` atomically; see :func:`atomic_file` for the errors."""
     with atomic_file(path) as file:
@@ -85,17 +102,22 @@ def relative_to(path: str | Path) -> str:
 
 
 def remove_partial_files(folder: str | Path) -> int:
-    """Delete what killed processes left of :func:`atomic_file` in ``folder`` and below.
+    """Delete what killed processes left of files and folders that were written to ``folder``.
 
     Files of running processes of this machine stay, and those of other machines for a day.
 
     Returns:
-        the number of files deleted.
+        the number of files and folders deleted.
     """
     abandoned = [path for path in Path(folder).rglob(".*.partial") if _is_abandoned(path)]
     for path in abandoned:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else _remove(path)
     return len(abandoned)
+
+
+def _partial(path: Path) -> Path:
+    # Not longer than the name itself may be, and telling whose it is.
+    return path.with_name(f".{socket.gethostname()}-{os.getpid()}-{next(_counter)}.partial")
 
 
 def _remove(path: Path) -> None:

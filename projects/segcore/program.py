@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import select
+import signal
 import socket
 import sys
 import time
@@ -20,7 +21,8 @@ from segcore.errors import OutputError, UserError, causes
 from segcore.files import no_space_error
 from segcore.text import printable
 
-INTERRUPTED = 128 + 2  # exit code of a program that ends by SIGINT, as in a shell
+INTERRUPTED = 128 + signal.SIGINT  # exit code, as in a shell
+PEER_GRACE = 3  # seconds for a failed process to be noticed before its peers fail for lack of it
 
 # What the machine or the arguments can cause; other codes, such as EBADF, mean a bug.
 _SYSTEM_ERRORS = {
@@ -69,6 +71,10 @@ MEMORY_ADVICE = (
 )
 
 
+class LostConnectionError(UserError):
+    """Another process of the job is gone; what it printed says why."""
+
+
 def run_program(
     main: Callable[[argparse.Namespace], int | None],
     parser: argparse.ArgumentParser,
@@ -103,7 +109,7 @@ def run_program(
         known = explain(error)
         if known is None:
             raise
-        _wait_for_first_rank()
+        _let_others_speak_first(known)
         if args.debug:
             traceback.print_exc()
         print(f"error: {known}", file=sys.stderr)
@@ -170,7 +176,7 @@ def _explain_runtime_error(text: str) -> UserError | None:
     if os.strerror(errno.EMFILE) in text:
         return UserError(f"{_first_lines(text, 1)}: raise the limit (ulimit -n)")
     if _LOST_PEER.search(text):
-        return UserError(
+        return LostConnectionError(
             "the connection to another process of this job is lost; that process has probably "
             "ended: see what it printed"
         )
@@ -222,13 +228,14 @@ def _first_lines(text: str, number: int = 3) -> str:
     return "\n".join(text.strip().splitlines()[:number])
 
 
-def _wait_for_first_rank() -> None:
-    """Under torchrun, give rank 0 the time to say what all ranks would say.
+def _let_others_speak_first(error: UserError) -> None:
+    """Under torchrun, which ends all processes once one has failed, print an error once.
 
-    torchrun ends the others as soon as one has failed.
+    Rank 0 says what all ranks would say, and no rank that others are gone before these say why.
     """
-    if os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ:
-        time.sleep(5)
+    is_first = os.environ.get("RANK", "0") == "0" and not isinstance(error, LostConnectionError)
+    if "TORCHELASTIC_RUN_ID" in os.environ and not is_first:
+        time.sleep(PEER_GRACE)
 
 
 def _output_is_closed() -> bool:
