@@ -129,6 +129,18 @@ def run_here() -> Iterator[Callable[..., int]]:
         logger.propagate, logger.level, logger.handlers = propagate, level, handlers
 
 
+def assert_same_metrics(first: Path, second: Path) -> None:
+    """Every line of metrics.json is the same, without times; NaN equals NaN."""
+    for one, other in zip(*map(metrics_lines, (first, second)), strict=True):
+        assert one == pytest.approx(other, rel=0, abs=0, nan_ok=True)
+
+
+def metrics_lines(output: Path) -> list[dict]:
+    times = {"time", "data_time", "eta_seconds"}
+    lines = map(json.loads, (output / "metrics.json").read_text().splitlines())
+    return [{name: line[name] for name in line.keys() - times} for line in lines]
+
+
 def metrics(output: Path) -> dict:
     """The last value of everything in metrics.json."""
     lines = (output / "metrics.json").read_text().splitlines()
@@ -161,8 +173,7 @@ def assert_resumed_alike(unbroken: Path, resumed: Path, options: dict, config: P
     result = run(resumed, options, "--resume", config=config)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Starting training from iteration 2" in result.stdout
-    for name in ("lr", "panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP", "bbox/AP"):
-        assert metrics(resumed)[name] == metrics(unbroken)[name], name
+    assert_same_metrics(resumed, unbroken)
     first, second = (
         torch.load(folder / "model_final.pth", weights_only=True)["model"]
         for folder in (unbroken, resumed)
@@ -240,3 +251,22 @@ def test_absent_evaluation_data_stop_before_training(tmp_path: Path, run_here, c
 def test_absent_config(tmp_path: Path, run_here, capsys):
     assert run_here(tmp_path, {}, config="nowhere.yaml") == 2
     assert "nowhere.yaml does not exist" in capsys.readouterr().err
+
+
+def test_used_folder_needs_resume(data, tmp_path: Path, run_here, capsys):
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    assert run_here(tmp_path, data) == 2
+    printed = capsys.readouterr().err
+    assert "--resume" in printed
+    assert "OUTPUT_DIR" in printed
+    assert not (tmp_path / "log.txt").exists()
+
+
+def test_evaluation_of_a_run_without_checkpoint(data, tmp_path: Path, run_here, capsys):
+    assert run_here(tmp_path, data, "--eval-only", "--resume") == 2
+    assert "has no checkpoint to evaluate" in capsys.readouterr().err
+
+
+def test_option_after_the_settings(data, tmp_path: Path, run_here, capsys):
+    assert run_here(tmp_path, {**data, "--resume": ""}) == 2
+    assert "--resume: options come before" in capsys.readouterr().err

@@ -104,7 +104,8 @@ def relative_to(path: str | Path) -> str:
 def remove_partial_files(folder: str | Path) -> int:
     """Delete what killed processes left of files and folders that were written to ``folder``.
 
-    Files of running processes of this machine stay, and those of other machines for a day.
+    To be called before this process writes any. Files of other running processes of this machine
+    stay, and those of other machines for a day.
 
     Returns:
         the number of files and folders deleted.
@@ -131,5 +132,7 @@ def _is_abandoned(path: Path) -> bool:
     if match is None:
         return False
     if match["host"] == socket.gethostname():
+        if match["pid"] == str(os.getpid()):
+            return True  # of an earlier process: in a container, the numbers start anew
         return not Path("/proc/self").exists() or not Path("/proc", match["pid"]).exists()
     return time.time() - path.stat().st_mtime > _ABANDONED_AFTER

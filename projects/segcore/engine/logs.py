@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.logger import setup_logger
 
-from segcore.config import PROJECTS_ENTRY_POINT
+from segcore.config.loading import PROJECTS_ENTRY_POINT
 from segcore.errors import OutputError
 from segcore.files import write_bytes
 from segcore.program import explain
@@ -98,6 +98,7 @@ class _LogFile(logging.FileHandler):
 
 def _open_log(path: Path) -> logging.Handler:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # on another machine of the job
         file = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
