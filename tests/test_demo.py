@@ -132,7 +132,7 @@ def test_photos_to_files_and_table(demo, trained, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert code == 0
     assert "2 of 4 photos done" in printed
-    assert "broken.jpg: cannot identify" in printed
+    assert "broken.jpg: cannot read the image" in printed
     assert "none.jpg: No such file" in printed
 
     data = read_panoptic_json(output / "panoptic.json")

@@ -53,16 +53,16 @@ def header_problems(
                 orientation = exif_orientation(image) if path == photo_path else 1
                 changes = changes_on_reading(image) if path == photo_path else []
         except ImageError as error:
-            yield unreadable_image(path, error)
+            yield unreadable_image(path, error, "photo" if path == photo_path else "panoptic PNG")
             continue
         for change in changes:
             yield Problem("changed pixels", str(path), change, is_error=False)
         yield from _size_problems(path, size, orientation, expected)
 
 
-def unreadable_image(path: str | Path, error: ImageError) -> Problem:
+def unreadable_image(path: str | Path, error: ImageError, kind: str = "image") -> Problem:
     """The problem of an image that training would refuse, for the reason of ``error``."""
-    return Problem("unreadable image", str(path), str(error).removeprefix(f"{printable(path)}: "))
+    return Problem(f"unreadable {kind}", str(path), str(error).removeprefix(f"{printable(path)}: "))
 
 
 def _size_problems(
@@ -112,13 +112,13 @@ def pixel_problems(
         try:
             load_image(photo_path, max_pixels)
         except ImageError as error:
-            yield unreadable_image(photo_path, error)
+            yield unreadable_image(photo_path, error, "photo")
     if str(png_path) in wrong:
         return
     try:
         ids = read_panoptic_png(png_path, max_pixels)
     except ImageError as error:
-        yield unreadable_image(png_path, error)
+        yield unreadable_image(png_path, error, "panoptic PNG")
         return
     yield from _area_problems(str(png_path), ids, annotation)
 
