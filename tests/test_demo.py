@@ -133,7 +133,7 @@ def test_photos_to_files_and_table(demo, trained, tmp_path, capsys):
     assert code == 0
     assert "2 of 4 photos done" in printed
     assert "broken.jpg: cannot read the image" in printed
-    assert "none.jpg: No such file" in printed
+    assert "none.jpg: cannot read the image (No such file" in printed
 
     data = read_panoptic_json(output / "panoptic.json")
     assert [(i["height"], i["width"]) for i in data["images"]] == [(48, 80), (70, 50)]
