@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -94,6 +95,8 @@ def run_program(
     args = parser.parse_args(argv)
     # A log that cannot be written, as on a full disk, must not fill the terminal with tracebacks.
     logging.raiseExceptions = False
+    # Pillow's, of broken metadata, name no file and can be thousands.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         code = main(args) or 0
         sys.stdout.flush()

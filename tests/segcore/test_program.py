@@ -5,14 +5,17 @@ import errno
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
+from segcore.data.images import read_image
 from segcore.errors import ConfigError, ImageError, OutputError
 from segcore.program import MEMORY_ADVICE, explain, run_program
 
@@ -158,3 +161,21 @@ def test_reader_that_goes_away_is_no_error(tmp_path: Path):
     program.stdout.close()
     assert program.stderr.read() == ""
     assert program.wait() == 1
+
+
+def test_warnings_of_broken_metadata_are_quiet(tmp_path):
+    """Pillow's name no file; those of other libraries stay."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x09"  # nine tags, of which there is none
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.jpg", exif=exif)
+
+    def main(args: argparse.Namespace) -> None:
+        read_image(tmp_path / "a.jpg")
+        warnings.warn("of another library", stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_image(tmp_path / "a.jpg")
+        assert caught
+        caught.clear()
+        run(main)
+    assert [str(warning.message) for warning in caught] == ["of another library"]
