@@ -332,8 +332,8 @@ def test_config_as_text(cfg):
     # Lists in lists are tuples in some defaults, which YAML does not know.
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
     assert type(again) is SafeCfgNode
-    with pytest.raises(ConfigError, match=r"model\.pth, line 1: NO: there is no such key"):
-        config_from_yaml("NO: 1", "model.pth")
+    with pytest.raises(ConfigError, match=r"model\.pth, line 1: ODD: there is no such key"):
+        config_from_yaml("ODD: 1", "model.pth")
     with pytest.raises(ConfigError, match=r"model\.pth: _BASE_ is for files only"):
         config_from_yaml("_BASE_: a.yaml", "model.pth")
 
