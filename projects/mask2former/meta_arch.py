@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
 from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList
 from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor, nn
 
@@ -14,8 +15,14 @@ from mask2former.checkpoint_names import rename_official
 from mask2former.criterion import build_criterion
 from segcore.checkpoint import rename_on_load
 from segcore.inference import (
+    InstancePrediction,
+    MaskPrediction,
+    MaskRating,
     PanopticMerging,
+    PanopticPrediction,
+    ResultMaker,
     instance_inference,
+    is_thing,
     panoptic_inference,
     resize_mask_logits,
     semantic_inference,
@@ -23,6 +30,10 @@ from segcore.inference import (
 from segcore.layers import pad_to
 from segcore.meta_arch import SegmentationModel, checked_target, thing_ids_of
 
+Size = tuple[int, int]
+
+# An instance's score is its class probability times the mean probability inside its mask.
+RATING = MaskRating(0.0, of_logits=True, area_offset=1e-6)
 # With the thresholds of the published panoptic configurations.
 OWN_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_share=0.8)
 
@@ -84,6 +95,14 @@ class MaskFormer(SegmentationModel):
         self.thing_ids = frozenset(thing_ids)
         self.panoptic_merging = panoptic_merging
         self.topk_per_image = topk_per_image
+        self.result_maker = ResultMaker(
+            panoptic_merging,
+            self.thing_ids,
+            topk_per_image=None,  # chosen before the masks are rated
+            semantic_on=semantic_on,
+            instance_on=instance_on,
+            panoptic_on=panoptic_on,
+        )
         self.resize_before_inference = resize_before_inference or instance_on or panoptic_on
         rename_on_load(self, rename_official)
 
@@ -136,30 +155,91 @@ class MaskFormer(SegmentationModel):
             ]
         images = self.preprocess_images(batched_inputs)
         outputs = self.sem_seg_head(self.backbone(images.tensor))
-        padded_size = tuple(images.tensor.shape[-2:])
 
         if self.training:
+            padded_size = tuple(images.tensor.shape[-2:])
             for target in targets:
                 target["masks"] = pad_to(target["masks"], padded_size)
             losses = self.criterion(outputs, targets)
             weights = self.criterion.weight_dict
             return {name: loss * weights[name] for name, loss in losses.items() if name in weights}
 
-        predictions = zip(outputs["pred_logits"], outputs["pred_masks"], strict=True)
-        sizes = images.image_sizes
+        predictions = self._predictions(outputs, images, batched_inputs)
         del images, outputs  # the masks at output size need the memory
+        return [self._results(*prediction) for prediction in predictions]
+
+    @torch.no_grad()
+    def predict_compact(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Results of bounded memory, see :meth:`ResultMaker.compact`; in evaluation mode.
+
+        Args:
+            batched_inputs: as :meth:`forward` takes them.
+        """
+        images = self.preprocess_images(batched_inputs)
+        outputs = self.sem_seg_head(self.backbone(images.tensor))
+        predictions = self._predictions(outputs, images, batched_inputs)
+        del images, outputs  # the results need the memory
         return [
-            self._results(
+            self.result_maker.compact(self.mask_prediction(*prediction))
+            for prediction in predictions
+        ]
+
+    def _predictions(
+        self,
+        outputs: dict[str, Any],
+        images: ImageList,
+        batched_inputs: list[dict[str, Any]],
+    ) -> list[tuple[Tensor, Tensor, Size, Size, Size]]:
+        """Class logits, mask logits, and padded, image and output size of each image."""
+        padded_size = tuple(images.tensor.shape[-2:])
+        return [
+            (
                 class_logits,
                 mask_logits,
                 padded_size,
                 tuple(image_size),
                 (inputs.get("height", image_size[0]), inputs.get("width", image_size[1])),
             )
-            for inputs, image_size, (class_logits, mask_logits) in zip(
-                batched_inputs, sizes, predictions, strict=True
+            for inputs, image_size, class_logits, mask_logits in zip(
+                batched_inputs,
+                images.image_sizes,
+                outputs["pred_logits"],
+                outputs["pred_masks"],
+                strict=True,
             )
         ]
+
+    def mask_prediction(
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        padded_size: Size,
+        image_size: Size,
+        output_size: Size,
+    ) -> MaskPrediction:
+        """What the network predicts for one image, with class logits (Q, K+1) and mask logits
+        (Q, h, w), as the result maker takes it."""
+        probabilities = class_logits.to(mask_logits.dtype).softmax(dim=-1)
+        scores, labels = probabilities.max(dim=-1)
+        probabilities = probabilities[:, :-1]
+        num_classes = probabilities.shape[1]
+        queries = (labels != num_classes).nonzero()[:, 0]
+        pair_scores, pairs = probabilities.flatten().topk(
+            min(self.topk_per_image, probabilities.numel())
+        )
+        classes = pairs % num_classes
+        if self.panoptic_on:
+            things = is_thing(classes, self.thing_ids)
+            pair_scores, pairs, classes = pair_scores[things], pairs[things], classes[things]
+        return MaskPrediction(
+            mask_logits,
+            Tensor.sigmoid,
+            (padded_size, image_size, output_size),
+            probabilities.T,
+            PanopticPrediction(queries, labels[queries], scores[queries]),
+            InstancePrediction(pairs // num_classes, classes, pair_scores, RATING),
+            resize_scores=not self.resize_before_inference,
+        )
 
     @torch.no_grad()
     def _results(

@@ -1,7 +1,7 @@
 """Mask-wise merging (Panoptic SegFormer, Li et al., 2022)."""
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,11 +93,22 @@ def merge_mask_wise(
     # One copy to the host; a double holds every class.
     table = (labels[order].double(), torch.stack(kept).double(), rated.scores[order].double())
     classes, is_kept, scores = torch.stack(table).tolist()
-    numbers, segments = number_segments(map(int, classes), is_kept, thing_ids)
+    numbers, segments = number_scored_segments(classes, is_kept, scores, thing_ids)
+    return torch.tensor([0, *numbers], dtype=torch.int32, device=ids.device)[ids], segments
+
+
+def number_scored_segments(
+    labels: Iterable[float],
+    kept: Iterable[bool],
+    scores: Sequence[float],
+    thing_ids: Collection[int],
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """:func:`number_segments` of masks by falling score; a segment has that of its best mask."""
+    numbers, segments = number_segments(map(int, labels), kept, thing_ids)
     for number, score in zip(reversed(numbers), reversed(scores), strict=True):
         if number:
-            segments[number - 1]["score"] = score  # at last that of its best mask
-    return torch.tensor([0, *numbers], dtype=torch.int32, device=ids.device)[ids], segments
+            segments[number - 1]["score"] = score
+    return numbers, segments
 
 
 def is_thing(labels: Tensor, thing_ids: Collection[int]) -> Tensor:
