@@ -3,37 +3,21 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
-from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor, nn
 
 from mask2former.checkpoint_names import rename_official
 from mask2former.criterion import build_criterion
+from mask2former.postprocess import mask_prediction
 from segcore.checkpoint import rename_on_load
-from segcore.inference import (
-    InstancePrediction,
-    MaskPrediction,
-    MaskRating,
-    PanopticMerging,
-    PanopticPrediction,
-    ResultMaker,
-    instance_inference,
-    is_thing,
-    panoptic_inference,
-    resize_mask_logits,
-    semantic_inference,
-)
+from segcore.inference import MaskPrediction, PanopticMerging, ResultMaker
 from segcore.layers import pad_to
 from segcore.meta_arch import SegmentationModel, checked_target, thing_ids_of
 
 Size = tuple[int, int]
 
-# An instance's score is its class probability times the mean probability inside its mask.
-RATING = MaskRating(0.0, of_logits=True, area_offset=1e-6)
 # With the thresholds of the published panoptic configurations.
 OWN_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_share=0.8)
 
@@ -89,16 +73,10 @@ class MaskFormer(SegmentationModel):
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
-        self.semantic_on = semantic_on
-        self.instance_on = instance_on
-        self.panoptic_on = panoptic_on
-        self.thing_ids = frozenset(thing_ids)
-        self.panoptic_merging = panoptic_merging
         self.topk_per_image = topk_per_image
         self.result_maker = ResultMaker(
             panoptic_merging,
-            self.thing_ids,
-            topk_per_image=None,  # chosen before the masks are rated
+            frozenset(thing_ids),
             semantic_on=semantic_on,
             instance_on=instance_on,
             panoptic_on=panoptic_on,
@@ -144,8 +122,7 @@ class MaskFormer(SegmentationModel):
 
         Returns:
             In training {loss name: weighted scalar}. Else one dict an image, with those wanted of
-            "sem_seg" (K, H, W), "panoptic_seg" (see :func:`panoptic_inference`) and "instances"
-            (see :func:`instance_inference`), at the output size.
+            "sem_seg", "panoptic_seg" and "instances", see :class:`ResultMaker`.
         """
         if self.training:
             # Before the network runs, so that a bad annotation is found by its name.
@@ -164,36 +141,41 @@ class MaskFormer(SegmentationModel):
             weights = self.criterion.weight_dict
             return {name: loss * weights[name] for name, loss in losses.items() if name in weights}
 
-        predictions = self._predictions(outputs, images, batched_inputs)
-        del images, outputs  # the masks at output size need the memory
-        return [self._results(*prediction) for prediction in predictions]
-
-    @torch.no_grad()
-    def predict_compact(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Results of bounded memory, see :meth:`ResultMaker.compact`; in evaluation mode.
-
-        Args:
-            batched_inputs: as :meth:`forward` takes them.
-        """
-        images = self.preprocess_images(batched_inputs)
-        outputs = self.sem_seg_head(self.backbone(images.tensor))
-        predictions = self._predictions(outputs, images, batched_inputs)
+        predictions = self._mask_predictions(outputs, images, batched_inputs)
         del images, outputs  # the results need the memory
-        return [
-            self.result_maker.compact(self.mask_prediction(*prediction))
-            for prediction in predictions
-        ]
+        return self.make_results(predictions)
 
-    def _predictions(
+    def predict_masks(self, batched_inputs: list[dict[str, Any]]) -> list[MaskPrediction]:
+        """The masks of each image before they are resized and merged to results."""
+        images = self.preprocess_images(batched_inputs)
+        return self._mask_predictions(
+            self.sem_seg_head(self.backbone(images.tensor)), images, batched_inputs
+        )
+
+    def mask_prediction(
         self,
-        outputs: dict[str, Any],
-        images: ImageList,
-        batched_inputs: list[dict[str, Any]],
-    ) -> list[tuple[Tensor, Tensor, Size, Size, Size]]:
-        """Class logits, mask logits, and padded, image and output size of each image."""
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        padded_size: Size,
+        image_size: Size,
+        output_size: Size,
+    ) -> MaskPrediction:
+        """Prediction for one image from class logits (Q, K+1) and mask logits (Q, h, w)."""
+        return mask_prediction(
+            class_logits,
+            mask_logits,
+            (padded_size, image_size, output_size),
+            topk=self.topk_per_image,
+            thing_ids=self.result_maker.thing_ids if self.result_maker.panoptic_on else None,
+            resize_scores=not self.resize_before_inference,
+        )
+
+    def _mask_predictions(
+        self, outputs: dict[str, Any], images: ImageList, batched_inputs: list[dict[str, Any]]
+    ) -> list[MaskPrediction]:
         padded_size = tuple(images.tensor.shape[-2:])
         return [
-            (
+            self.mask_prediction(
                 class_logits,
                 mask_logits,
                 padded_size,
@@ -208,76 +190,3 @@ class MaskFormer(SegmentationModel):
                 strict=True,
             )
         ]
-
-    def mask_prediction(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        padded_size: Size,
-        image_size: Size,
-        output_size: Size,
-    ) -> MaskPrediction:
-        """What the network predicts for one image, with class logits (Q, K+1) and mask logits
-        (Q, h, w), as the result maker takes it."""
-        probabilities = class_logits.to(mask_logits.dtype).softmax(dim=-1)
-        scores, labels = probabilities.max(dim=-1)
-        probabilities = probabilities[:, :-1]
-        num_classes = probabilities.shape[1]
-        queries = (labels != num_classes).nonzero()[:, 0]
-        pair_scores, pairs = probabilities.flatten().topk(
-            min(self.topk_per_image, probabilities.numel())
-        )
-        classes = pairs % num_classes
-        if self.panoptic_on:
-            things = is_thing(classes, self.thing_ids)
-            pair_scores, pairs, classes = pair_scores[things], pairs[things], classes[things]
-        return MaskPrediction(
-            mask_logits,
-            Tensor.sigmoid,
-            (padded_size, image_size, output_size),
-            probabilities.T,
-            PanopticPrediction(queries, labels[queries], scores[queries]),
-            InstancePrediction(pairs // num_classes, classes, pair_scores, RATING),
-            resize_scores=not self.resize_before_inference,
-        )
-
-    @torch.no_grad()
-    def _results(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        padded_size: tuple[int, int],
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
-    ) -> dict[str, Any]:
-        """The results of one image, of class logits (Q, K+1) and mask logits (Q, h, w)."""
-        if not self.resize_before_inference:
-            mask_logits = retry_if_cuda_oom(resize_mask_logits)(mask_logits, padded_size)
-            class_logits = class_logits.to(mask_logits.device)
-            scores = retry_if_cuda_oom(semantic_inference)(class_logits, mask_logits)
-            return {
-                "sem_seg": retry_if_cuda_oom(sem_seg_postprocess)(scores, image_size, *output_size)
-            }
-
-        mask_logits = retry_if_cuda_oom(resize_mask_logits)(
-            mask_logits, padded_size, image_size, output_size
-        )
-        class_logits = class_logits.to(mask_logits.device)
-        results = {}
-        if self.semantic_on:
-            results["sem_seg"] = retry_if_cuda_oom(semantic_inference)(class_logits, mask_logits)
-        if self.panoptic_on:
-            results["panoptic_seg"] = retry_if_cuda_oom(panoptic_inference)(
-                class_logits,
-                mask_logits,
-                thing_ids=self.thing_ids,
-                merging=self.panoptic_merging,
-            )
-        if self.instance_on:
-            results["instances"] = retry_if_cuda_oom(instance_inference)(
-                class_logits,
-                mask_logits,
-                topk=self.topk_per_image,
-                thing_ids=self.thing_ids if self.panoptic_on else None,
-            )
-        return results

@@ -17,25 +17,31 @@ from segcore.inference.mask_wise import is_thing, number_scored_segments, per_ki
 from segcore.inference.masks import sum_inside
 from segcore.inference.merging import PanopticMerging
 from segcore.inference.pixel_wise import number_visible
-from segcore.inference.prediction import MaskPrediction, MaskRating
+from segcore.inference.prediction import MaskPrediction
+from segcore.inference.rating import MaskRating
 from segcore.inference.run_lengths import RunLengthEncoder
 from segcore.inference.segments import PanopticResult
 from segcore.inference.windows import Window
 
-# Temporary memory of one window, about. On a CPU it should fit the cache.
-WINDOW_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
+# Temporary memory of one window, about.
+WINDOW_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
 # Temporary values at a time of each mask and pixel.
 _COPIES = 4
 # A mask's share of a semantic score that is not worth its computation.
 _NEGLIGIBLE = 1e-10
 
 
-class MaskStatistics(NamedTuple):
-    """Binary masks, and what decides about them."""
+class EncodedMasks(NamedTuple):
+    """Run lengths of binary masks, and what their scores depend on."""
 
-    run_lengths: list[dict[str, Any]]  # COCO's compressed form, N
-    areas: Tensor  # (N,) int64, pixels
-    sums: Tensor  # (N,) at least float32, of the values inside
+    run_lengths: list[dict[str, Any]]  # COCO's compressed form, n
+    sums: Tensor  # (n,) at least float32, of the values inside
+    areas: Tensor  # (n,) int64, pixels
+
+    def select(self, rows: Tensor) -> "EncodedMasks":
+        """Those of some rows (m,), which may repeat."""
+        run_lengths = [self.run_lengths[row] for row in rows.tolist()]
+        return EncodedMasks(run_lengths, self.sums[rows], self.areas[rows])
 
 
 def class_map(prediction: MaskPrediction) -> Tensor:
@@ -60,8 +66,8 @@ def class_map(prediction: MaskPrediction) -> Tensor:
     return classes
 
 
-def measure_masks(prediction: MaskPrediction, masks: Tensor, rating: MaskRating) -> MaskStatistics:
-    """Statistics of the binary masks with these indices (n,)."""
+def encode_masks(prediction: MaskPrediction, masks: Tensor, rating: MaskRating) -> EncodedMasks:
+    """Measure the masks with these indices (n,)."""
     resized = prediction.resized
     encoder = RunLengthEncoder(len(masks), resized.size)
     sums = torch.zeros(len(masks), dtype=torch.float64, device=masks.device)
@@ -75,7 +81,7 @@ def measure_masks(prediction: MaskPrediction, masks: Tensor, rating: MaskRating)
         if len(present) == 0:
             continue
         logits = resized.window(window, masks[present])
-        values = prediction.activation(logits)
+        values = prediction.values(logits)
         inside = rating.inside(logits, values)
         sums[present] += sum_inside(values, inside)
         encoder.add(present, inside, window)
@@ -84,61 +90,54 @@ def measure_masks(prediction: MaskPrediction, masks: Tensor, rating: MaskRating)
         [int(mask_util.area(mask)) for mask in run_lengths], dtype=torch.int64, device=masks.device
     )
     dtype = torch.promote_types(prediction.masks.dtype, torch.float32)
-    return MaskStatistics(run_lengths, areas, sums.to(dtype))
+    return EncodedMasks(run_lengths, sums.to(dtype), areas)
 
 
 def compact_instances(
-    prediction: MaskPrediction, statistics: MaskStatistics, sources: Tensor, topk: int | None
+    prediction: MaskPrediction, encoded: EncodedMasks, topk: int | None
 ) -> Instances:
-    """Instances by falling score, on the CPU, with "pred_masks_rle" instead of masks.
+    """Instances by falling score, on the CPU, with "pred_masks_rle" instead of "pred_masks".
 
     Args:
-        statistics: of m masks.
-        sources: (n,) int64, for each instance the mask's index among the m.
-        topk: number of instances; None for all.
+        encoded: the mask of each instance.
+        topk: largest number of instances; None for all.
     """
     instances = prediction.instances
-    scores = instances.rating.scores(
-        instances.scores, statistics.sums[sources], statistics.areas[sources]
-    )
+    scores = instances.rating.scores(instances.scores, encoded.sums, encoded.areas)
     scores, order = scores.sort(descending=True, stable=True)
-    scores, order = scores[:topk].cpu(), order[:topk]
-    masks = [statistics.run_lengths[source] for source in sources[order].tolist()]
-    result = Instances(prediction.resized.size)
-    result.scores = scores
-    result.pred_classes = instances.labels[order].cpu()
-    result.pred_boxes = Boxes(
-        _boxes(masks) if instances.boxes is None else instances.boxes[order].cpu()
+    scores, order = scores[:topk], order[:topk]
+    run_lengths = encoded.select(order).run_lengths
+    boxes = _boxes(run_lengths) if instances.boxes is None else instances.boxes[order].cpu()
+    return Instances(
+        prediction.resized.size,
+        scores=scores.cpu(),
+        pred_classes=instances.labels[order].cpu(),
+        pred_boxes=Boxes(boxes),
+        pred_masks_rle=run_lengths,
     )
-    result.pred_masks_rle = masks
-    return result
 
 
 def merge_mask_wise(
     prediction: MaskPrediction,
-    candidates: Tensor,
-    statistics: MaskStatistics,
+    encoded: EncodedMasks,
     merging: PanopticMerging,
     thing_ids: Collection[int],
 ) -> PanopticResult:
     """:func:`~segcore.inference.mask_wise.merge_mask_wise` by run lengths.
 
     Args:
-        candidates: (n,) int64, which of the candidates of ``prediction.panoptic``.
-        statistics: of their masks.
+        encoded: the masks of the panoptic candidates.
     """
-    panoptic = prediction.panoptic
-    masks, labels = panoptic.masks[candidates], panoptic.labels[candidates]
-    rating = mask_wise_rating(merging)
-    scores = rating.scores(panoptic.scores[candidates], statistics.sums, statistics.areas)
+    masks, labels, scores = prediction.panoptic
+    scores = merging.rating.scores(scores, encoded.sums, encoded.areas)
     things = is_thing(labels, thing_ids)
     order = scores.argsort(descending=True, stable=True)
     qualities = per_kind(merging.quality_thresholds, things, scores.dtype)
-    order = order[((scores >= qualities) & (statistics.areas > 0))[order]]
+    order = order[((scores >= qualities) & (encoded.areas > 0))[order]]
     limits = per_kind(merging.overlap_thresholds, things[order], torch.float64).tolist()
     taken, kept = None, []
     for mask, limit in zip(order.tolist(), limits, strict=True):
-        run_lengths, area = statistics.run_lengths[mask], int(statistics.areas[mask])
+        run_lengths, area = encoded.run_lengths[mask], int(encoded.areas[mask])
         overlap = 0
         if taken is not None:
             overlap = int(mask_util.area(mask_util.merge([run_lengths, taken], intersect=True)))
@@ -150,12 +149,11 @@ def merge_mask_wise(
     )
     ids = [number for number in numbers if number]
     kept = torch.tensor(kept, dtype=torch.bool, device=masks.device)
-    return _paint(prediction, masks[order][kept], ids, rating), segments
+    return _paint(prediction, masks[order][kept], ids, merging.rating), segments
 
 
 def merge_pixel_wise(
     prediction: MaskPrediction,
-    candidates: Tensor,
     merging: PanopticMerging,
     thing_ids: Collection[int],
     *,
@@ -164,12 +162,10 @@ def merge_pixel_wise(
     """:func:`~segcore.inference.pixel_wise.merge_pixel_wise` window by window.
 
     Args:
-        candidates: (n,) int64, which of the candidates of ``prediction.panoptic``.
         with_scores: give each segment the mean semantic score of its class, at most 1.
     """
-    panoptic, resized = prediction.panoptic, prediction.resized
-    masks, labels = panoptic.masks[candidates], panoptic.labels[candidates]
-    scores, threshold = panoptic.scores[candidates], merging.mask_threshold
+    masks, labels, scores = prediction.panoptic
+    resized, threshold = prediction.resized, merging.mask_threshold
     ids = torch.zeros(resized.size, dtype=torch.int32)
     count = len(masks)
     if count == 0:
@@ -186,7 +182,7 @@ def merge_pixel_wise(
         looked_at = rivals | (~full & (high >= threshold))
         areas += full * ~looked_at * window.num_pixels
         looked_at = looked_at.nonzero()[:, 0]
-        values = prediction.activation(resized.window(window, masks[looked_at]))
+        values = prediction.values(resized.window(window, masks[looked_at]))
         winner = (values.clamp(max=1) * scores[looked_at, None, None]).max(dim=0).indices
         inside = values >= threshold
         foreground = inside.gather(0, winner[None])[0]
@@ -216,15 +212,6 @@ def merge_pixel_wise(
     for row in ids.split(max(1, window_bytes(ids.device) // (8 * ids.shape[1]))):
         row.copy_(lookup[row.long()])
     return ids, segments
-
-
-def mask_wise_rating(merging: PanopticMerging) -> MaskRating:
-    """How mask-wise merging rates masks."""
-    return MaskRating(
-        merging.mask_threshold,
-        class_exponent=merging.class_exponent,
-        mask_exponent=merging.mask_exponent,
-    )
 
 
 def window_bytes(device: torch.device) -> int:
@@ -260,7 +247,7 @@ def _semantic_scores(
     weights = prediction.class_weights[classes[:, None], masks]
 
     def scores(logits: Tensor) -> Tensor:
-        values = prediction.activation(logits).clamp(max=1)
+        values = prediction.values(logits).clamp(max=1)
         return (weights @ values.flatten(1)).unflatten(1, values.shape[1:])
 
     if prediction.resize_scores:
@@ -313,7 +300,7 @@ def _paint(
         if len(present) == 0:
             continue
         logits = resized.window(window, masks[present])
-        inside = rating.inside(logits, prediction.activation(logits))
+        inside = rating.inside(logits, prediction.values(logits))
         rank = (inside * ranks[present, None, None]).amax(dim=0)
         panoptic[window] = lookup[rank.long()].cpu()
     return panoptic

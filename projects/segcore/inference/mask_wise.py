@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas, sum_inside
+from segcore.inference.rating import MaskRating, measure_masks
 from segcore.inference.segments import PanopticResult, number_segments
 
 
@@ -18,34 +18,16 @@ class RatedMasks(NamedTuple):
     areas: Tensor  # (N,) int64, pixels of each binary mask
 
 
-def rate_masks(
-    scores: Tensor,
-    masks: Tensor,
-    *,
-    mask_threshold: float = 0.5,
-    class_exponent: float = 1.0,
-    mask_exponent: float = 2.0,
-) -> RatedMasks:
-    """Merged scores: class score and mean mask value inside of the mask, each to its exponent.
-
-    The mean divides by the area + 1, so that an empty mask scores 0. Mask values may exceed 1, and
-    so may merged scores.
+def rate_masks(scores: Tensor, masks: Tensor, rating: MaskRating) -> RatedMasks:
+    """Merged scores of masks. Mask values may exceed 1, and so may merged scores.
 
     Args:
         scores: (N,) class scores.
         masks: (N, H, W) mask values.
-        mask_threshold: inside of the mask are larger values.
     """
-    binary = torch.empty(masks.shape, dtype=torch.bool, device=masks.device)
-    # At least float32: a half cannot count pixels.
-    sums = scores.new_zeros(len(masks), dtype=torch.promote_types(masks.dtype, torch.float32))
-    for chunk in range(0, len(masks), MASKS_PER_CHUNK):
-        part = slice(chunk, chunk + MASKS_PER_CHUNK)
-        torch.gt(masks[part], mask_threshold, out=binary[part])
-        sums[part] = sum_inside(masks[part], binary[part])
-    areas = mask_areas(binary)
-    means = sums / (areas + 1)
-    return RatedMasks(scores**class_exponent * means**mask_exponent, binary, areas)
+    indices = torch.arange(len(masks), device=masks.device)
+    binary, sums, areas = measure_masks(masks, indices, lambda values: values, rating)
+    return RatedMasks(rating.scores(scores, sums, areas), binary, areas)
 
 
 def merge_mask_wise(

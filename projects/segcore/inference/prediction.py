@@ -1,43 +1,22 @@
 """What a network predicts for one image, in the form that all systems share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from segcore.inference.rating import MaskRating
 from segcore.inference.windows import ResizedMasks, Size
 
-
-@dataclass(frozen=True)
-class MaskRating:
-    """How an instance's score depends on its mask: class score times mean value inside, each to
-    its exponent.
-
-    Args:
-        threshold: inside of the mask are larger values.
-        of_logits: the threshold is one of mask logits, not of mask values.
-        area_offset: added to the area that the mean divides by.
-    """
-
-    threshold: float
-    of_logits: bool = False
-    area_offset: float = 1.0
-    class_exponent: float = 1.0
-    mask_exponent: float = 1.0
-
-    def inside(self, logits: Tensor, values: Tensor) -> Tensor:
-        """The binary masks."""
-        return (logits if self.of_logits else values) > self.threshold
-
-    def scores(self, class_scores: Tensor, sums: Tensor, areas: Tensor) -> Tensor:
-        """Scores (n,) from class scores, sums of values inside of the masks, and their areas."""
-        means = sums / (areas + self.area_offset)
-        return class_scores**self.class_exponent * means**self.mask_exponent
+# Elements that the largest CPU kernel computes at a time.
+_VECTOR_ELEMENTS = 64
 
 
-@dataclass(frozen=True)
-class InstancePrediction:
+class InstancePrediction(NamedTuple):
     """Candidates for instances, n of them.
 
     Attributes:
@@ -55,8 +34,7 @@ class InstancePrediction:
     boxes: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class PanopticPrediction:
+class PanopticPrediction(NamedTuple):
     """Candidates for segments, n of them.
 
     Attributes:
@@ -95,3 +73,30 @@ class MaskPrediction:
     def resized(self) -> ResizedMasks:
         """The masks at the size of the results, by windows."""
         return ResizedMasks(self.masks, *self.sizes, small_at_once=not self.resize_scores)
+
+    def values(self, logits: Tensor) -> Tensor:
+        """Mask values of a window of logits, rounded in the same way wherever a pixel lies.
+
+        A CPU computes the last elements of a tensor, which do not fill a vector register, by
+        another formula; equal masks would no longer tie there.
+        """
+        padded = F.pad(logits.flatten(), (0, -logits.numel() % _VECTOR_ELEMENTS))
+        return self.activation(padded)[: logits.numel()].view(logits.shape)
+
+    @property
+    def device(self) -> torch.device:
+        return self.masks.device
+
+    def to(self, device: torch.device | str) -> "MaskPrediction":
+        """The same on another device."""
+        panoptic, instances = (
+            type(part)(*(x.to(device) if isinstance(x, Tensor) else x for x in part))
+            for part in (self.panoptic, self.instances)
+        )
+        return replace(
+            self,
+            masks=self.masks.to(device),
+            class_weights=self.class_weights.to(device),
+            panoptic=panoptic,
+            instances=instances,
+        )

@@ -77,7 +77,7 @@ class RunLengthEncoder:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._pending:
+        if not (self._pending and self._positions):
             return
         masks, positions = map(np.concatenate, zip(*self._pending, strict=True))
         self._pending, self._num_pending = [], 0
