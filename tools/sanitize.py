@@ -20,7 +20,8 @@ BUILD = ROOT / "build/sanitize"
 PACKAGES = BUILD / "packages"
 LIBRARY = PACKAGES / "segcore/_C.abi3.so"
 CHECKS = "address,undefined,float-cast-overflow,bounds-strict"
-FLAGS = f"-O1 -fsanitize={CHECKS} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1"
+# Python's own flags may have -fwrapv, which hides overflow of signed integers.
+FLAGS = f"-O1 -fno-wrapv -fsanitize={CHECKS} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1"
 TESTS = ("tests/segcore/ops", "tests/segcore/layers", "tests/csrc")
 
 

@@ -68,6 +68,7 @@ OPERATORS = [
         ms_deform_attn_inputs,
         {"batch": 3, "heads": 4, "channels": 70, "queries": 9, "levels": 4, "side": 9, "points": 5},
         ("value", "sampling_locations", "attention_weights"),
+        at_least_one=("levels",),
     ),
     Case(
         "cluster_attention",
