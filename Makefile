@@ -5,7 +5,7 @@ VENV_PYTHON := .venv/bin/python
 BENCHMARKS  := $(filter-out common,$(basename $(notdir $(wildcard benchmarks/[!_]*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench cuda clean
+.PHONY: help install demo test lint bench cuda sanitize clean
 
 help:     ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ bench: install  ## Measure speed and memory, each module of benchmarks/ a table
 
 cuda: install  ## Compile the GPU code, without a GPU (TORCH_CUDA_ARCH_LIST=9.0)
 	@$(PYTHON) tools/bootstrap.py --cuda
+
+sanitize: install  ## Test the CPU operators under AddressSanitizer and UBSan
+	@$(VENV_PYTHON) tools/sanitize.py
 
 clean:    ## Remove what was built, but neither .venv nor output/
 	rm -rf build dist .pytest_cache .ruff_cache projects/*.egg-info projects/segcore/*.so

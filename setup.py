@@ -30,6 +30,7 @@ def operators() -> dict:
     # asks for errno or floating-point exceptions; results are the same.
     cpu_flags = ["-O3", "-fopenmp-simd", "-fno-loop-unroll-and-jam"]
     cpu_flags += ["-fno-math-errno", "-fno-trapping-math"]
+    cpu_flags += os.environ.get("SEGCORE_CPU_FLAGS", "").split()  # of tools/sanitize.py
     extensions = [
         extension(
             CppExtension, "segcore._C", ["csrc/ops.cpp", *glob("csrc/cpu/*.cpp")], cxx=cpu_flags

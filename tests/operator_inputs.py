@@ -5,6 +5,35 @@ import torch
 from segcore.ops import ClusterNeighbourhood, knn
 
 
+def ms_deform_attn_inputs(
+    *,
+    batch=2,
+    heads=3,
+    channels=8,
+    queries=7,
+    spatial_shapes=((6, 5), (3, 4), (1, 2)),
+    points=4,
+    spread=1.6,
+    dtype=torch.float64,
+    device="cpu",
+):
+    """Locations in a square of side ``spread`` around the center of the map."""
+    generator = torch.Generator().manual_seed(0)
+    precision = torch.float64 if dtype == torch.float64 else torch.float32
+    tokens = sum(height * width for height, width in spatial_shapes)
+    samples = (batch, queries, heads, len(spatial_shapes), points)
+    value = torch.randn(batch, tokens, heads, channels, generator=generator, dtype=torch.float64)
+    locations = torch.rand(*samples, 2, generator=generator, dtype=torch.float64)
+    locations = (locations - 0.5) * spread + 0.5
+    weights = torch.randn(*samples, generator=generator, dtype=torch.float64)
+    return {
+        "value": value.to(device, dtype),
+        "spatial_shapes": list(spatial_shapes),
+        "sampling_locations": locations.to(device, precision),
+        "attention_weights": weights.to(device, precision),
+    }
+
+
 def point_gather_inputs(
     *, batch=2, tokens=11, channels=8, queries=17, k=4, dtype=torch.float64, device="cpu"
 ):

@@ -125,7 +125,7 @@ SEGCORE_TARGET_CLONES void backward_tokens(
 // Scratch memory of a thread for the users of one block.
 template <typename T>
 struct UserTile {
-  T features[kUsers][kOffsetFeatures][kLanes];
+  T features[kUsers][kOffsetFeatures * kLanes];
   T weights[kUsers][kLanes];
   T grads[kUsers][kLanes];
   const T* q[kUsers];
@@ -206,12 +206,13 @@ SEGCORE_INLINE void attend_block(
     const Statistics<T> of = statistics[(n * in.sizes.tokens + users[u]) * in.sizes.heads + a];
     const T offset = in.pos_bias[a] - of.log_sum;
     T *weights = tile.weights[u], *grads = tile.grads[u];
-    const auto& features = tile.features[u];
+    const T* features = tile.features[u];
 #pragma omp simd
     for (int64_t l = 0; l < kLanes; ++l) {
-      const T logit = in.scale * weights[l] + pos_weight[0] * features[0][l] +
-          pos_weight[1] * features[1][l] + pos_weight[2] * features[2][l] +
-          pos_weight[3] * features[3][l] + pos_weight[4] * features[4][l] + offset + penalty[l];
+      const T logit = in.scale * weights[l] + pos_weight[0] * features[l] +
+          pos_weight[1] * features[l + kLanes] + pos_weight[2] * features[l + 2 * kLanes] +
+          pos_weight[3] * features[l + 3 * kLanes] + pos_weight[4] * features[l + 4 * kLanes] +
+          offset + penalty[l];
       const T weight = exp_of_negative(logit);
       weights[l] = weight;
       grads[l] = weight * (grads[l] - of.mean);
@@ -251,9 +252,8 @@ SEGCORE_TARGET_CLONES void backward_block(
     const int64_t count = std::min(kUsers, num_users - first);
     for (int64_t u = 0; u < count; ++u) {
       const T* position = positions + 2 * users[first + u];
-      T* features = &tile.features[u][0][0];
       write_features(
-          position[0], position[1], slots, slots + kLanes, kLanes, kLanes, features);
+          position[0], position[1], slots, slots + kLanes, kLanes, kLanes, tile.features[u]);
     }
     for (int64_t a = 0; a < s.heads; ++a) {
       for (int64_t u = 0; u < count; ++u) {

@@ -1,6 +1,8 @@
 #include "../common/neighborhood_merge.h"
 
 #include <algorithm>
+#include <iterator>
+#include <numeric>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
@@ -210,11 +212,17 @@ struct ParameterSums {
 
   // In the order of the parameters: matrix, bias, scale, shift.
   void write(double* totals) const {
-    const T* lane = &matrix[0][0][0];
-    for (int p = 0; p < MergeParameters<T>::kCount; ++p) {
-      totals[p] = 0;
-      for (int64_t i = 0; i < kChunk; ++i) totals[p] += lane[p * kChunk + i];
+    for (const auto& row : matrix) totals = write_rows(row, totals);
+    for (const auto* rows : {&bias, &scale, &shift}) totals = write_rows(*rows, totals);
+  }
+
+ private:
+  template <size_t kRows>
+  static double* write_rows(const T (&rows)[kRows][kChunk], double* totals) {
+    for (const auto& lanes : rows) {
+      *totals++ = std::accumulate(std::begin(lanes), std::end(lanes), 0.0);
     }
+    return totals;
   }
 };
 
@@ -370,8 +378,11 @@ struct Prepared : NeighborhoodMergeTensors {
   Inputs<T> inputs() const {
     Inputs<T> in = {};
     in.sizes = sizes;
-    std::copy_n(
-        linear_weight.const_data_ptr<T>(), kMergeWeights * kMergeFeatures, &in.net.matrix[0][0]);
+    const T* row = linear_weight.const_data_ptr<T>();
+    for (auto& weights : in.net.matrix) {
+      std::copy_n(row, kMergeFeatures, weights);
+      row += kMergeFeatures;
+    }
     std::copy_n(linear_bias.const_data_ptr<T>(), kMergeWeights, in.net.bias);
     std::copy_n(norm_weight.const_data_ptr<T>(), kMergeWeights, in.net.scale);
     std::copy_n(norm_bias.const_data_ptr<T>(), kMergeWeights, in.net.shift);

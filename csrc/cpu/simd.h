@@ -6,8 +6,9 @@
 
 // For functions with the hot loops. Does not reach into lambdas: the loop must be in a named
 // function, and what it calls must be inlined. GCC 12 or newer on x86-64 with glibc; elsewhere the
-// baseline is built.
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
+// baseline is built. Sanitizers check one version only, which is a third of the time.
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12 && \
+    !defined(__SANITIZE_ADDRESS__)
 #define SEGCORE_HAS_CLONES
 #define SEGCORE_TARGET_CLONES \
   __attribute__((noinline, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))

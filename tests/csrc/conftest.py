@@ -12,6 +12,7 @@ from torch.utils.cpp_extension import include_paths, library_paths
 HOST = Path(__file__).parent / "host"
 # PyTorch 2.10, as setup.py has it; what PyTorch does on a GPU alone is replaced in the source.
 FLAGS = ["-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-Wl,-Bsymbolic"]
+FLAGS += os.environ.get("CXXFLAGS", "").split()  # of tools/sanitize.py, for one
 DEFINITIONS = ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 
 
@@ -26,6 +27,7 @@ def on_host(tmp_path_factory):
     libraries = [*(f"-L{path}" for path in library_paths()), "-ltorch_cpu"]
     source = HOST / "operators.cpp"
     command = [compiler, *FLAGS, *DEFINITIONS, *includes, source, "-o", library, *libraries]
-    subprocess.run(command, check=True)
+    environment = os.environ | {"LD_PRELOAD": ""}  # sanitizers are for the tests alone
+    subprocess.run(command, check=True, env=environment)
     torch.ops.load_library(library)
     return torch.ops.segcore_on_host
