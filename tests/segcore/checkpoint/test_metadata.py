@@ -8,6 +8,7 @@ from detectron2.data import Metadata, MetadataCatalog
 from segcore.checkpoint import (
     class_metadata,
     plain_metadata,
+    read_checkpoint,
     use_class_metadata,
     write_checkpoint,
 )
@@ -32,12 +33,14 @@ def test_plain_data_without_paths():
 def test_of_a_file(tmp_path, suffix):
     path = tmp_path / f"m{suffix}"
     write_checkpoint({"model": {"a": torch.ones(1)}, "metadata": CLASSES}, path)
-    assert plain_metadata(class_metadata(path)) == CLASSES
+    assert plain_metadata(class_metadata(read_checkpoint(path))) == CLASSES
 
 
-@pytest.mark.parametrize("stored", [None, {}, "text", {"unknown": 1}])
-def test_file_without_classes(stored):
-    assert class_metadata({"model": {}, "metadata": stored}) is None
+@pytest.mark.parametrize("stored", [None, {}, {"unknown": 1}])
+def test_file_without_classes(tmp_path, stored):
+    path = tmp_path / "m.pth"
+    write_checkpoint({"model": {"a": torch.ones(1)}, "metadata": stored}, path)
+    assert class_metadata(read_checkpoint(path)) is None
 
 
 def test_config_takes_the_classes():
