@@ -52,7 +52,8 @@ def main(args: Namespace) -> dict:
         return trainer.train()
 
     model = Trainer.build_model(cfg)
-    SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpointer = SafeCheckpointer.for_evaluation(model, cfg)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_tta(cfg, model))
