@@ -119,8 +119,8 @@ class PanopticSegFormer(SegmentationModel):
     def class_rows(self) -> dict[str, Sequence[int]]:
         """Entries with a row for each thing class, or for each stuff class."""
         things, stuff = self.class_order.things.tolist(), self.class_order.stuff.tolist()
-        heads = range(len(self.location_decoder.class_embed))
-        names = [f"location_decoder.class_embed.{i}.{kind}" for i in heads for kind in ("weight", "bias")]
+        branches = self.location_decoder.class_embed.state_dict()
+        names = [f"location_decoder.class_embed.{name}" for name in branches]
         return {**dict.fromkeys(names, things), "stuff_query_embed.weight": stuff}
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:

@@ -56,7 +56,7 @@ def class_difference(stored: ClassList, wanted: ClassList) -> str | None:
         if old[0] != new[0]:
             return f"class {index} is '{printable(old[0], 40)}', not '{printable(new[0], 40)}'"
         if flags_known and old[1] != new[1]:
-            kinds = ("a thing, not stuff" if old[1] else "stuff, not a thing")
+            kinds = "a thing, not stuff" if old[1] else "stuff, not a thing"
             return f"class {index}, '{printable(old[0], 40)}', is {kinds}"
     return None
 
@@ -64,7 +64,9 @@ def class_difference(stored: ClassList, wanted: ClassList) -> str | None:
 def class_order(stored: ClassList, wanted: ClassList) -> list[int] | None:
     """The stored index of each wanted class, if both have the same classes, else None."""
     flags_known = stored.things is not None and wanted.things is not None
-    old, new = (c.pairs() if flags_known else [(n, None) for n in c.names] for c in (stored, wanted))
+    old, new = (
+        c.pairs() if flags_known else [(n, None) for n in c.names] for c in (stored, wanted)
+    )
     if len(set(old)) < len(old) or set(old) != set(new) or len(old) != len(new):
         return None
     index = {pair: i for i, pair in enumerate(old)}
@@ -77,12 +79,12 @@ def permute_classes(
     """The entries of ``rows`` with their rows in the order of the model's classes.
 
     Args:
-        state: name in the model -> stored tensor, of the model's shape.
+        state: name in the model -> stored tensor; one with fewer rows than classes is left out.
         order: the stored class of each of the model's classes.
     """
     permuted = {}
     for name, classes in rows.items():
-        if name in state:
+        if name in state and state[name].ndim and len(state[name]) >= len(classes):
             stored = sorted(order[index] for index in classes)
             source = [stored.index(order[index]) for index in classes]
             source += range(len(classes), len(state[name]))

@@ -76,9 +76,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     }
     path = Path(path)
     if path.suffix not in writers:
-        raise CheckpointError(
-            f"{printable(path)}: expected a name ending in {', '.join(writers)}"
-        )
+        raise CheckpointError(f"{printable(path)}: expected a name ending in {', '.join(writers)}")
     with atomic_file(path) as file:
         writers[path.suffix](checkpoint, file)
 
@@ -224,7 +222,9 @@ def _as_tensors(model: dict[str, Any], path: Path) -> "OrderedDict[str, torch.Te
 def _as_tensor(value: Any, name: str, path: Path) -> torch.Tensor:
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind == "c" or value.dtype.itemsize > 8:
-            raise ValueError(f"entry '{printable(name)}' is of {value.dtype}, expected real numbers")
+            raise ValueError(
+                f"entry '{printable(name)}' is of {value.dtype}, expected real numbers"
+            )
         native = np.asarray(value, dtype=value.dtype.newbyteorder("="))
         return torch.from_numpy(native if native.flags.writeable else native.copy())
     if not isinstance(value, torch.Tensor):
@@ -233,7 +233,7 @@ def _as_tensor(value: Any, name: str, path: Path) -> torch.Tensor:
             "expected a tensor"
         )
     if value.is_complex():
-        raise ValueError(f"entry '{printable(name)}' is of {value.dtype}, expected real numbers")
+        raise ValueError(f"entry '{printable(name)}' is of {value.dtype}, not of reals")
     return value
 
 

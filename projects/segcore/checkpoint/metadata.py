@@ -130,7 +130,7 @@ def _integer_fault(value: Any, minimum: int = 0) -> str | None:
     if not isinstance(value, int) or isinstance(value, bool):
         return f"{expected}, got a {type(value).__name__}"
     if not minimum <= value <= MAX_CATEGORY_ID:
-        return f"{expected}, got another"
+        return f"{expected}, got one outside of it"
     return None
 
 

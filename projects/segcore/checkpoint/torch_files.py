@@ -9,7 +9,7 @@ import math
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ def _counter(counts: dict[Any, int] | None = None) -> Counter:
 
 
 class _TorchUnpickler(RestrictedUnpickler):
-    admitted = {
+    admitted: ClassVar = {
         **ADMITTED,
         ("collections", "Counter"): _counter,
         ("torch._utils", "_rebuild_tensor"): _make_tensor,
@@ -138,9 +138,9 @@ def load_torch_zip(file: IO[bytes], size: int) -> Any:
         folder = programs[0].removesuffix("data.pkl")
         if f"{folder}constants.pkl" in archive.namelist():
             raise ValueError("a TorchScript program, expected weights that torch.save has written")
-        if f"{folder}byteorder" in archive.namelist():
-            if archive.read(f"{folder}byteorder") != b"little":
-                raise ValueError("expected numbers in little-endian order")
+        byte_order = f"{folder}byteorder"
+        if byte_order in archive.namelist() and archive.read(byte_order) != b"little":
+            raise ValueError("expected numbers in little-endian order")
         storages: dict[str, Tensor] = {}
 
         def storage(pid: tuple) -> _Storage:

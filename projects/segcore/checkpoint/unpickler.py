@@ -6,6 +6,7 @@ check their arguments, because a crafted dtype or object array corrupts memory. 
 bounded by the size of the file and ``MAX_OPERATIONS``.
 """
 
+import gc
 import io
 import math
 import pickle
@@ -52,7 +53,9 @@ class _Array(np.ndarray):
         dtype, data = _numeric(dtype), _as_bytes(data)
         require_scalars([shape])
         if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
-            raise ValueError(f"{len(data)} bytes for an array of shape {printable(shape)} of {dtype}")
+            raise ValueError(
+                f"{len(data)} bytes for an array of shape {printable(shape)} of {dtype}"
+            )
         super().__setstate__((_STATE_VERSION, shape, dtype, bool(fortran_order), data))
 
 
@@ -207,6 +210,15 @@ class RestrictedUnpickler(pickle._Unpickler):
     def __init__(self, file: IO[bytes]):
         super().__init__(_BoundedFile(file), encoding="latin1")
         self.dispatch = _Operations(_OPERATIONS)
+
+    def load(self) -> Any:
+        enabled = gc.isenabled()
+        gc.disable()  # or it goes through all of a large structure again and again as that grows
+        try:
+            return super().load()
+        finally:
+            if enabled:
+                gc.enable()
 
     def find_class(self, module: str, name: str) -> Any:
         try:

@@ -231,7 +231,7 @@ def test_caffe2_names(tmp_path):
 
 def test_nothing_fits(tmp_path):
     path = pickled(tmp_path / "other.pkl", {"x": torch.ones(1)})
-    with pytest.raises(ValueError, match=r"(?s)nothing .* fits the model.*other\.pkl.*left over"):
+    with pytest.raises(ValueError, match=r"other\.pkl: nothing .* fits the model"):
         SafeCheckpointer(Model()).load(path)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.data import Metadata, MetadataCatalog
 
+import segcore.data  # noqa: F401, registers the data sets
 from segcore.checkpoint import (
     class_metadata,
     plain_metadata,
@@ -12,7 +13,9 @@ from segcore.checkpoint import (
     use_class_metadata,
     write_checkpoint,
 )
+from segcore.checkpoint.metadata import checked_metadata
 from segcore.config import get_cfg
+from segcore.errors import CheckpointError
 
 CLASSES = {
     "thing_classes": ["cat", "sky"],
@@ -62,3 +65,59 @@ def test_a_class_count_that_fits_stays():
     use_class_metadata(cfg, class_metadata({"metadata": classes}), "test_checkpoint_classes")
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 8
     MetadataCatalog.remove("test_checkpoint_classes")
+
+
+def doubled(levels=35):
+    values = []
+    for _ in range(levels):
+        values = [values, values]
+    return values
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("thing_classes", doubled()),
+        ("thing_classes", "ab"),
+        ("thing_classes", {0: "a"}),
+        ("thing_classes", [None]),
+        ("stuff_classes", ["a" * 100_000]),
+        ("stuff_classes", ["\ud800"]),
+        ("stuff_classes", [""]),
+        ("stuff_classes", ["a"] * 10_000),
+        ("classes", [["a"]]),
+        ("thing_colors", ["red"]),
+        ("thing_colors", [[1, 2]]),
+        ("stuff_colors", [[1, 2, 300]]),
+        ("thing_dataset_id_to_contiguous_id", {1: [0]}),
+        ("thing_dataset_id_to_contiguous_id", [1]),
+        ("stuff_dataset_id_to_contiguous_id", {"a": 0}),
+        ("stuff_dataset_id_to_contiguous_id", {1: 10**30}),
+        ("stuff_dataset_id_to_contiguous_id", {1: 0, 2: 0}),
+        ("stuff_dataset_id_to_contiguous_id", {1: 2}),
+        ("ignore_label", float("nan")),
+        ("label_divisor", 0),
+    ],
+)
+def test_wrong_fields_are_refused_at_the_door(tmp_path, field, value):
+    path = tmp_path / "m.pth"
+    model = {"a": torch.ones(1)}
+    torch.save({"model": model, "metadata": {**CLASSES, field: value}}, path)
+    with pytest.raises(CheckpointError, match=rf"m\.pth: metadata: {field}: ") as caught:
+        read_checkpoint(path)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("stored", ["text", 5, [1], doubled()])
+def test_metadata_of_another_type_are_refused(tmp_path, stored):
+    torch.save({"model": {"a": torch.ones(1)}, "metadata": stored}, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=r"m\.pth: metadata: expected a dictionary"):
+        read_checkpoint(tmp_path / "m.pth")
+
+
+def test_classes_of_all_data_sets_are_accepted():
+    names = [name for name in MetadataCatalog.list() if "coco" in name or "ade20k" in name]
+    assert names
+    for name in names:
+        stored = plain_metadata(MetadataCatalog.get(name))
+        assert checked_metadata(stored, name) == stored
