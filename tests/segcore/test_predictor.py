@@ -252,6 +252,6 @@ def test_malicious_weights_are_not_executed(trained, tmp_path):
 
 def test_weights_of_another_model_are_refused(trained):
     options = ["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "5"]
-    with pytest.raises(CheckpointError, match=r"2 entries of the model .* query_embed"):
+    with pytest.raises(CheckpointError, match=r"2 entries of the model .*query_embed"):
         segcore.Predictor(trained, options=options)
     assert segcore.Predictor(trained, options=[*options, "TEST.ALLOW_MISSING_WEIGHTS", "True"])

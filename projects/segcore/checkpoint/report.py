@@ -35,7 +35,8 @@ class LoadReport:
         share = self.parameters_loaded / self.parameters_total if self.parameters_total else 1.0
         return (
             f"{printable(self.source)}: {len(self.loaded)} of the model's {entries} entries "
-            f"loaded, {self.parameters_loaded:,} of {self.parameters_total:,} parameters ({share:.1%})"
+            f"loaded, {self.parameters_loaded:,} of {self.parameters_total:,} parameters "
+            f"({share:.1%})"
         )
 
     def table(self) -> str:
