@@ -15,6 +15,7 @@ require_detectron2()
 
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import build_model
 from PIL import Image, ImageOps
 
@@ -29,8 +30,8 @@ from segcore.checkpoint import (
     use_class_metadata,
 )
 from segcore.config import config_from_yaml
+from segcore.data.images import read_image
 from segcore.data.mappers import build_test_pixels
-from segcore.data.mappers.reading import read_photo
 from segcore.data.own_data import setup_own_data
 from segcore.data.panoptic_format import Category
 from segcore.engine import fit_to_machine, setup_config
@@ -40,6 +41,8 @@ from segcore.visualization import categories_of
 
 Photo = np.ndarray | Image.Image | str | Path
 
+# Of Pillow's images, those that become RGB without loss of what is seen.
+PIXEL_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 CONFIG_SUFFIXES = {".yaml", ".yml"}
 FINAL_CHECKPOINT = "model_final.pth"
 CONFIG_OF_RUN = "config.yaml"
@@ -173,13 +176,16 @@ class Predictor:
             return {name: _to_cpu(result) for name, result in predict(inputs).items()}
 
     def _read(self, image: Photo) -> np.ndarray:
-        """(H, W, 3) in the channel order of the model."""
-        order = self.cfg.INPUT.FORMAT
+        """(H, W, C) as INPUT.FORMAT says."""
+        image_format = self.cfg.INPUT.FORMAT
         if isinstance(image, str | Path):
-            return read_photo({"file_name": str(image)}, order)
+            return read_image(image, image_format, self.cfg.INPUT.MAX_PIXELS)
         if isinstance(image, Image.Image):
-            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-            return rgb if order == "RGB" else rgb[:, :, ::-1]
+            if image.mode not in PIXEL_MODES:
+                raise ImageError(
+                    f"image: expected 8 bits a channel, got mode {image.mode}: give its file"
+                )
+            return convert_PIL_to_numpy(ImageOps.exif_transpose(image), image_format)
         if not isinstance(image, np.ndarray):
             raise ImageError(
                 "image: expected a file, an array (H, W, 3) uint8 or an image of Pillow, got a "
@@ -190,7 +196,9 @@ class Predictor:
                 "image: expected an array (H, W, 3) uint8 with channels BGR, got shape "
                 f"{image.shape} of {image.dtype}"
             )
-        return image[:, :, ::-1] if order == "RGB" else image
+        if image_format == "BGR":
+            return image
+        return convert_PIL_to_numpy(Image.fromarray(image[:, :, ::-1]), image_format)
 
 
 def _is_config(config: CfgNode | str | Path) -> bool:

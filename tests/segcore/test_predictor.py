@@ -215,6 +215,7 @@ def test_many_photos_threads_and_gradients(predictor):
         np.zeros((8, 8, 3), np.float32),
         np.zeros((0, 8, 3), np.uint8),
         np.zeros((2, 8, 8, 3), np.uint8),
+        Image.new("I;16", (8, 8)),
     ],
 )
 def test_what_is_no_photo_is_refused(predictor, image):

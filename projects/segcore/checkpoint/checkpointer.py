@@ -335,7 +335,8 @@ def _require_usable(tensor: torch.Tensor, own: torch.Tensor, name: str, source: 
             f"{printable(source)}: entry {printable(name)} is of {tensor.dtype}, "
             f"expected {own.dtype}"
         )
-    if tensor.is_floating_point() and not tensor.to(own.dtype).isfinite().all():
+    known = tensor.is_floating_point() and not tensor.is_meta
+    if known and not tensor.to(own.dtype).isfinite().all():
         raise CheckpointError(
             f"{printable(source)}: entry {printable(name)} has values that are not finite"
         )

@@ -89,6 +89,7 @@ def doubled(levels=35):
         ("thing_colors", ["red"]),
         ("thing_colors", [[1, 2]]),
         ("stuff_colors", [[1, 2, 300]]),
+        ("stuff_colors", [doubled()]),
         ("thing_dataset_id_to_contiguous_id", {1: [0]}),
         ("thing_dataset_id_to_contiguous_id", [1]),
         ("stuff_dataset_id_to_contiguous_id", {"a": 0}),
