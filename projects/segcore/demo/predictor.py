@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from segcore.errors import ConfigError
+from segcore.errors import UserError
 from segcore.inference import QueryAttention
 from segcore.predictor import Predictor
 
 
-class DemoError(ConfigError):
+class DemoError(UserError, ValueError):
     """What was asked cannot be shown with this model; says why."""
 
 
