@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 import segcore.data  # noqa: F401, registers the data sets
-from segcore.demo import DemoError, PhotoPredictor, ResultWriter, find_photos, read_photo
+from segcore.demo import PhotoPredictor, ResultWriter, find_photos, read_photo
 from segcore.engine import setup_config
 from segcore.errors import UserError
 from segcore.visualization import format_rows
@@ -89,7 +89,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         return main(args)
-    except (UserError, DemoError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
 

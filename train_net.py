@@ -77,7 +77,7 @@ def train(cfg: CfgNode, resume: bool) -> dict:
 
 def evaluate(cfg: CfgNode, resume: bool) -> dict:
     model = Trainer.build_model(cfg)
-    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer = SafeCheckpointer.for_evaluation(model, cfg)
     if resume and not checkpointer.has_checkpoint():
         raise ConfigError(
             f"--resume: OUTPUT_DIR {cfg.OUTPUT_DIR} has no checkpoint to evaluate; name a file by "

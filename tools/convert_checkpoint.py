@@ -8,8 +8,9 @@
     python tools/convert_checkpoint.py model_final.pth aff_mini.pkl --backbone autofocusformer
     python tools/convert_checkpoint.py model_final.pkl model.pth --config-file configs/...
 
-With --config-file the model is built and loaded, which gives the entries their present names, adds
-the class names of the config's data set, and prints what was loaded, missing and left over.
+Config and class names that a checkpoint carries stay with it. With --config-file the model is built
+and loaded, which gives the entries their present names, adds that config and, where the checkpoint
+has none, the class names of its data set, and prints what was loaded, missing and left over.
 """
 
 import argparse
@@ -27,10 +28,12 @@ from tabulate import tabulate
 
 import segcore.data  # noqa: F401, registers the data sets
 from segcore.checkpoint import (
+    CONFIG_KEY,
     SafeCheckpointer,
     class_metadata,
     plain_metadata,
     read_checkpoint,
+    use_class_metadata,
     write_checkpoint,
 )
 from segcore.checkpoint.convert import BACKBONES
@@ -39,7 +42,7 @@ from segcore.engine import setup_config
 from segcore.program import run_program
 
 # What describes the weights; optimizer, schedule and iteration stay behind.
-KEPT_KEYS = ("model", "__author__", "matching_heuristics", "metadata")
+KEPT_KEYS = ("model", "__author__", "matching_heuristics", "metadata", CONFIG_KEY)
 
 
 def convert(source: str, backbone: str | None, config_file: str | None) -> dict[str, Any]:
@@ -54,12 +57,22 @@ def convert(source: str, backbone: str | None, config_file: str | None) -> dict[
 
 def _through_model(source: str, config_file: str) -> dict[str, Any]:
     cfg = setup_config(config_file, ["MODEL.DEVICE", "cpu"])
-    model = build_model(cfg)
-    checkpointer = SafeCheckpointer(model)
-    checkpointer.load(source)
+    checkpoint = read_checkpoint(source)
+    metadata = class_metadata(checkpoint)
+    of_model = cfg.clone()
+    if metadata is None:
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    else:
+        use_class_metadata(of_model, metadata, "classes_of_the_checkpoint")
+    model = build_model(of_model)
+    checkpointer = SafeCheckpointer(model, complete=True)
+    checkpointer.load_checkpoint(checkpoint, source)
     print(checkpointer.report.table())
-    metadata = class_metadata(source) or MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    return {"model": model.state_dict(), "metadata": plain_metadata(metadata)}
+    return {
+        "model": model.state_dict(),
+        "metadata": plain_metadata(metadata),
+        CONFIG_KEY: cfg.dump(),
+    }
 
 
 def argument_parser() -> argparse.ArgumentParser:

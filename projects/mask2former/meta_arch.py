@@ -112,6 +112,12 @@ class MaskFormer(SegmentationModel):
     # Asked by SafeCheckpointer, which compares shapes and reports names before the model renames.
     checkpoint_renames = staticmethod(rename_official)
 
+    def class_rows(self) -> dict[str, Sequence[int]]:
+        """Entries with a row for each class, and one for "no object" after them."""
+        head = "sem_seg_head.predictor.class_embed."
+        names = (head + "weight", head + "bias", "criterion.empty_weight")
+        return dict.fromkeys(names, range(self.sem_seg_head.num_classes))
+
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses in training, results in evaluation.
 

@@ -115,6 +115,13 @@ class PanopticSegFormer(SegmentationModel):
     # Asked by SafeCheckpointer, which compares shapes and reports names before the model renames.
     checkpoint_renames = staticmethod(rename_official)
 
+    def class_rows(self) -> dict[str, Sequence[int]]:
+        """Entries with a row for each thing class, or for each stuff class."""
+        things, stuff = self.class_order.things.tolist(), self.class_order.stuff.tolist()
+        branches = self.location_decoder.class_embed.state_dict()
+        names = [f"location_decoder.class_embed.{name}" for name in branches]
+        return {**dict.fromkeys(names, things), "stuff_query_embed.weight": stuff}
+
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses in training, results in evaluation.
 

@@ -74,6 +74,10 @@ class AutoFocusFormerClassifier(AutoFocusFormerTrunk):
             ),
         }
 
+    def class_rows(self) -> dict[str, Sequence[int]]:
+        """Entries with a row for each class."""
+        return dict.fromkeys(("head.weight", "head.bias"), range(self.head.out_features))
+
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
         """
         Args:

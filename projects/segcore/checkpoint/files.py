@@ -1,9 +1,8 @@
-"""Checkpoint files in and out: ``.pkl``, ``.safetensors``, else what torch.save writes."""
+"""Checkpoint files in and out: what torch.save writes, pickles of arrays, ``.safetensors``."""
 
 import json
 import os
 import pickle
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,40 +11,51 @@ from typing import IO, Any
 import numpy as np
 import torch
 from detectron2.utils.file_io import PathManager
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 
-from segcore.checkpoint.unpickler import NUMPY_FOR_TORCH, load_pickle
-from segcore.errors import UnsafeCheckpointError
+from segcore.checkpoint.metadata import METADATA_KEY, checked_metadata
+from segcore.checkpoint.reading import MAX_REASON, reading
+from segcore.checkpoint.torch_files import (
+    LEGACY_START,
+    ZIP_START,
+    load_torch_legacy,
+    load_torch_zip,
+)
+from segcore.checkpoint.unpickler import RestrictedUnpickler
+from segcore.errors import CheckpointError
 from segcore.files import atomic_file
+from segcore.text import printable
 
 PICKLE_PROTOCOL = 4
 # A .safetensors file holds tensors and one text; everything else travels in the text, as JSON.
 SAFETENSORS_KEY = "checkpoint"
+MAX_TEXT = 10_000_000
+# The largest models of this repository have 1,500 entries.
+MAX_ENTRIES = 20_000
+MAX_NAME_LENGTH = 300
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without executing anything that it holds.
+    """Read a checkpoint without executing anything that it holds; its content says its format.
 
     Returns:
-        Detectron2's form: "model" (name -> CPU tensor; module versions kept in ``_metadata``) and
-        what else the file has, such as "__author__", "matching_heuristics", "metadata", "trainer".
+        Detectron2's form: "model" (name -> dense CPU tensor of real numbers; module versions stay
+        in ``_metadata``) and what else the file has, such as "__author__", "matching_heuristics",
+        "metadata" (see :func:`checked_metadata`), "config" (YAML text), "trainer".
 
     Raises:
-        FileNotFoundError: there is no such file.
         UnsafeCheckpointError: the file asks for more than tensors, arrays and plain containers.
-        ValueError: the file is damaged, or holds no dictionary of tensors.
+        CheckpointError: there is no such file, it is damaged, or holds no dictionary of tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint file")
-    if path.suffix == ".pkl":
-        checkpoint = _from_pickle(_mapping(load_pickle(path), path))
-    elif path.suffix == ".safetensors":
-        checkpoint = _read_safetensors(path)
-    else:
-        checkpoint = _from_torch(_mapping(_torch_load(path), path))
-    checkpoint["model"] = _as_tensors(_mapping(checkpoint["model"], path), path)
+    _require_file(path)
+    with reading(path):
+        checkpoint = _parse(path)
+        model = _mapping(checkpoint["model"], path)
+        checkpoint["model"] = _as_tensors(model, path)
+        if METADATA_KEY in checkpoint:
+            checkpoint[METADATA_KEY] = checked_metadata(checkpoint[METADATA_KEY], path)
     return checkpoint
 
 
@@ -56,7 +66,8 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     under "model", and what JSON can express (with integer keys of dictionaries) beside it.
 
     Raises:
-        ValueError: the suffix is none of .pth, .pkl, .safetensors.
+        CheckpointError: the suffix is none of .pth, .pkl, .safetensors, or the format cannot take
+            what the checkpoint holds.
     """
     writers: dict[str, Callable[[Mapping[str, Any], IO[bytes]], None]] = {
         ".pth": torch.save,
@@ -65,7 +76,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     }
     path = Path(path)
     if path.suffix not in writers:
-        raise ValueError(f"{path}: expected a name ending in {', '.join(writers)}")
+        raise CheckpointError(f"{printable(path)}: expected a name ending in {', '.join(writers)}")
     with atomic_file(path) as file:
         writers[path.suffix](checkpoint, file)
 
@@ -74,68 +85,83 @@ def local_file(path: str | Path, path_manager: Any = PathManager) -> str:
     """The file of a path or Detectron2 URL, fetched if need be.
 
     Raises:
-        FileNotFoundError: it does not exist or cannot be fetched.
+        CheckpointError: it is no file, or cannot be fetched.
     """
     if os.path.isfile(path):
         return str(path)
     try:
         local = path_manager.get_local_path(str(path))
-    except OSError as error:
-        raise FileNotFoundError(f"checkpoint {path} cannot be fetched: {error}") from error
-    if not os.path.isfile(local):
-        raise FileNotFoundError(f"checkpoint {path}: no such file")
+    except Exception as error:  # each handler of URLs fails in its own way
+        reason = printable(error, MAX_REASON) or type(error).__name__
+        raise CheckpointError(
+            f"checkpoint {printable(path)} cannot be fetched: {reason}"
+        ) from error
+    _require_file(Path(local))
     return local
 
 
-def _from_pickle(data: Mapping[str, Any]) -> dict[str, Any]:
+def _require_file(path: Path) -> None:
+    name = printable(path)
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"{name} is a folder, expected a checkpoint file")
+        if not path.exists():
+            raise CheckpointError(f"checkpoint {name}: no such file")
+        if not path.is_file():
+            raise CheckpointError(f"{name} is no regular file, expected a checkpoint file")
+    except OSError as error:
+        raise CheckpointError(f"{name}: cannot be read: {error.strerror}") from error
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    if size == 0:
+        raise CheckpointError(f"{printable(path)} is damaged: it is empty")
+    with open(path, "rb") as file:
+        start = file.read(16)
+        file.seek(0)
+        if start.startswith(ZIP_START):
+            return _from_torch(_mapping(load_torch_zip(file, size), path))
+        if start[2:].startswith(LEGACY_START):
+            return _from_torch(_mapping(load_torch_legacy(file, size), path))
+        if start[8:9] == b"{" and start[:1] != pickle.PROTO:
+            return _read_safetensors(path)
+        return _from_pickle(_mapping(RestrictedUnpickler(file).load(), path))
+
+
+def _from_pickle(data: dict[str, Any]) -> dict[str, Any]:
     """The three layouts that Detectron2 knows: its own, Detectron 1's, Caffe2's ImageNet models."""
-    if isinstance(data.get("model"), Mapping):
+    if isinstance(data.get("model"), dict):
         return dict(data)
-    blobs = data.get("blobs", data)
+    blobs = data["blobs"] if isinstance(data.get("blobs"), dict) else data
     model = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
     return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def _from_torch(data: Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(data.get("model_state"), Mapping):  # pycls
+def _from_torch(data: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(data.get("model_state"), dict):  # pycls
         state = data["model_state"].items()
         model = {name: value for name, value in state if not name.endswith("num_batches_tracked")}
         return {"model": model, "__author__": "pycls", "matching_heuristics": True}
     for key in ("model", "state_dict"):
-        if isinstance(data.get(key), Mapping):
+        if isinstance(data.get(key), dict):
             return {**{k: v for k, v in data.items() if k != key}, "model": data[key]}
     return {"model": data}
 
 
-def _torch_load(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals(NUMPY_FOR_TORCH):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file fails in any way its bytes suggest
-        # torch wraps the reason, its own or that of our functions for NumPy's data, in advice.
-        reason = re.search(r"GLOBAL (\S+)|^(it (?:holds|makes|has|alters) .+)$", str(error), re.M)
-        if isinstance(error, pickle.UnpicklingError) and reason:
-            raise UnsafeCheckpointError(
-                f"{path} is refused: {reason[2] or f'it asks for {reason[1]}'}. A checkpoint may "
-                "hold tensors, NumPy arrays and plain containers, nothing else, because a pickle "
-                "can execute any code."
-            ) from None
-        raise ValueError(f"{path} is damaged or no file of torch.save: {error!r}") from error
-
-
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            names = list(file.keys())
-            model = OrderedDict((name, file.get_tensor(name)) for name in names)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    extra = json.loads(header.get(SAFETENSORS_KEY, "{}"), object_hook=_restore_integer_keys)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        names = list(file.keys())
+        if len(names) > MAX_ENTRIES:
+            raise ValueError(f"{len(names):,} entries, expected at most {MAX_ENTRIES:,}")
+        model = OrderedDict((name, file.get_tensor(name)) for name in names)
+    text = header.get(SAFETENSORS_KEY, "{}")
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"a text of {len(text):,} characters, expected at most {MAX_TEXT:,}")
+    extra = _mapping(json.loads(text, object_hook=_restore_integer_keys), path)
     if versions := extra.pop("_metadata", None):
-        model._metadata = OrderedDict(versions)
+        model._metadata = versions
     return {**extra, "model": model}
 
 
@@ -146,7 +172,7 @@ def _write_safetensors(checkpoint: Mapping[str, Any], file: IO[bytes]) -> None:
     try:
         text = json.dumps(extra)
     except TypeError as error:
-        raise ValueError(
+        raise CheckpointError(
             f"a .safetensors file takes tensors under 'model' only, beside it plain data: {error}"
         ) from error
     # Shared or strided storage cannot be written; a tensor of its own can.
@@ -156,7 +182,10 @@ def _write_safetensors(checkpoint: Mapping[str, Any], file: IO[bytes]) -> None:
 
 
 def _write_pickle(checkpoint: Mapping[str, Any], file: IO[bytes]) -> None:
-    model = OrderedDict((name, t.detach().cpu().numpy()) for name, t in checkpoint["model"].items())
+    try:
+        model = OrderedDict((n, t.detach().cpu().numpy()) for n, t in checkpoint["model"].items())
+    except TypeError as error:  # NumPy has no bfloat16
+        raise CheckpointError(f"a .pkl file takes numbers that NumPy has: {error}") from error
     if versions := getattr(checkpoint["model"], "_metadata", None):
         model._metadata = versions
     pickle.dump({**checkpoint, "model": model}, file, protocol=PICKLE_PROTOCOL)
@@ -169,25 +198,58 @@ def _restore_integer_keys(record: dict[str, Any]) -> dict[Any, Any]:
     return record
 
 
-def _mapping(data: Any, path: Path) -> Mapping[str, Any]:
-    if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
-        raise ValueError(
-            f"{path}: expected a dictionary of names and tensors, got a {type(data).__name__}"
+def _mapping(data: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
+        raise CheckpointError(
+            f"{printable(path)}: expected a dictionary of names and tensors, "
+            f"got a {type(data).__name__}"
         )
     return data
 
 
-def _as_tensors(model: Mapping[str, Any], path: Path) -> "OrderedDict[str, torch.Tensor]":
+def _as_tensors(model: dict[str, Any], path: Path) -> "OrderedDict[str, torch.Tensor]":
+    if len(model) > MAX_ENTRIES:
+        raise ValueError(f"{len(model):,} entries, expected at most {MAX_ENTRIES:,}")
+    longest = max(map(len, model), default=0)
+    if longest > MAX_NAME_LENGTH:
+        raise ValueError(f"a name of {longest:,} characters, expected at most {MAX_NAME_LENGTH}")
     tensors = OrderedDict((name, _as_tensor(value, name, path)) for name, value in model.items())
-    if isinstance(versions := getattr(model, "_metadata", None), Mapping):
-        tensors._metadata = versions
+    if versions := getattr(model, "_metadata", None):
+        tensors._metadata = _module_versions(versions)
     return tensors
 
 
 def _as_tensor(value: Any, name: str, path: Path) -> torch.Tensor:
-    if isinstance(value, torch.Tensor):
-        return value
     if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind == "c" or value.dtype.itemsize > 8:
+            raise ValueError(
+                f"entry '{printable(name)}' is of {value.dtype}, expected real numbers"
+            )
         native = np.asarray(value, dtype=value.dtype.newbyteorder("="))
         return torch.from_numpy(native if native.flags.writeable else native.copy())
-    raise ValueError(f"{path}: entry {name!r} is a {type(value).__name__}, expected a tensor")
+    if not isinstance(value, torch.Tensor):
+        raise CheckpointError(
+            f"{printable(path)}: entry '{printable(name)}' is a {type(value).__name__}, "
+            "expected a tensor"
+        )
+    if value.is_complex():
+        raise ValueError(f"entry '{printable(name)}' is of {value.dtype}, not of reals")
+    return value
+
+
+def _module_versions(versions: Any) -> dict[str, dict[str, int]]:
+    """The ``_metadata`` of a state dict: module -> {"version": integer}."""
+    for module, record in _module_records(versions):
+        version = record.get("version", 1)
+        if not isinstance(module, str) or not isinstance(version, int | None):
+            raise ValueError(f"the version of module '{printable(module)}' is no integer")
+    return OrderedDict(
+        (module, {"version": record["version"]} if "version" in record else {})
+        for module, record in versions.items()
+    )
+
+
+def _module_records(versions: Any) -> list[tuple[Any, dict]]:
+    if not isinstance(versions, dict) or not all(isinstance(r, dict) for r in versions.values()):
+        raise ValueError("_metadata: expected a dictionary of the versions of modules")
+    return list(versions.items())

@@ -1,10 +1,13 @@
 """What became of every entry of a checkpoint and of the model, as one table."""
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tabulate import tabulate
+
+from segcore.text import printable
 
 MAX_ROWS_PER_KIND = 10
 
@@ -31,8 +34,9 @@ class LoadReport:
         entries = len(self.loaded) + len(self.fresh())
         share = self.parameters_loaded / self.parameters_total if self.parameters_total else 1.0
         return (
-            f"{self.source}: {len(self.loaded)} of the model's {entries} entries loaded, "
-            f"{self.parameters_loaded:,} of {self.parameters_total:,} parameters ({share:.1%})"
+            f"{printable(self.source)}: {len(self.loaded)} of the model's {entries} entries "
+            f"loaded, {self.parameters_loaded:,} of {self.parameters_total:,} parameters "
+            f"({share:.1%})"
         )
 
     def table(self) -> str:
@@ -59,9 +63,12 @@ def group_names(names: Iterable[str], max_groups: int = MAX_ROWS_PER_KIND) -> li
         beyond ``max_groups``, where even the first parts differ, become one last line.
     """
     names = list(names)
-    depth = max((name.count(".") + 1 for name in names), default=1)
-    while len(groups := _group_at(names, depth)) > max_groups and depth > 1:
-        depth -= 1
+    deepest = max((name.count(".") + 1 for name in names), default=1)
+    # The deeper, the more groups.
+    fitting = bisect_right(
+        range(1, deepest + 1), max_groups, key=lambda depth: len(_group_at(names, depth))
+    )
+    groups = _group_at(names, max(fitting, 1))
     if len(groups) > max_groups:
         rest = groups[max_groups - 1 :]
         others = f"... and {len(rest)} more groups"
@@ -72,7 +79,7 @@ def group_names(names: Iterable[str], max_groups: int = MAX_ROWS_PER_KIND) -> li
 def _group_at(names: list[str], depth: int) -> list[tuple[str, int]]:
     def shorten(name: str) -> str:
         parts = name.split(".")
-        return name if len(parts) <= depth else ".".join(parts[:depth]) + ".*"
+        return printable(name if len(parts) <= depth else ".".join(parts[:depth]) + ".*")
 
     return list(Counter(map(shorten, names)).items())
 
@@ -99,9 +106,9 @@ def _change(old: str, new: str) -> tuple[str, str]:
         if a != b:
             break
         shared += 1
-    if shared == 0:
-        return old, new
-    return ".".join([*old_parts[:-shared], "*"]), ".".join([*new_parts[:-shared], "*"])
+    if shared:
+        old, new = (".".join([*parts[:-shared], "*"]) for parts in (old_parts, new_parts))
+    return printable(old), printable(new)
 
 
 def _other_shape_rows(shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> list[tuple]:

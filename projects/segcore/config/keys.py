@@ -35,7 +35,7 @@ def add_segcore_config(cfg: CfgNode) -> None:
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
     # Images in a batch of a process in evaluation.
     cfg.TEST.IMS_PER_BATCH = 1
-    # Evaluate also where the checkpoint lacks parameters of the model, which are random then.
+    # Evaluate and predict although weights are missing in the checkpoint, or its classes differ.
     cfg.TEST.ALLOW_MISSING_WEIGHTS = False
 
 

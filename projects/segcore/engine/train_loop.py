@@ -108,6 +108,7 @@ class TrainLoop(TrainerBase):
         super().load_state_dict(state_dict)
         self.seed = state_dict["seed"]
         self.optimizer.load_state_dict(state_dict["optimizer"])
+        _check_shapes(self.optimizer)
         # Without loss scaling the state is empty, also that of a run which had it before.
         if self.grad_scaler.is_enabled() and state_dict["grad_scaler"]:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
@@ -190,6 +191,17 @@ class TrainLoop(TrainerBase):
             "annotations, or lower SOLVER.BASE_LR",
         ]
         raise TrainingDivergedError("\n".join(lines))
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Raise a ValueError if a state, which may be one number, has not its parameter's shape."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(
+                    f"{name} of the optimizer has shape {tuple(value.shape)}, its parameter "
+                    f"{tuple(parameter.shape)}"
+                )
 
 
 def _is_finite(value: float) -> bool:

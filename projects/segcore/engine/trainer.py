@@ -73,6 +73,7 @@ class Trainer(DefaultTrainer):
             model,
             cfg.OUTPUT_DIR,
             metadata=MetadataCatalog.get(cfg.DATASETS.TRAIN[0]),
+            config=cfg,
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0

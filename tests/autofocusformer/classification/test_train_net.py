@@ -13,7 +13,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from segcore.checkpoint import SafeCheckpointer, class_metadata
+from segcore.checkpoint import SafeCheckpointer, class_metadata, read_checkpoint
 from segcore.config import get_cfg
 
 pytest.importorskip("timm")
@@ -91,7 +91,7 @@ def test_training_learns_the_classes(trained: Path):
     assert numbers["loss_cls"] < 0.9 < np.log(3)
     assert numbers["classification/top1"] > 90
     assert numbers["classification/top5"] == 100
-    assert class_metadata(trained / "model_final.pth").classes == sorted(COLOURS)
+    assert class_metadata(read_checkpoint(trained / "model_final.pth")).classes == sorted(COLOURS)
 
 
 def test_eval_only_in_two_processes_with_mixing_on(data, trained: Path, tmp_path: Path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from segcore.checkpoint import UnsafeCheckpointError, read_checkpoint, write_checkpoint
+from segcore.errors import CheckpointError
 from segcore.files import atomic_file
 
 SUFFIXES = [".pth", ".pkl", ".safetensors"]
@@ -30,7 +31,7 @@ def example():
         mask=weight > 0,
     )
     model._metadata = OrderedDict({"": {"version": 1}, "head": {"version": 2}})
-    metadata = {"thing_classes": ["cat"], "thing_dataset_id_to_contiguous_id": {17: 0, 3: 1}}
+    metadata = {"thing_classes": ["cat", "dog"], "thing_dataset_id_to_contiguous_id": {17: 0, 3: 1}}
     return {"model": model, "__author__": "us", "metadata": metadata}
 
 
@@ -178,7 +179,7 @@ def test_damaged_files_are_errors(tmp_path, suffix, keep):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_missing_file(tmp_path, suffix):
-    with pytest.raises(FileNotFoundError, match="none"):
+    with pytest.raises(CheckpointError, match=r"none.*: no such file"):
         read_checkpoint(tmp_path / f"none{suffix}")
 
 

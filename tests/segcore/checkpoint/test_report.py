@@ -57,3 +57,11 @@ def test_table():
 
 def test_empty_report():
     assert "0 of the model's 0 entries" in LoadReport(source="none").table()
+
+
+def test_names_of_a_file_are_printable_and_grouped_in_time():
+    names = ["\x1b[31m" + "." * 200 + str(index) for index in range(5000)]
+    report = LoadReport(source="\x1b]0;title\x07", left_over=names)
+    table = report.table()
+    assert table.replace("\n", "").isprintable()
+    assert "\\x1b[31m" in table

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from segcore.checkpoint.unpickler import load_pickle
-from segcore.errors import UnsafeCheckpointError
+from segcore.errors import CheckpointError, UnsafeCheckpointError
 
 DTYPES = ["?", "u1", "i8", "f2", "<f4", ">f4", ">i2", "f8", "c8"]
 
@@ -171,10 +171,10 @@ def test_admitted_functions_cannot_be_altered(tmp_path):
 
 @pytest.mark.parametrize("data", [b"", b"hello" * 20, pickle.dumps([1, 2, 3])[:-3]])
 def test_damaged_files_are_errors(tmp_path, data):
-    with pytest.raises(ValueError, match=r"damaged\.pkl is damaged or no pickle"):
+    with pytest.raises(ValueError, match=r"damaged\.pkl is damaged or no checkpoint"):
         load_pickle(write(tmp_path / "damaged.pkl", data))
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CheckpointError, match=r"none\.pkl: cannot be read: No such file"):
         load_pickle(tmp_path / "none.pkl")

@@ -20,6 +20,7 @@ from segcore.data.mappers.panoptic_segformer import (
     PanopticSegFormerMapper,
     panoptic_segformer_test_mapper,
 )
+from segcore.data.mappers.pixels import PixelTransform, classification_pixels, resized_pixels
 from segcore.data.mappers.testing import TestMapper
 
 SEGMENTATION_MAPPERS = {
@@ -35,6 +36,8 @@ TEST_MAPPERS = {
     "panoptic_segformer": panoptic_segformer_test_mapper,
     "image_classification": partial(ClassificationMapper, is_train=False),
 }
+# The pixels that a test mapper of the same name makes.
+TEST_PIXELS = {"image_classification": classification_pixels}
 
 
 def build_train_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
@@ -51,3 +54,8 @@ def build_test_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
     """The mapper for evaluation that belongs to the one for training."""
     build = TEST_MAPPERS.get(cfg.INPUT.DATASET_MAPPER_NAME, TestMapper)
     return build(cfg)
+
+
+def build_test_pixels(cfg: CfgNode) -> PixelTransform:
+    """What makes of a photo the "image" that the mapper for evaluation makes of its file."""
+    return TEST_PIXELS.get(cfg.INPUT.DATASET_MAPPER_NAME, resized_pixels)(cfg)

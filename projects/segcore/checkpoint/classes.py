@@ -1,0 +1,110 @@
+"""Classes of a checkpoint and of a data set, matched by name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.data import Metadata
+from torch import Tensor
+
+from segcore.text import printable
+
+# Entry of a model's state dict -> the classes of its first rows, ascending; rows after them, such
+# as that of "no object", belong to no class. A model offers it as ``class_rows()``.
+ClassRows = Mapping[str, Sequence[int]]
+
+
+@dataclass
+class ClassList:
+    """Names by contiguous id, and which of them are things, where that is known."""
+
+    names: list[str]
+    things: frozenset[int] | None
+
+    def pairs(self) -> list[tuple[str, bool | None]]:
+        """(name, whether it is a thing) of each class."""
+        things = self.things
+        return [(n, None if things is None else i in things) for i, n in enumerate(self.names)]
+
+
+def class_list(metadata: Metadata, num_classes: int | None = None) -> ClassList | None:
+    """The classes of a model in metadata.
+
+    Metadata name classes as things and as stuff: some data sets have all in both lists, or all in
+    the one for stuff, or are used for their things alone. The list of the model's length counts,
+    or where there is none, the longest.
+
+    Returns:
+        None if the metadata name no classes.
+    """
+    lists = [metadata.get(key) or [] for key in ("stuff_classes", "thing_classes", "classes")]
+    stuff, _, image_classes = lists
+    names = next((names for names in lists if len(names) == num_classes), max(lists, key=len))
+    if not names:
+        return None
+    ids = metadata.get("thing_dataset_id_to_contiguous_id")
+    known = ids and names is not image_classes and len(names) >= len(stuff)
+    return ClassList(list(names), frozenset(ids.values()) if known else None)
+
+
+def class_difference(stored: ClassList, wanted: ClassList) -> str | None:
+    """The first difference between two lists of the same classes in the same order, as a phrase."""
+    if len(stored.names) != len(wanted.names):
+        return f"{len(stored.names)} classes instead of {len(wanted.names)}"
+    flags_known = stored.things is not None and wanted.things is not None
+    for index, (old, new) in enumerate(zip(stored.pairs(), wanted.pairs(), strict=True)):
+        if old[0] != new[0]:
+            return f"class {index} is '{printable(old[0], 40)}', not '{printable(new[0], 40)}'"
+        if flags_known and old[1] != new[1]:
+            kinds = "a thing, not stuff" if old[1] else "stuff, not a thing"
+            return f"class {index}, '{printable(old[0], 40)}', is {kinds}"
+    return None
+
+
+def class_order(stored: ClassList, wanted: ClassList) -> list[int] | None:
+    """The stored index of each wanted class, if both have the same classes, else None."""
+    flags_known = stored.things is not None and wanted.things is not None
+    old, new = (
+        c.pairs() if flags_known else [(n, None) for n in c.names] for c in (stored, wanted)
+    )
+    if len(set(old)) < len(old) or set(old) != set(new) or len(old) != len(new):
+        return None
+    index = {pair: i for i, pair in enumerate(old)}
+    return [index[pair] for pair in new]
+
+
+def permute_classes(
+    state: Mapping[str, Tensor], rows: ClassRows, order: Sequence[int]
+) -> dict[str, Tensor]:
+    """The entries of ``rows`` with their rows in the order of the model's classes.
+
+    Args:
+        state: name in the model -> stored tensor; one with fewer rows than classes is left out.
+        order: the stored class of each of the model's classes.
+    """
+    permuted = {}
+    for name, classes in rows.items():
+        if name in state and state[name].ndim and len(state[name]) >= len(classes):
+            stored = sorted(order[index] for index in classes)
+            source = [stored.index(order[index]) for index in classes]
+            source += range(len(classes), len(state[name]))
+            permuted[name] = state[name][torch.tensor(source, dtype=torch.int64)]
+    return permuted
+
+
+def stored_class_count(
+    rows: ClassRows, shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+) -> int | None:
+    """The number of classes in a file, by the shapes (in the file, in the model) of its heads.
+
+    Returns:
+        None where they do not tell.
+    """
+    heads: dict[tuple[int, ...], int] = {}  # classes of a head -> how many more the file has
+    for name, classes in rows.items():
+        if name in shapes and all(shapes[name]):
+            (old, *_), (new, *_) = shapes[name]
+            heads[tuple(classes)] = old - new
+    if not heads:
+        return None
+    return len({index for classes in rows.values() for index in classes}) + sum(heads.values())

@@ -1,0 +1,273 @@
+"""Prediction from Python: a config and weights, or what a training has left, to results."""
+
+import itertools
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segcore.requirements import require_detectron2
+
+require_detectron2()
+
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.modeling import build_model
+from PIL import Image, ImageOps
+
+import segcore.data  # noqa: F401, registers the data sets
+from segcore.checkpoint import (
+    CONFIG_KEY,
+    SafeCheckpointer,
+    class_metadata,
+    last_checkpoint,
+    local_file,
+    read_checkpoint,
+    use_class_metadata,
+)
+from segcore.config import config_from_yaml
+from segcore.data.images import read_image
+from segcore.data.mappers import build_test_pixels
+from segcore.data.own_data import setup_own_data
+from segcore.data.panoptic_format import Category
+from segcore.engine import fit_to_machine, setup_config
+from segcore.errors import CheckpointError, ConfigError, ImageError
+from segcore.text import printable
+from segcore.visualization import categories_of
+
+Photo = np.ndarray | Image.Image | str | Path
+
+# Of Pillow's images, those that become RGB without loss of what is seen.
+PIXEL_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+CONFIG_SUFFIXES = {".yaml", ".yml"}
+FINAL_CHECKPOINT = "model_final.pth"
+CONFIG_OF_RUN = "config.yaml"
+_numbers = itertools.count()
+
+
+class Predictor:
+    """A model ready for photos, with the pixels, classes and results of evaluation.
+
+    ::
+
+        predictor = segcore.Predictor("output")                       # of a training
+        predictor = segcore.Predictor("model_final.pth")              # carries its config
+        predictor = segcore.Predictor("configs/x.yaml", "model.pkl")  # of other programs
+        panoptic_map, segments = predictor("photo.jpg")["panoptic_seg"]
+
+    Nothing in the files is executed, and every weight of the model must come from them. Classes
+    are those stored in the checkpoint; where it has none (as official files), those of the
+    config's data set. A predictor may be used by several threads, which take turns on the model.
+
+    Args:
+        config: a config (left as it is) or YAML file; or the folder or checkpoint, if it is alone.
+        weights: a checkpoint, Detectron2 URL, or the output folder of a training (its last
+            checkpoint); by default ``MODEL.WEIGHTS`` of the config.
+        device: "cpu", "cuda", "cuda:1"; by default ``MODEL.DEVICE`` of a config that is given, else
+            a GPU; the CPU where there is no GPU.
+        options: KEY VALUE pairs that change the config.
+
+    Attributes:
+        cfg: the config, as the model was built with it.
+        model: in evaluation mode.
+        metadata: the classes, as Detectron2's ``Visualizer`` takes them.
+        categories: the classes as COCO panoptic categories, by contiguous id.
+
+    Raises:
+        ConfigError: there is no config, or it is wrong.
+        CheckpointError: the checkpoint cannot be read, or is not of this config.
+    """
+
+    def __init__(
+        self,
+        config: CfgNode | str | Path | None = None,
+        weights: str | Path | None = None,
+        *,
+        device: str | None = None,
+        options: Sequence[str] = (),
+    ):
+        if weights is None and config is not None and not _is_config(config):
+            config, weights = None, config
+        cfg, weights = _config_and_weights(config, weights, list(options))
+        checkpoint = read_checkpoint(weights)
+        if cfg is None:
+            cfg = _config_of(checkpoint, weights)
+            cfg.merge_from_list(list(options))
+            cfg.MODEL.DEVICE = "cuda"
+        _choose_device(cfg, device)
+        cfg.MODEL.WEIGHTS = str(weights)
+
+        stored = class_metadata(checkpoint)
+        if stored is not None:
+            use_class_metadata(cfg, stored, f"classes_of_predictor_{next(_numbers)}")
+        else:
+            setup_own_data(cfg, quick=True)
+        self.cfg = cfg
+        self.metadata: Metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        self.model = build_model(cfg).eval()
+        SafeCheckpointer(
+            self.model, metadata=self.metadata, complete=not cfg.TEST.ALLOW_MISSING_WEIGHTS
+        ).load_checkpoint(checkpoint, str(weights), checkpointables=[])
+        self._pixels = build_test_pixels(cfg)
+        self._lock = threading.Lock()
+
+    @property
+    def categories(self) -> list[Category]:
+        return categories_of(self.metadata, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+
+    def __call__(self, images: Photo | Iterable[Photo]) -> dict[str, Any] | list[dict[str, Any]]:
+        """Predict one photo or any number of them, one after the other.
+
+        Args:
+            images: files; arrays (H, W, 3) uint8 with channels BGR, as OpenCV and Detectron2 have
+                them; images of Pillow. Or a list, or another iterable, of these.
+
+        Returns:
+            Detectron2's results on the CPU, at the size of the photo: those of "panoptic_seg"
+            (ids (H, W), segments_info), "instances", "sem_seg" (K, H, W) that the model gives. A
+            dictionary for one photo, else a list.
+
+        Raises:
+            ImageError: a photo cannot be read, or is of another kind.
+        """
+        return self._each(images, lambda inputs: self.model([inputs])[0])
+
+    def predict_compact(
+        self, images: Photo | Iterable[Photo]
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Predict in bounded memory: class maps and run lengths instead of scores and masks.
+
+        Args:
+            images: see :meth:`__call__`.
+
+        Returns:
+            Of each photo those of "panoptic_seg" as before, "semantic_map" (integer classes
+            (H, W)), "instances" (with ``pred_masks_rle`` instead of ``pred_masks``).
+        """
+        return self._each(images, lambda inputs: self.model.predict_compact([inputs])[0])
+
+    def inputs(self, image: Photo) -> dict[str, Any]:
+        """A photo as evaluation gives it to the model: "image" (3, h, w) uint8, "height", "width".
+
+        Raises:
+            ImageError: see :meth:`__call__`.
+        """
+        photo = self._read(image)
+        height, width = photo.shape[:2]
+        return {"image": self._pixels(photo), "height": height, "width": width}
+
+    def _each(self, images: Photo | Iterable[Photo], predict: Any) -> Any:
+        if isinstance(images, Photo):
+            return self._one(images, predict)
+        if not isinstance(images, Iterable) or isinstance(images, torch.Tensor | bytes):
+            raise ImageError(
+                "images: expected files, arrays or Pillow's images, or an iterable of these, got a "
+                f"{type(images).__name__}"
+            )
+        return [self._one(image, predict) for image in images]
+
+    def _one(self, image: Photo, predict: Any) -> dict[str, Any]:
+        inputs = self.inputs(image)
+        with self._lock, torch.no_grad():
+            return {name: _to_cpu(result) for name, result in predict(inputs).items()}
+
+    def _read(self, image: Photo) -> np.ndarray:
+        """(H, W, C) as INPUT.FORMAT says."""
+        image_format = self.cfg.INPUT.FORMAT
+        if isinstance(image, str | Path):
+            return read_image(image, image_format, self.cfg.INPUT.MAX_PIXELS)
+        if isinstance(image, Image.Image):
+            if image.mode not in PIXEL_MODES:
+                raise ImageError(
+                    f"image: expected 8 bits a channel, got mode {image.mode}: give its file"
+                )
+            return convert_PIL_to_numpy(ImageOps.exif_transpose(image), image_format)
+        if not isinstance(image, np.ndarray):
+            raise ImageError(
+                "image: expected a file, an array (H, W, 3) uint8 or an image of Pillow, got a "
+                f"{type(image).__name__}"
+            )
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ImageError(
+                "image: expected an array (H, W, 3) uint8 with channels BGR, got shape "
+                f"{image.shape} of {image.dtype}"
+            )
+        if image_format == "BGR":
+            return image
+        return convert_PIL_to_numpy(Image.fromarray(image[:, :, ::-1]), image_format)
+
+
+def _is_config(config: CfgNode | str | Path) -> bool:
+    return isinstance(config, CfgNode) or Path(config).suffix in CONFIG_SUFFIXES
+
+
+def _config_and_weights(
+    config: CfgNode | str | Path | None, weights: str | Path | None, options: list[str]
+) -> tuple[CfgNode | None, str]:
+    """The config, where one is given or the folder of a training has one, and a file."""
+    if isinstance(config, CfgNode):
+        cfg = config.clone()
+        cfg.defrost()
+        cfg.merge_from_list(options)
+    elif config is not None:
+        cfg = setup_config(str(config), options)
+    else:
+        cfg = None
+    if not weights:
+        weights = cfg.MODEL.WEIGHTS if cfg is not None else ""
+    if not weights:
+        raise ConfigError(
+            "no weights: give a checkpoint, the output folder of a training, or MODEL.WEIGHTS in "
+            "the config"
+        )
+    if Path(weights).is_dir():
+        return cfg, str(_checkpoint_of_folder(Path(weights)))
+    return cfg, local_file(weights)
+
+
+def _checkpoint_of_folder(folder: Path) -> Path:
+    path = last_checkpoint(folder) or folder / FINAL_CHECKPOINT
+    if not path.is_file():
+        raise CheckpointError(
+            f"{printable(folder)}: expected the output folder of a training, which has a "
+            f"{printable(path.name)}"
+        )
+    return path
+
+
+def _config_of(checkpoint: dict[str, Any], path: str) -> CfgNode:
+    """The config that a checkpoint carries, or else lies beside it."""
+    text = checkpoint.get(CONFIG_KEY)
+    if isinstance(text, str):
+        return config_from_yaml(text, path)
+    beside = Path(path).with_name(CONFIG_OF_RUN)
+    if beside.is_file() and last_checkpoint(beside.parent):
+        return setup_config(str(beside))
+    raise ConfigError(
+        f"{printable(path)} carries no config, as files of other programs: give the config that it "
+        "was trained with, too"
+    )
+
+
+def _choose_device(cfg: CfgNode, device: str | None) -> None:
+    if device is not None:
+        try:
+            kind = torch.device(device).type
+        except (RuntimeError, TypeError) as error:
+            raise ConfigError(
+                f"device: expected such as cpu, cuda or cuda:1, got '{printable(device)}'"
+            ) from error
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device: got '{device}', but PyTorch finds no GPU")
+        cfg.MODEL.DEVICE = device
+    fit_to_machine(cfg)
+
+
+def _to_cpu(result: Any) -> Any:
+    if isinstance(result, tuple):
+        return (result[0].cpu(), *result[1:])
+    return result.to("cpu") if hasattr(result, "to") else result
