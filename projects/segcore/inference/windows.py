@@ -72,12 +72,20 @@ class AxisResize:
         start = self._first[part.start]
         lower, upper = self._lower[part] - start, self._upper[part] - start
         shape = [-1 if axis == dim else 1 for axis in range(maps.dim())]
-        result = maps.index_select(dim, upper).to(self._upper_weight.dtype)
+        result = _take(maps, upper, dim).to(self._upper_weight.dtype)
         result *= self._upper_weight[part].view(shape)
         return result.addcmul_(
-            maps.index_select(dim, lower).to(self._lower_weight.dtype),
+            _take(maps, lower, dim).to(self._lower_weight.dtype),
             self._lower_weight[part].view(shape),
         )
+
+
+def _take(maps: Tensor, index: Tensor, dim: int) -> Tensor:
+    """Some positions (n,) of maps (N, h, w) along dimension 1 or 2."""
+    if dim == 1:
+        return maps.index_select(1, index)
+    # Along the last dimension twice as fast as index_select.
+    return maps.gather(2, index.expand(*maps.shape[:2], -1))
 
 
 class BilinearResize:
