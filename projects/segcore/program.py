@@ -24,6 +24,7 @@ from segcore.text import printable
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code, as in a shell
 PEER_GRACE = 3  # seconds for a failed process to be noticed before its peers fail for lack of it
+TORCHRUN_GRACE = 10  # likewise; it notices a process only once that has ended altogether
 
 # What the machine or the arguments can cause; other codes, such as EBADF, mean a bug.
 _SYSTEM_ERRORS = {
@@ -172,6 +173,11 @@ def _explain_runtime_error(text: str) -> UserError | None:
             + (f" by signal: {dead['signal']}" if dead["signal"] else "")
             + f"; {advice}. DATALOADER.NUM_WORKERS 0 loads without workers"
         )
+    if "DataLoader timed out" in text:
+        return UserError(
+            f"{_first_lines(text, 1)}: the workers of the data loader give nothing; see what they "
+            "printed. DATALOADER.NUM_WORKERS 0 loads without workers"
+        )
     for code in (errno.ENOSPC, errno.EDQUOT):
         if os.strerror(code) in text:
             advice = " (/dev/shm; docker run --shm-size)" if "/torch_" in text else ""
@@ -238,7 +244,7 @@ def _let_others_speak_first(error: UserError) -> None:
     """
     is_first = os.environ.get("RANK", "0") == "0" and not isinstance(error, LostConnectionError)
     if "TORCHELASTIC_RUN_ID" in os.environ and not is_first:
-        time.sleep(PEER_GRACE)
+        time.sleep(TORCHRUN_GRACE)
 
 
 def _output_is_closed() -> bool:

@@ -113,6 +113,24 @@ def test_exhausted_memory_names_keys(error, capsys):
     assert printed.count("\n") == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("DataLoader timed out after 1800 seconds", "DATALOADER.NUM_WORKERS 0"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "process 7) was killed"),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "7, 8) ended unexpectedly"),
+        ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that", "shm"),
+        ("unable to write to file </torch_1_2>: No space left on device (28)", "shm-size"),
+        ("unable to open </torch_1>: Too many open files (24)", "ulimit -n"),
+        ("[gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:3456", "another process"),
+    ],
+)
+def test_words_of_pytorch(text, printed):
+    message = str(explain(RuntimeError(text)))
+    assert printed in message
+    assert "\n" not in message
+
+
 class Failing(torch.utils.data.Dataset):
     def __init__(self, error: Exception):
         self.error = error

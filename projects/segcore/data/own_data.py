@@ -34,6 +34,7 @@ from segcore.data.panoptic_format import (
 )
 from segcore.data.report import Problem, Report
 from segcore.errors import DataError
+from segcore.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ def _require_passed_check(split: str, source: PanopticSource, passed: Path, quic
         report.raise_if_failed()
         if report.warnings:
             logger.warning(report.summary())
-        passed.write_text(report.summary())
+        write_bytes(report.summary().encode(errors="backslashreplace"), passed)
 
 
 def _require_same_categories(

@@ -6,7 +6,7 @@ from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader
 
 from segcore.data.mappers import build_test_mapper
-from segcore.engine.train_loader import keep_list
+from segcore.engine.train_loader import keep_list, loader_timeout
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
@@ -20,5 +20,6 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         batch_size=cfg.TEST.IMS_PER_BATCH,
         sampler=InferenceSampler(len(dataset_dicts)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        timeout=loader_timeout(cfg),
         collate_fn=keep_list,
     )

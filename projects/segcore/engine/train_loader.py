@@ -23,6 +23,8 @@ from segcore.errors import ConfigError
 
 # Keeps the random streams of samples and of training steps apart.
 SAMPLE_STREAM = 0
+# Workers can fail to hand over a batch without ending, as without file descriptors.
+LOADER_TIMEOUT = 1800
 
 
 class SeededDataset(Dataset):
@@ -122,6 +124,7 @@ def build_train_loader(
         SeededDataset(dataset_dicts, mapper, cfg.SEED),
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        timeout=loader_timeout(cfg),
         collate_fn=keep_list,
     )
 
@@ -154,6 +157,11 @@ def _aspect_ratio_groups(cfg: CfgNode, dataset_dicts: list[dict]) -> list[int]:
     if not (cfg.DATALOADER.ASPECT_RATIO_GROUPING and sizes_known):
         return [0] * len(dataset_dicts)
     return [int(record["width"] > record["height"]) for record in dataset_dicts]
+
+
+def loader_timeout(cfg: CfgNode) -> float:
+    """Seconds to wait for a batch of the workers; 0, without workers, means for ever."""
+    return LOADER_TIMEOUT if cfg.DATALOADER.NUM_WORKERS else 0
 
 
 def keep_list(batch: list[dict]) -> list[dict]:
