@@ -3,25 +3,20 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
-from detectron2.modeling.postprocessing import sem_seg_postprocess
-from detectron2.utils.memory import retry_if_cuda_oom
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from mask2former.checkpoint_names import rename_official
 from mask2former.criterion import build_criterion
+from mask2former.postprocess import mask_prediction
 from segcore.checkpoint import rename_on_load
-from segcore.inference import (
-    PanopticMerging,
-    instance_inference,
-    panoptic_inference,
-    resize_mask_logits,
-    semantic_inference,
-)
+from segcore.inference import MaskPrediction, PanopticMerging, ResultMaker
 from segcore.layers import pad_to
 from segcore.meta_arch import SegmentationModel, checked_target, thing_ids_of
+
+Size = tuple[int, int]
 
 # With the thresholds of the published panoptic configurations.
 OWN_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_share=0.8)
@@ -78,12 +73,14 @@ class MaskFormer(SegmentationModel):
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
-        self.semantic_on = semantic_on
-        self.instance_on = instance_on
-        self.panoptic_on = panoptic_on
-        self.thing_ids = frozenset(thing_ids)
-        self.panoptic_merging = panoptic_merging
         self.topk_per_image = topk_per_image
+        self.result_maker = ResultMaker(
+            panoptic_merging,
+            frozenset(thing_ids),
+            semantic_on=semantic_on,
+            instance_on=instance_on,
+            panoptic_on=panoptic_on,
+        )
         self.resize_before_inference = resize_before_inference or instance_on or panoptic_on
         rename_on_load(self, rename_official)
 
@@ -125,8 +122,7 @@ class MaskFormer(SegmentationModel):
 
         Returns:
             In training {loss name: weighted scalar}. Else one dict an image, with those wanted of
-            "sem_seg" (K, H, W), "panoptic_seg" (see :func:`panoptic_inference`) and "instances"
-            (see :func:`instance_inference`), at the output size.
+            "sem_seg", "panoptic_seg" and "instances", see :class:`ResultMaker`.
         """
         if self.training:
             # Before the network runs, so that a bad annotation is found by its name.
@@ -136,68 +132,61 @@ class MaskFormer(SegmentationModel):
             ]
         images = self.preprocess_images(batched_inputs)
         outputs = self.sem_seg_head(self.backbone(images.tensor))
-        padded_size = tuple(images.tensor.shape[-2:])
 
         if self.training:
+            padded_size = tuple(images.tensor.shape[-2:])
             for target in targets:
                 target["masks"] = pad_to(target["masks"], padded_size)
             losses = self.criterion(outputs, targets)
             weights = self.criterion.weight_dict
             return {name: loss * weights[name] for name, loss in losses.items() if name in weights}
 
-        predictions = zip(outputs["pred_logits"], outputs["pred_masks"], strict=True)
-        sizes = images.image_sizes
-        del images, outputs  # the masks at output size need the memory
+        predictions = self._mask_predictions(outputs, images, batched_inputs)
+        del images, outputs  # the results need the memory
+        return self.make_results(predictions)
+
+    def predict_masks(self, batched_inputs: list[dict[str, Any]]) -> list[MaskPrediction]:
+        """The masks of each image before they are resized and merged to results."""
+        images = self.preprocess_images(batched_inputs)
+        return self._mask_predictions(
+            self.sem_seg_head(self.backbone(images.tensor)), images, batched_inputs
+        )
+
+    def mask_prediction(
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        padded_size: Size,
+        image_size: Size,
+        output_size: Size,
+    ) -> MaskPrediction:
+        """Prediction for one image from class logits (Q, K+1) and mask logits (Q, h, w)."""
+        return mask_prediction(
+            class_logits,
+            mask_logits,
+            (padded_size, image_size, output_size),
+            topk=self.topk_per_image,
+            thing_ids=self.result_maker.thing_ids if self.result_maker.panoptic_on else None,
+            resize_scores=not self.resize_before_inference,
+        )
+
+    def _mask_predictions(
+        self, outputs: dict[str, Any], images: ImageList, batched_inputs: list[dict[str, Any]]
+    ) -> list[MaskPrediction]:
+        padded_size = tuple(images.tensor.shape[-2:])
         return [
-            self._results(
+            self.mask_prediction(
                 class_logits,
                 mask_logits,
                 padded_size,
                 tuple(image_size),
                 (inputs.get("height", image_size[0]), inputs.get("width", image_size[1])),
             )
-            for inputs, image_size, (class_logits, mask_logits) in zip(
-                batched_inputs, sizes, predictions, strict=True
+            for inputs, image_size, class_logits, mask_logits in zip(
+                batched_inputs,
+                images.image_sizes,
+                outputs["pred_logits"],
+                outputs["pred_masks"],
+                strict=True,
             )
         ]
-
-    @torch.no_grad()
-    def _results(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        padded_size: tuple[int, int],
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
-    ) -> dict[str, Any]:
-        """The results of one image, of class logits (Q, K+1) and mask logits (Q, h, w)."""
-        if not self.resize_before_inference:
-            mask_logits = retry_if_cuda_oom(resize_mask_logits)(mask_logits, padded_size)
-            class_logits = class_logits.to(mask_logits.device)
-            scores = retry_if_cuda_oom(semantic_inference)(class_logits, mask_logits)
-            return {
-                "sem_seg": retry_if_cuda_oom(sem_seg_postprocess)(scores, image_size, *output_size)
-            }
-
-        mask_logits = retry_if_cuda_oom(resize_mask_logits)(
-            mask_logits, padded_size, image_size, output_size
-        )
-        class_logits = class_logits.to(mask_logits.device)
-        results = {}
-        if self.semantic_on:
-            results["sem_seg"] = retry_if_cuda_oom(semantic_inference)(class_logits, mask_logits)
-        if self.panoptic_on:
-            results["panoptic_seg"] = retry_if_cuda_oom(panoptic_inference)(
-                class_logits,
-                mask_logits,
-                thing_ids=self.thing_ids,
-                merging=self.panoptic_merging,
-            )
-        if self.instance_on:
-            results["instances"] = retry_if_cuda_oom(instance_inference)(
-                class_logits,
-                mask_logits,
-                topk=self.topk_per_image,
-                thing_ids=self.thing_ids if self.panoptic_on else None,
-            )
-        return results

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
-from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -22,9 +21,9 @@ from panoptic_segformer.location_decoder import LocationDecoder, LocationOutput,
 from panoptic_segformer.mask_decoder import NUM_MASK_LEVELS, MaskDecoder, MaskOutput
 from panoptic_segformer.neck import ChannelMapper
 from panoptic_segformer.padding import PaddedLevels, Size, decode_without_padding
-from panoptic_segformer.postprocess import PostProcessor, choose_things
+from panoptic_segformer.postprocess import build_result_maker, choose_things, mask_prediction
 from segcore.checkpoint import rename_on_load
-from segcore.inference import QueryAttention
+from segcore.inference import MaskPrediction, QueryAttention, ResultMaker
 from segcore.losses import at_least_float32
 from segcore.meta_arch import SegmentationModel, thing_ids_of
 
@@ -52,7 +51,7 @@ class PanopticSegFormer(SegmentationModel):
         stuff_mask_decoder: MaskDecoder,
         class_order: ClassOrder,
         criterion: nn.Module,
-        postprocessor: PostProcessor,
+        result_maker: ResultMaker,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         size_divisibility: int = 1,
@@ -62,7 +61,7 @@ class PanopticSegFormer(SegmentationModel):
         Args:
             backbone: image batch -> {feature name: map}.
             in_features: the features that the neck takes, fine to coarse.
-            postprocessor: decoded masks of an image -> its results.
+            result_maker: decoded masks of an image -> its results.
             pixel_mean, pixel_std: of each channel, in the range of the input image.
             size_divisibility: batches are padded to a multiple; negative: the backbone's own.
             official_padding: as the original, the mask decoders take padding for image.
@@ -82,7 +81,7 @@ class PanopticSegFormer(SegmentationModel):
         self.stuff_mask_decoder = stuff_mask_decoder
         self.class_order = class_order
         self.criterion = criterion
-        self.postprocessor = postprocessor
+        self.result_maker = result_maker
         self.official_padding = official_padding
         embed_dim = encoder.level_embed.shape[1]
         # Of each query first its content, then its position.
@@ -106,7 +105,7 @@ class PanopticSegFormer(SegmentationModel):
             **build_network(segformer, backbone.output_shape(), num_things=len(thing_ids)),
             "class_order": ClassOrder(num_classes, thing_ids),
             "criterion": build_criterion(cfg),
-            "postprocessor": PostProcessor.from_config(cfg, thing_ids),
+            "result_maker": build_result_maker(cfg, thing_ids),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": segformer.SIZE_DIVISIBILITY,
@@ -126,18 +125,17 @@ class PanopticSegFormer(SegmentationModel):
 
         Returns:
             In training {loss name: weighted scalar}. Else one dict an image, see
-            :class:`PostProcessor`.
+            :class:`ResultMaker`.
         """
-        if self.training:
-            # Before the network runs, so that a bad annotation is found by its name.
-            targets = [
-                make_target(inputs, self.class_order, self.pixel_mean.dtype)
-                for inputs in batched_inputs
-            ]
+        if not self.training:
+            return self.make_results(self.predict_masks(batched_inputs))
+        # Before the network runs, so that a bad annotation is found by its name.
+        targets = [
+            make_target(inputs, self.class_order, self.pixel_mean.dtype)
+            for inputs in batched_inputs
+        ]
         location, memory, levels, padded_size = self._locate(batched_inputs)
-        if self.training:
-            return self._losses(location, memory, levels, pad_targets(targets, padded_size))
-        return self._results(location, memory, levels, batched_inputs)
+        return self._losses(location, memory, levels, pad_targets(targets, padded_size))
 
     @property
     def num_queries(self) -> int:
@@ -173,7 +171,7 @@ class PanopticSegFormer(SegmentationModel):
         labels = torch.cat((self.class_order.things[classes], self.class_order.stuff))
         height, width = levels.own[0][0]
         masks = torch.cat((thing.masks[-1][0], stuff.masks[-1][0]))[:, :height, :width]
-        merging, num_things = self.postprocessor.merging, len(classes)
+        merging, num_things = self.result_maker.merging, len(classes)
         rated = merging.rate(class_scores, masks)
 
         chosen = list(queries)
@@ -255,15 +253,11 @@ class PanopticSegFormer(SegmentationModel):
         ]
         return self.criterion(location, match, thing.masks, stuff.masks, logits, targets)
 
-    def _results(
-        self,
-        location: LocationOutput,
-        memory: Tensor,
-        levels: PaddedLevels,
-        batched_inputs: list[dict[str, Any]],
-    ) -> list[dict[str, Any]]:
+    def predict_masks(self, batched_inputs: list[dict[str, Any]]) -> list[MaskPrediction]:
+        """The masks of each image before they are resized and merged to results."""
+        location, memory, levels, _ = self._locate(batched_inputs)
         logits = at_least_float32(location.logits[-1])
-        choice = choose_things(logits, self.postprocessor.topk_per_image)
+        choice = choose_things(logits, self.result_maker.topk_per_image)
         things, boxes = (
             of_queries.gather(1, choice.queries[..., None].expand(-1, -1, of_queries.shape[-1]))
             for of_queries in (location.queries, location.boxes[-1])
@@ -272,26 +266,25 @@ class PanopticSegFormer(SegmentationModel):
         stuff = self._decode_stuff(memory, levels, all_masks=False)
         stuff_scores = self._stuff_scores(stuff)
         labels = self.class_order.things[choice.labels]
-        results = []
+        predictions = []
         for i, inputs in enumerate(batched_inputs):
-            image_size = tuple(inputs["image"].shape[-2:])
+            height, width = inputs["image"].shape[-2:]
             masks = torch.cat((thing.masks[-1][i], stuff.masks[-1][i]))
             if not self.official_padding:
-                height, width = levels.own[i][0]
-                masks = masks[:, :height, :width]
-            results.append(
-                retry_if_cuda_oom(self.postprocessor)(
+                rows, columns = levels.own[i][0]
+                masks = masks[:, :rows, :columns]
+            predictions.append(
+                mask_prediction(
                     torch.cat((choice.scores[i], stuff_scores[i])),
                     torch.cat((labels[i], self.class_order.stuff)),
                     masks,
                     boxes[i] if boxes.shape[-1] == 4 else None,
-                    output_size=(
-                        inputs.get("height", image_size[0]),
-                        inputs.get("width", image_size[1]),
-                    ),
+                    output_size=(inputs.get("height", height), inputs.get("width", width)),
+                    num_classes=len(self.class_order.index),
+                    result_maker=self.result_maker,
                 )
             )
-        return results
+        return predictions
 
     def _stuff_scores(self, stuff: MaskOutput) -> Tensor:
         """Probability of each stuff class in each image: (B, K)."""

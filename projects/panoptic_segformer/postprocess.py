@@ -1,8 +1,7 @@
-"""From the decoders' outputs for one image to segmentation results (sections 9 and 19)."""
+"""From the decoders' outputs for one image to what the result maker takes."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -10,12 +9,12 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from segcore.inference import (
+    InstancePrediction,
+    MaskPrediction,
     PanopticMerging,
-    bilinear,
+    PanopticPrediction,
+    ResultMaker,
     is_thing,
-    masks_to_boxes,
-    semantic_scores,
-    sorted_instances,
 )
 
 OWN_MERGING = PanopticMerging("mask_wise")
@@ -41,96 +40,62 @@ def choose_things(logits: Tensor, topk: int) -> ThingChoice:
     return ThingChoice(scores, pairs % num_classes, pairs // num_classes)
 
 
-@dataclass(frozen=True)
-class PostProcessor:
-    """Makes the results of one image.
+def build_result_maker(cfg: CfgNode, thing_ids: Collection[int]) -> ResultMaker:
+    """Result maker by the keys of the config."""
+    test = cfg.MODEL.PANOPTIC_SEGFORMER.TEST
+    return ResultMaker(
+        PanopticMerging.from_config(cfg, OWN_MERGING.strategy),
+        frozenset(thing_ids),
+        topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        semantic_on=test.SEMANTIC_ON,
+        instance_on=test.INSTANCE_ON,
+        panoptic_on=test.PANOPTIC_ON,
+    )
+
+
+def mask_prediction(
+    scores: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    boxes: Tensor | None,
+    *,
+    output_size: tuple[int, int],
+    num_classes: int,
+    result_maker: ResultMaker,
+) -> MaskPrediction:
+    """Things and stuff with one class each; instances are the things, by merged scores.
 
     Args:
+        scores: (N,) class scores of things (:func:`choose_things`) and stuff.
+        labels: (N,) int64 contiguous ids of the data set.
+        masks: (N, h, w) values of the ReLU masks, which are stretched to the output.
+        boxes: of the things among the N, in order: (n, 4), (cx, cy, w, h) in units of the
+            unpadded image; None: boxes of the masks.
+        output_size: (height, width) of the results.
         num_classes: K of the data set, things and stuff.
-        thing_ids: contiguous ids that are things.
-        merging: of masks to the panoptic map.
-        topk_per_image: number of instances.
-        semantic_on, instance_on, panoptic_on: the results wanted.
     """
+    weights = masks.new_zeros((num_classes, len(masks)))
+    weights.scatter_(0, labels[None], scores[None].to(masks.dtype))
+    indices = torch.arange(len(masks), device=masks.device)
+    things = is_thing(labels, result_maker.thing_ids)
+    return MaskPrediction(
+        masks,
+        _identity,
+        (output_size,),
+        weights,
+        PanopticPrediction(indices, labels, scores),
+        InstancePrediction(
+            indices[things],
+            labels[things],
+            scores[things],
+            result_maker.merging.rating,
+            None if boxes is None else absolute_boxes(boxes, output_size),
+        ),
+    )
 
-    num_classes: int
-    thing_ids: Collection[int]
-    merging: PanopticMerging = OWN_MERGING
-    topk_per_image: int = 100
-    semantic_on: bool = True
-    instance_on: bool = True
-    panoptic_on: bool = True
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, thing_ids: Collection[int]) -> "PostProcessor":
-        segformer = cfg.MODEL.PANOPTIC_SEGFORMER
-        return cls(
-            num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            thing_ids=thing_ids,
-            merging=PanopticMerging.from_config(cfg, OWN_MERGING.strategy),
-            topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-            semantic_on=segformer.TEST.SEMANTIC_ON,
-            instance_on=segformer.TEST.INSTANCE_ON,
-            panoptic_on=segformer.TEST.PANOPTIC_ON,
-        )
-
-    @torch.no_grad()
-    def __call__(
-        self,
-        scores: Tensor,
-        labels: Tensor,
-        masks: Tensor,
-        boxes: Tensor | None,
-        *,
-        output_size: tuple[int, int],
-    ) -> dict[str, Any]:
-        """Results in Detectron2's format, those wanted of "sem_seg" (K, H, W), "panoptic_seg" and
-        "instances" (scores are merged scores).
-
-        Args:
-            scores: (N,) class scores of things (:func:`choose_things`) and stuff.
-            labels: (N,) int64 contiguous ids of the data set.
-            masks: (N, h, w) values of the ReLU masks, which are stretched to the output.
-            boxes: of the things among the N, in order: (n, 4), (cx, cy, w, h) in units of the
-                unpadded image; None: boxes of the masks.
-            output_size: (height, width) of the results.
-        """
-        things = is_thing(labels, self.thing_ids)
-        if not self.semantic_on:
-            needed = self._needed(scores, labels, masks, things)
-            boxes = None if boxes is None else boxes[needed[things]]
-            scores, labels, masks = scores[needed], labels[needed], masks[needed]
-            things = things[needed]
-        masks = bilinear(masks, output_size)
-
-        results = {}
-        if self.semantic_on:
-            results["sem_seg"] = semantic_scores(scores, labels, masks, self.num_classes)
-        rated = self.merging.rate(scores, masks) if self.instance_on else None
-        if self.panoptic_on:
-            results["panoptic_seg"] = self.merging(scores, labels, masks, self.thing_ids, rated)
-        if self.instance_on:
-            rows = things.nonzero()[:, 0]
-            results["instances"] = sorted_instances(
-                rated.scores[rows],
-                labels[rows],
-                rated.binary,
-                masks_to_boxes(rated.binary)[rows]
-                if boxes is None
-                else absolute_boxes(boxes, output_size),
-                rows,
-                topk=self.topk_per_image,
-            )
-        return results
-
-    def _needed(self, scores: Tensor, labels: Tensor, masks: Tensor, things: Tensor) -> Tensor:
-        """Masks (N,) that can be in a result that is wanted; only they are resized."""
-        needed = things & self.instance_on
-        if self.panoptic_on and len(masks):
-            # Interpolation does not exceed the largest value.
-            peaks = masks.amax(dim=(1, 2))
-            needed |= self.merging.candidates(scores, labels, self.thing_ids, peaks)
-        return needed
+def _identity(values: Tensor) -> Tensor:
+    return values
 
 
 def absolute_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import BitMasks, ImageList, Instances
+from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor, nn
+
+from segcore.inference import MaskPrediction, ResultMaker
 
 
 class SegmentationModel(nn.Module):
@@ -20,9 +23,11 @@ class SegmentationModel(nn.Module):
 
     Attributes:
         config_section: the section of ``cfg.MODEL`` that holds the keys of the system.
+        result_maker: makes results of what :meth:`predict_masks` returns.
     """
 
     config_section: ClassVar[str]
+    result_maker: ResultMaker
 
     def __init__(
         self, *, pixel_mean: Sequence[float], pixel_std: Sequence[float], size_divisibility: int
@@ -36,6 +41,32 @@ class SegmentationModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    def predict_masks(self, batched_inputs: list[dict[str, Any]]) -> list[MaskPrediction]:
+        """The masks of each image before they are resized and merged to results."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def predict_compact(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Results of bounded memory, one dict an image, see :meth:`ResultMaker.compact`.
+
+        Args:
+            batched_inputs: as ``forward`` takes them.
+
+        Raises:
+            RuntimeError: the model is in training mode.
+        """
+        if self.training:
+            raise RuntimeError("predict_compact: expected a model in evaluation mode, call eval()")
+        # The features of the network are gone by now, the results need the memory.
+        return [
+            retry_if_cuda_oom(self.result_maker.compact)(prediction)
+            for prediction in self.predict_masks(batched_inputs)
+        ]
+
+    def make_results(self, predictions: Sequence[MaskPrediction]) -> list[dict[str, Any]]:
+        """Results in Detectron2's format, one dict an image, see :class:`ResultMaker`."""
+        return [retry_if_cuda_oom(self.result_maker)(prediction) for prediction in predictions]
 
     def preprocess_images(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
         """The images as the backbone sees them: normalised, and padded to one size."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
+from compact_results import assert_compact_equals
 from mask2former.meta_arch import MaskFormer
 from segcore.config import get_cfg
 from segcore.inference import PanopticMerging, semantic_inference
@@ -63,6 +64,19 @@ def test_every_merging_strategy(build_small_model, strategy):
         assert segments
         assert set(panoptic.unique().tolist()) - {0} == {segment["id"] for segment in segments}
         assert all(segment["isthing"] == (segment["category_id"] < 2) for segment in segments)
+
+
+def test_compact_results_equal_tensors(build_small_model):
+    model = build_small_model(**ALL_ON, panoptic_merging=KEEPS_ALL).eval()
+    with torch.no_grad():
+        model.sem_seg_head.predictor.class_embed.bias[-1] = -10  # hardly "no object"
+    inputs = [image(50, 70, height=100, width=141), image(64, 33)]
+    with torch.no_grad():
+        expected = model(inputs)
+    for result, compact in zip(expected, model.predict_compact(inputs), strict=True):
+        assert_compact_equals(compact, result)
+    with pytest.raises(RuntimeError, match="evaluation mode"):
+        model.train().predict_compact(inputs)
 
 
 @pytest.mark.parametrize("word, strategy", [("", "mask2former"), ("mask_wise", "mask_wise")])
@@ -198,13 +212,13 @@ def test_out_of_memory_on_the_gpu_retries(build_small_model, monkeypatch):
     """Detectron2's retry catches the first failure of a step."""
     calls = []
 
-    def fails_once(class_logits, mask_logits):
-        calls.append(mask_logits.device)
+    def fails_once(weights, masks, activation):
+        calls.append(masks.device)
         if len(calls) == 1:
             raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
-        return semantic_inference(class_logits, mask_logits)
+        return semantic_inference(weights, masks, activation)
 
-    monkeypatch.setattr("mask2former.meta_arch.semantic_inference", fails_once)
+    monkeypatch.setattr("segcore.inference.results.semantic_inference", fails_once)
     model = build_small_model(semantic_on=True).eval()
     with torch.no_grad():
         (result,) = model([image(50, 70)])

@@ -104,8 +104,8 @@ def test_queries_of_the_segments_by_falling_score(model, monkeypatch, strategy):
     merging = PanopticMerging(
         strategy, quality_thresholds=(0.0, 0.0), overlap_thresholds=(0.8, 0.8), score_threshold=0.0
     )
-    postprocessor = dataclasses.replace(model.postprocessor, merging=merging)
-    monkeypatch.setattr(model, "postprocessor", postprocessor)
+    result_maker = dataclasses.replace(model.result_maker, merging=merging)
+    monkeypatch.setattr(model, "result_maker", result_maker)
     inputs = {**picture(), "height": 6, "width": 9}
     _, segments = model([inputs])[0]["panoptic_seg"]
     queries = model.attention(inputs, count=100)

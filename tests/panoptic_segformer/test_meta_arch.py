@@ -7,6 +7,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Instances
 
+from compact_results import assert_compact_equals
 from panoptic_segformer.build import build_network
 from panoptic_segformer.meta_arch import PanopticSegFormer
 from segcore.backbones.features import TokenShape
@@ -49,6 +50,16 @@ def test_results_in_detectron2_format(build_perturbed_model):
         assert (instances.scores.diff() <= 0).all()
         x1, y1 = instances.pred_boxes.tensor[:, 2:].amax(0).tolist()
         assert 0 < x1 <= size[1] and 0 < y1 <= size[0]
+
+
+@pytest.mark.parametrize("with_boxes", [False, True])
+@torch.no_grad()
+def test_compact_results_equal_tensors(build_perturbed_model, with_boxes):
+    merging = PanopticMerging("mask_wise", quality_thresholds=(0.0, 0.0))
+    model = build_perturbed_model(results={"merging": merging}, with_boxes=with_boxes)
+    inputs = [photo(50, 70, height=100, width=141), photo(64, 33)]
+    for result, compact in zip(model(inputs), model.predict_compact(inputs), strict=True):
+        assert_compact_equals(compact, result)
 
 
 @torch.no_grad()

@@ -2,12 +2,14 @@ import pytest
 import torch
 
 from panoptic_segformer.postprocess import (
-    PostProcessor,
+    OWN_MERGING,
     absolute_boxes,
+    build_result_maker,
     choose_things,
+    mask_prediction,
 )
 from segcore.config import get_cfg
-from segcore.inference import PanopticMerging
+from segcore.inference import PanopticMerging, ResultMaker
 from segcore.inference.merging import STRATEGIES
 
 # Things and stuff interleaved.
@@ -15,8 +17,8 @@ THINGS, STUFF = [1, 3], [0, 2, 4]
 OUTPUT = 100, 141
 
 
-def post_processor(**options):
-    return PostProcessor(num_classes=5, thing_ids=THINGS, **options)
+def result_maker(merging=OWN_MERGING, topk_per_image=100, **options):
+    return ResultMaker(merging, frozenset(THINGS), topk_per_image, **options)
 
 
 def outputs(num_things=6, size=(8, 11), seed=0):
@@ -28,8 +30,12 @@ def outputs(num_things=6, size=(8, 11), seed=0):
     return torch.rand(len(labels)), torch.tensor(labels), masks, torch.rand(num_things, 4)
 
 
-def run(processor, *arguments):
-    return processor(*arguments, output_size=OUTPUT)
+def predict(maker, *arguments):
+    return mask_prediction(*arguments, output_size=OUTPUT, num_classes=5, result_maker=maker)
+
+
+def run(maker, *arguments):
+    return maker(predict(maker, *arguments))
 
 
 def test_largest_scores_of_all_pairs():
@@ -51,7 +57,7 @@ def test_boxes_stay_inside():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_results_in_detectron2_format(strategy):
     merging = PanopticMerging(strategy, score_threshold=0.1, quality_thresholds=(0.1, 0.1))
-    results = run(post_processor(merging=merging), *outputs())
+    results = run(result_maker(merging=merging), *outputs())
     assert results["sem_seg"].shape == (5, *OUTPUT)
     panoptic, segments = results["panoptic_seg"]
     assert panoptic.shape == OUTPUT and segments
@@ -66,7 +72,7 @@ def test_results_in_detectron2_format(strategy):
 
 def test_instances_have_their_own_boxes_and_masks():
     scores, labels, masks, boxes = outputs()
-    instances = run(post_processor(topk_per_image=4), scores, labels, masks, boxes)["instances"]
+    instances = run(result_maker(topk_per_image=4), scores, labels, masks, boxes)["instances"]
     assert len(instances) == 4
     resized = torch.nn.functional.interpolate(masks[None], OUTPUT, mode="bilinear")[0]
     rated = PanopticMerging("mask_wise").rate(scores, resized)
@@ -75,7 +81,7 @@ def test_instances_have_their_own_boxes_and_masks():
     assert torch.equal(instances.pred_masks, rated.binary[order])
     torch.testing.assert_close(instances.pred_boxes.tensor, absolute_boxes(boxes[order], OUTPUT))
 
-    instances = run(post_processor(), scores, labels, masks, None)["instances"]
+    instances = run(result_maker(), scores, labels, masks, None)["instances"]
     rows, columns = instances.pred_masks[0].nonzero().unbind(1)
     tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert instances.pred_boxes.tensor[0].tolist() == [int(edge) for edge in tight]
@@ -84,8 +90,8 @@ def test_instances_have_their_own_boxes_and_masks():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("instance_on", [True, False])
 def test_results_do_not_depend_on_what_else_is_wanted(strategy, instance_on):
-    everything = post_processor(merging=PanopticMerging(strategy))
-    some = post_processor(
+    everything = result_maker(merging=PanopticMerging(strategy))
+    some = result_maker(
         merging=PanopticMerging(strategy), semantic_on=False, instance_on=instance_on
     )
     for seed in range(4):
@@ -106,16 +112,16 @@ def test_results_do_not_depend_on_what_else_is_wanted(strategy, instance_on):
 @pytest.mark.parametrize("wanted", [(True, True), (False, True), (True, False), (False, False)])
 def test_no_thing_and_no_stuff(wanted):
     semantic_on, instance_on = wanted
-    processor = post_processor(semantic_on=semantic_on, instance_on=instance_on)
+    maker = result_maker(semantic_on=semantic_on, instance_on=instance_on)
     for selected in (slice(0, 0), slice(6, 9), slice(0, 6)):  # nothing, stuff, things
         scores, labels, masks, boxes = outputs()
         scores, labels, masks = scores[selected], labels[selected], masks[selected]
         boxes = boxes[: 6 if selected == slice(0, 6) else 0]
-        results = run(processor, scores, labels, masks, boxes)
+        results = run(maker, scores, labels, masks, boxes)
         assert results["panoptic_seg"][0].shape == OUTPUT
         if instance_on:
             assert len(results["instances"]) == len(boxes)
-            assert len(run(processor, scores, labels, masks, None)["instances"]) == len(boxes)
+            assert len(run(maker, scores, labels, masks, None)["instances"]) == len(boxes)
 
 
 def test_from_config():
@@ -123,8 +129,6 @@ def test_from_config():
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
     cfg.TEST.DETECTIONS_PER_IMAGE = 7
     cfg.MODEL.PANOPTIC_SEGFORMER.TEST.SEMANTIC_ON = False
-    assert PostProcessor.from_config(cfg, THINGS) == post_processor(
-        topk_per_image=7, semantic_on=False
-    )
+    assert build_result_maker(cfg, THINGS) == result_maker(topk_per_image=7, semantic_on=False)
     cfg.MODEL.PANOPTIC_MERGING.STRATEGY = "pixel_wise"
-    assert PostProcessor.from_config(cfg, THINGS).merging == PanopticMerging("pixel_wise")
+    assert build_result_maker(cfg, THINGS).merging == PanopticMerging("pixel_wise")

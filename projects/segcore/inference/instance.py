@@ -1,51 +1,7 @@
-"""Instance segmentation from mask classification (MaskFormer, section 3.4)."""
+"""Instances in Detectron2's form."""
 
-from collections.abc import Collection
-
-import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-
-from segcore.inference.mask_wise import is_thing
-from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas, masks_to_boxes, sum_inside
-
-
-def instance_inference(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    *,
-    topk: int,
-    thing_ids: Collection[int] | None = None,
-) -> Instances:
-    """The ``topk`` most probable pairs of query and class; a query may appear more than once.
-
-    The score of an instance is its class probability times the mean probability inside its mask.
-
-    Args:
-        class_logits: (Q, K+1), the last entry is "no object".
-        mask_logits: (Q, H, W).
-        topk: number of pairs; all of them where there are fewer.
-        thing_ids: drop pairs of other classes, after the choice of ``topk``; None keeps all.
-
-    Returns:
-        Instances sorted by falling score, with scores (n,), pred_classes (n,) int64,
-        pred_masks (n, H, W) bool and pred_boxes, the tight boxes of the masks.
-    """
-    class_probabilities = class_logits.to(mask_logits.dtype).softmax(dim=-1)[:, :-1]
-    num_classes = class_probabilities.shape[1]
-    scores, pairs = class_probabilities.flatten().topk(min(topk, class_probabilities.numel()))
-    queries, classes = pairs // num_classes, pairs % num_classes
-    if thing_ids is not None:
-        things = is_thing(classes, thing_ids)
-        scores, queries, classes = scores[things], queries[things], classes[things]
-
-    # Each query once, however many classes it appears with.
-    queries, instance_query = queries.unique(return_inverse=True)
-    chunks = [_mask_and_quality(mask_logits[chunk]) for chunk in queries.split(MASKS_PER_CHUNK)]
-    masks, quality = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    scores = scores * quality[instance_query]
-    boxes = masks_to_boxes(masks)[instance_query]
-    return sorted_instances(scores, classes, masks, boxes, instance_query)
 
 
 def sorted_instances(
@@ -75,9 +31,3 @@ def sorted_instances(
     instances.pred_masks = masks[order if sources is None else sources[order]]
     instances.pred_boxes = Boxes(boxes[order])
     return instances
-
-
-def _mask_and_quality(mask_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Binary masks of (N, H, W) logits, and the mean probability inside each, (N,); 0 if empty."""
-    masks = mask_logits > 0
-    return masks, sum_inside(mask_logits.sigmoid(), masks) / (mask_areas(masks) + 1e-6)

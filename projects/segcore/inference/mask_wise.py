@@ -1,12 +1,12 @@
 """Mask-wise merging (Panoptic SegFormer, Li et al., 2022)."""
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas, sum_inside
+from segcore.inference.rating import MaskRating, measure_masks
 from segcore.inference.segments import PanopticResult, number_segments
 
 
@@ -18,34 +18,16 @@ class RatedMasks(NamedTuple):
     areas: Tensor  # (N,) int64, pixels of each binary mask
 
 
-def rate_masks(
-    scores: Tensor,
-    masks: Tensor,
-    *,
-    mask_threshold: float = 0.5,
-    class_exponent: float = 1.0,
-    mask_exponent: float = 2.0,
-) -> RatedMasks:
-    """Merged scores: class score and mean mask value inside of the mask, each to its exponent.
-
-    The mean divides by the area + 1, so that an empty mask scores 0. Mask values may exceed 1, and
-    so may merged scores.
+def rate_masks(scores: Tensor, masks: Tensor, rating: MaskRating) -> RatedMasks:
+    """Merged scores of masks. Mask values may exceed 1, and so may merged scores.
 
     Args:
         scores: (N,) class scores.
         masks: (N, H, W) mask values.
-        mask_threshold: inside of the mask are larger values.
     """
-    binary = torch.empty(masks.shape, dtype=torch.bool, device=masks.device)
-    # At least float32: a half cannot count pixels.
-    sums = scores.new_zeros(len(masks), dtype=torch.promote_types(masks.dtype, torch.float32))
-    for chunk in range(0, len(masks), MASKS_PER_CHUNK):
-        part = slice(chunk, chunk + MASKS_PER_CHUNK)
-        torch.gt(masks[part], mask_threshold, out=binary[part])
-        sums[part] = sum_inside(masks[part], binary[part])
-    areas = mask_areas(binary)
-    means = sums / (areas + 1)
-    return RatedMasks(scores**class_exponent * means**mask_exponent, binary, areas)
+    indices = torch.arange(len(masks), device=masks.device)
+    binary, sums, areas = measure_masks(masks, indices, lambda values: values, rating)
+    return RatedMasks(rating.scores(scores, sums, areas), binary, areas)
 
 
 def merge_mask_wise(
@@ -93,11 +75,22 @@ def merge_mask_wise(
     # One copy to the host; a double holds every class.
     table = (labels[order].double(), torch.stack(kept).double(), rated.scores[order].double())
     classes, is_kept, scores = torch.stack(table).tolist()
-    numbers, segments = number_segments(map(int, classes), is_kept, thing_ids)
+    numbers, segments = number_scored_segments(classes, is_kept, scores, thing_ids)
+    return torch.tensor([0, *numbers], dtype=torch.int32, device=ids.device)[ids], segments
+
+
+def number_scored_segments(
+    labels: Iterable[float],
+    kept: Iterable[bool],
+    scores: Sequence[float],
+    thing_ids: Collection[int],
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """:func:`number_segments` of masks by falling score; a segment has that of its best mask."""
+    numbers, segments = number_segments(map(int, labels), kept, thing_ids)
     for number, score in zip(reversed(numbers), reversed(scores), strict=True):
         if number:
-            segments[number - 1]["score"] = score  # at last that of its best mask
-    return torch.tensor([0, *numbers], dtype=torch.int32, device=ids.device)[ids], segments
+            segments[number - 1]["score"] = score
+    return numbers, segments
 
 
 def is_thing(labels: Tensor, thing_ids: Collection[int]) -> Tensor:

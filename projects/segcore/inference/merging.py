@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segcore.inference.mask_wise import RatedMasks, is_thing, merge_mask_wise, per_kind, rate_masks
 from segcore.inference.pixel_wise import merge_pixel_wise
+from segcore.inference.rating import MaskRating
 from segcore.inference.segments import PanopticResult
 
 STRATEGIES = ("mask_wise", "pixel_wise", "mask2former")
@@ -27,7 +28,7 @@ class PanopticMerging:
         quality_thresholds: least merged score of a mask (mask-wise).
         overlap_thresholds: largest share of a mask that may be taken already (mask-wise).
         mask_threshold: a pixel with a larger value belongs to the mask.
-        class_exponent, mask_exponent: of the two factors of the merged score (:func:`rate_masks`).
+        class_exponent, mask_exponent: of the two factors of the merged score (:class:`MaskRating`).
         score_threshold: masks with no larger class score are left out (the other two strategies).
         min_visible_share: least share of a mask that must remain ("mask2former").
 
@@ -92,15 +93,18 @@ class PanopticMerging:
         things = is_thing(labels, thing_ids)
         return best >= per_kind(self.quality_thresholds, things, best.dtype)
 
-    def rate(self, scores: Tensor, masks: Tensor) -> RatedMasks:
-        """:func:`rate_masks` with the options of this merging."""
-        return rate_masks(
-            scores,
-            masks,
-            mask_threshold=self.mask_threshold,
+    @property
+    def rating(self) -> MaskRating:
+        """Merged scores: class score and mean mask value inside, each to its exponent."""
+        return MaskRating(
+            self.mask_threshold,
             class_exponent=self.class_exponent,
             mask_exponent=self.mask_exponent,
         )
+
+    def rate(self, scores: Tensor, masks: Tensor) -> RatedMasks:
+        """:func:`rate_masks` with the options of this merging."""
+        return rate_masks(scores, masks, self.rating)
 
     def __call__(
         self,

@@ -1,6 +1,7 @@
 """Merging by pixels: each goes to the mask with the largest score times mask value."""
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,12 +48,30 @@ def merge_pixel_wise(
         [mask_areas(masks[part] >= mask_threshold) for part in kept.split(MASKS_PER_CHUNK)]
     )
 
-    # One copy to the host; what follows is about at most N numbers.
-    table = torch.stack((labels[kept], own, won.sum(dim=1), won[:, 1]), dim=1).tolist()
-    visible = [inside > 0 and total / own >= min_visible_share for _, own, total, inside in table]
-    numbers, segments = number_segments([row[0] for row in table], visible, thing_ids)
+    numbers, segments = number_visible(labels[kept], own, won, min_visible_share, thing_ids)
     ids = torch.tensor(numbers, dtype=torch.int32, device=winner.device)
     return ids[winner] * foreground, segments
+
+
+def number_visible(
+    labels: Tensor,
+    areas: Tensor,
+    won: Tensor,
+    min_visible_share: float,
+    thing_ids: Collection[int],
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """:func:`number_segments` of the masks of which enough can be seen.
+
+    Args:
+        labels: (n,) int64 classes.
+        areas: (n,) pixels of each mask.
+        won: (n, 2) pixels that each mask wins, outside and inside of itself.
+        min_visible_share: least number of pixels won as a share of the area.
+    """
+    # One copy to the host; what follows is about at most n masks.
+    table = torch.stack((labels, areas, won.sum(dim=1), won[:, 1]), dim=1).tolist()
+    visible = [inside > 0 and total / area >= min_visible_share for _, area, total, inside in table]
+    return number_segments([row[0] for row in table], visible, thing_ids)
 
 
 def _best_mask(scores: Tensor, masks: Tensor, kept: Tensor) -> Tensor:

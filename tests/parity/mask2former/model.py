@@ -1,5 +1,6 @@
 """The model of a golden case, built from its configuration in neutral words."""
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def build_model_for_case(
     """
     model = build_model(case_cfg(config))
     if thing_ids is not None:
-        model.thing_ids = frozenset(thing_ids)
+        model.result_maker = dataclasses.replace(model.result_maker, thing_ids=frozenset(thing_ids))
     return model.double().eval()
 
 

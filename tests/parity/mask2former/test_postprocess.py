@@ -42,7 +42,8 @@ def test_postprocess(case, comparison):
     for arrays, run in case.config["runs"].items():
         # A run is named by its arrays: "sem_seg<i>, panoptic<i>, inst<i>", "all_classes_inst<i>".
         prefix = re.match("(.*?)(?:sem_seg|panoptic|inst)<i>", arrays)[1]
-        results = meta_arch(case, run)._results(class_logits, mask_logits, *sizes)
+        model = meta_arch(case, run)
+        results = model.result_maker(model.mask_prediction(class_logits, mask_logits, *sizes))
         wanted = {"sem_seg": "semantic", "panoptic_seg": "panoptic", "instances": "instance"}
         assert set(results) == {key for key, task in wanted.items() if run[f"{task}_on"]}
         compare_results(

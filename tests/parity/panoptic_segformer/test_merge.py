@@ -4,21 +4,20 @@ import numpy as np
 import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from panoptic_segformer.postprocess import PostProcessor, absolute_boxes, choose_things
+from panoptic_segformer.postprocess import absolute_boxes, choose_things, mask_prediction
 from parity.golden import parametrize_cases
-from segcore.inference import PanopticMerging
+from segcore.inference import PanopticMerging, ResultMaker
 
 CATEGORY_IDS = np.array([category["id"] for category in COCO_CATEGORIES])
 
 
-def post_processor(config: dict, num_things: int, num_classes: int) -> PostProcessor:
+def build_result_maker(config: dict, num_things: int) -> ResultMaker:
     pairs = {
         f"{kind}_thresholds": tuple(config[f"{kind}_threshold_{of}"] for of in ("things", "stuff"))
         for kind in ("quality", "overlap")
     }
     options = {key: config[key] for key in ("mask_threshold", "class_exponent", "mask_exponent")}
-    return PostProcessor(
-        num_classes=num_classes,
+    return ResultMaker(
         thing_ids=range(num_things),
         merging=PanopticMerging("mask_wise", **pairs, **options),
         topk_per_image=config["max_detections"],
@@ -61,13 +60,17 @@ def test_merge(case, comparison):
     comparison.close("topk_box", found, expected[:, :4], tolerance["boxes"])
     comparison.close("topk_score", things.scores, expected[:, 4], tolerance["scores"])
 
-    results = post_processor(config, num_things, num_classes)(
+    result_maker = build_result_maker(config, num_things)
+    prediction = mask_prediction(
         torch.cat((things.scores, stuff_logits.sigmoid())),
         torch.cat((things.labels, torch.arange(num_things, num_classes))),
         torch.cat((thing_masks[things.queries], stuff_masks)),
         boxes[things.queries],
         output_size=output_size,
+        num_classes=num_classes,
+        result_maker=result_maker,
     )
+    results = result_maker(prediction)
     categories, numbers = official_maps(*results["panoptic_seg"])
     expected = arrays["panoptic_category"], arrays["panoptic_instance"]
     allowed = int(0.001 * categories.size)

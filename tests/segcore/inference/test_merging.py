@@ -5,8 +5,9 @@ import torch
 
 from segcore.config import get_cfg
 from segcore.inference import PanopticMerging
-from segcore.inference.mask_wise import rate_masks
+from segcore.inference.mask_wise import rate_masks as rate_masks_by
 from segcore.inference.merging import STRATEGIES
+from segcore.inference.rating import MaskRating
 
 THINGS = {0, 1}
 EVERYTHING = slice(None)
@@ -20,6 +21,11 @@ def masks_of(*regions, shape=(4, 10), value=0.9):
     for mask, (rows, columns) in zip(masks, regions, strict=True):
         mask[rows, columns] = value
     return masks
+
+
+def rate_masks(scores, masks, mask_threshold=0.5, class_exponent=1.0, mask_exponent=2.0):
+    rating = MaskRating(mask_threshold, class_exponent=class_exponent, mask_exponent=mask_exponent)
+    return rate_masks_by(scores, masks, rating)
 
 
 def columns(start, stop):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from segcore.inference import PanopticMerging
-from segcore.inference import panoptic_inference as panoptic_inference_by
+from mask2former.postprocess import mask_prediction
+from segcore.inference import PanopticMerging, ResultMaker
 
 NUM_CLASSES = 4
 THINGS = {0, 1}
@@ -16,7 +16,10 @@ def panoptic_inference(
     merging = PanopticMerging(
         "mask2former", score_threshold=object_mask_threshold, min_visible_share=overlap_threshold
     )
-    return panoptic_inference_by(class_logits, mask_logits, thing_ids=thing_ids, merging=merging)
+    size = tuple(mask_logits.shape[1:])
+    prediction = mask_prediction(class_logits, mask_logits, (size,), topk=1)
+    maker = ResultMaker(merging, thing_ids, semantic_on=False, instance_on=False)
+    return maker(prediction)["panoptic_seg"]
 
 
 def logits_of(classes, score=0.9):

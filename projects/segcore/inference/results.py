@@ -1,0 +1,159 @@
+"""From the masks that a network predicts for an image to the results that are wanted."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from torch import Tensor
+
+from segcore.inference import compact
+from segcore.inference.instance import sorted_instances
+from segcore.inference.mask_wise import RatedMasks
+from segcore.inference.masks import masks_to_boxes, resize_mask_logits
+from segcore.inference.merging import PanopticMerging
+from segcore.inference.prediction import MaskPrediction, PanopticPrediction
+from segcore.inference.rating import measure_masks
+from segcore.inference.semantic import semantic_inference
+
+
+@dataclass(frozen=True)
+class ResultMaker:
+    """Makes the semantic, instance and panoptic results of an image, for every system.
+
+    Args:
+        merging: of masks to the panoptic map.
+        thing_ids: contiguous ids whose segments are instances.
+        topk_per_image: largest number of instances; None for all candidates.
+        semantic_on, instance_on, panoptic_on: the results wanted.
+    """
+
+    merging: PanopticMerging
+    thing_ids: Collection[int]
+    topk_per_image: int | None = None
+    semantic_on: bool = True
+    instance_on: bool = True
+    panoptic_on: bool = True
+
+    @torch.no_grad()
+    def __call__(self, prediction: MaskPrediction) -> dict[str, Any]:
+        """Results in Detectron2's format, at the output size.
+
+        Returns:
+            Those wanted of "sem_seg", (K, H, W) scores in the type of the masks; "panoptic_seg",
+            see :class:`PanopticMerging`; "instances" by falling score, with scores (n,),
+            pred_classes (n,) int64, pred_masks (n, H, W) bool and pred_boxes.
+        """
+        if prediction.resize_scores:
+            padded_size, image_size, output_size = prediction.sizes
+            masks = resize_mask_logits(prediction.masks, padded_size)
+            scores = semantic_inference(prediction.class_weights, masks, prediction.activation)
+            return {"sem_seg": sem_seg_postprocess(scores, image_size, *output_size)}
+        prediction = self._relevant(prediction)
+        masks = resize_mask_logits(prediction.masks, *prediction.sizes)
+        activation = prediction.activation
+        results = {}
+        if self.semantic_on:
+            results["sem_seg"] = semantic_inference(prediction.class_weights, masks, activation)
+        rated = None
+        if self.instance_on:
+            instances = prediction.instances
+            indices, rows, panoptic_rows = self._measured(prediction)
+            measured = measure_masks(masks, indices, activation, instances.rating)
+            results["instances"] = sorted_instances(
+                instances.rating.scores(
+                    instances.scores, measured.sums[rows], measured.areas[rows]
+                ),
+                instances.labels,
+                measured.binary,
+                masks_to_boxes(measured.binary)[rows]
+                if instances.boxes is None
+                else instances.boxes,
+                rows,
+                topk=self.topk_per_image,
+            )
+            if panoptic_rows is not None:
+                binary, sums, areas = (part[panoptic_rows] for part in measured)
+                scores = instances.rating.scores(prediction.panoptic.scores, sums, areas)
+                rated = RatedMasks(scores, binary, areas)
+        if self.panoptic_on:
+            scores, labels = prediction.panoptic.scores, prediction.panoptic.labels
+            if rated is None:
+                masks = activation(masks[prediction.panoptic.masks])
+            results["panoptic_seg"] = self.merging(scores, labels, masks, self.thing_ids, rated)
+        return results
+
+    @torch.no_grad()
+    def compact(self, prediction: MaskPrediction) -> dict[str, Any]:
+        """Results at the output size on the CPU, in memory that does not grow with masks x pixels.
+
+        Returns:
+            Those wanted of "semantic_map": (H, W) class of each pixel, uint8, or int16 or int32
+            with more classes; "panoptic_seg": as of :meth:`__call__`, segments with "score" where
+            it is known: the merged score of mask-wise merging, or else with ``semantic_on`` the
+            segment's mean semantic score of its class, at most 1; "instances": with scores,
+            pred_classes, pred_boxes and pred_masks_rle, a list of COCO's compressed run lengths.
+        """
+        prediction = self._relevant(prediction)
+        merging, rating = self.merging, self.merging.rating
+        results, shared = {}, None
+        if self.semantic_on:
+            results["semantic_map"] = compact.class_map(prediction)
+        if self.instance_on:
+            indices, rows, panoptic_rows = self._measured(prediction)
+            measured = compact.encode_masks(prediction, indices, prediction.instances.rating)
+            results["instances"] = compact.compact_instances(
+                prediction, measured.select(rows), self.topk_per_image
+            )
+            if panoptic_rows is not None:
+                shared = measured.select(panoptic_rows)
+        if self.panoptic_on and merging.strategy == "mask_wise":
+            encoded = shared or compact.encode_masks(prediction, prediction.panoptic.masks, rating)
+            results["panoptic_seg"] = compact.merge_mask_wise(
+                prediction, encoded, merging, self.thing_ids
+            )
+        elif self.panoptic_on:
+            results["panoptic_seg"] = compact.merge_pixel_wise(
+                prediction, merging, self.thing_ids, with_scores=self.semantic_on
+            )
+        return results
+
+    def _measured(self, prediction: MaskPrediction) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Indices (m,) of the masks that are measured for instances, each once, and the row of
+        each instance among them. Where mask-wise merging measures the same way, the masks of
+        panoptic candidates are among them, too, and their rows come third; else None."""
+        masks = prediction.instances.masks
+        shared = (
+            self.panoptic_on
+            and self.merging.strategy == "mask_wise"
+            and self.merging.rating == prediction.instances.rating
+        )
+        if not shared:
+            return *masks.unique(return_inverse=True), None
+        indices, rows = torch.cat((masks, prediction.panoptic.masks)).unique(return_inverse=True)
+        return indices, rows[: len(masks)], rows[len(masks) :]
+
+    def _relevant(self, prediction: MaskPrediction) -> MaskPrediction:
+        """The prediction without panoptic candidates that cannot be in the result, and without
+        masks that no wanted result needs."""
+        masks, panoptic, instances = prediction.masks, prediction.panoptic, prediction.instances
+        needed = torch.full((len(masks),), self.semantic_on, device=masks.device)
+        if self.panoptic_on and len(masks):
+            # Interpolation does not exceed the largest value.
+            peaks = prediction.activation(masks.amax(dim=(1, 2)))[panoptic.masks]
+            candidates = self.merging.candidates(
+                panoptic.scores, panoptic.labels, self.thing_ids, peaks
+            )
+            panoptic = PanopticPrediction(*(part[candidates] for part in panoptic))
+            needed[panoptic.masks] = True
+        if self.instance_on:
+            needed[instances.masks] = True
+        row = needed.cumsum(0) - 1
+        return replace(
+            prediction,
+            masks=masks[needed],
+            class_weights=prediction.class_weights[:, needed],
+            panoptic=panoptic._replace(masks=row[panoptic.masks]),
+            instances=instances._replace(masks=row[instances.masks]),
+        )

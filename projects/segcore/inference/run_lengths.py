@@ -1,0 +1,98 @@
+"""COCO run-length encoding of masks that arrive window by window."""
+
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from torch import Tensor
+
+from segcore.inference.windows import Window
+
+# Changes that are sorted at a time.
+_PENDING_CHANGES = 1 << 22
+
+
+class RunLengthEncoder:
+    """Collects where masks change between 0 and 1 along the columns, which is COCO's order.
+
+    Memory grows with the number of runs, not with that of pixels.
+
+    Args:
+        count: number N of masks.
+        size: (H, W) of each, at least one pixel.
+    """
+
+    def __init__(self, count: int, size: tuple[int, int]):
+        self.size = size
+        self._first_row = np.zeros((count, size[1]), dtype=bool)
+        self._last_row = np.zeros_like(self._first_row)
+        self._positions: list[list[np.ndarray]] = [[] for _ in range(count)]
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._num_pending = 0
+
+    def open_masks(self, window: Window) -> Tensor:
+        """Masks (N,) bool with a pixel in the row above the window.
+
+        They must be added even if they have none in the window.
+        """
+        return torch.from_numpy(self._last_row[:, window.columns].any(axis=1))
+
+    def add(self, masks: Tensor, pixels: Tensor, window: Window) -> None:
+        """Add a window of some masks; windows come from top to bottom.
+
+        Args:
+            masks: (n,) int64, which of the N.
+            pixels: (n, rows, columns) bool.
+        """
+        masks, pixels = masks.cpu().numpy(), pixels.cpu().numpy()
+        height, width = window.size
+        top, left = window.rows.start, window.columns.start
+        changes = np.empty(pixels.shape, dtype=bool)
+        np.not_equal(pixels[:, 1:], pixels[:, :-1], out=changes[:, 1:])
+        if top == 0:
+            self._first_row[masks, window.columns] = pixels[:, 0]
+            changes[:, 0] = False  # the last row of the column before is not known yet
+        else:
+            np.not_equal(pixels[:, 0], self._last_row[masks, window.columns], out=changes[:, 0])
+        self._last_row[masks, window.columns] = pixels[:, -1]
+        found = np.flatnonzero(changes)
+        found, column = np.divmod(found, width)
+        index, row = np.divmod(found, height)
+        self._hold(masks[index], (column + left) * self.size[0] + (row + top))
+
+    def finish(self) -> list[dict[str, Any]]:
+        """The N masks in COCO's compressed form: {"size": [H, W], "counts": bytes}."""
+        previous = np.zeros_like(self._last_row)
+        previous[:, 1:] = self._last_row[:, :-1]
+        masks, columns = np.nonzero(self._first_row != previous)
+        self._hold(masks, columns * self.size[0])
+        self._flush()
+        return [self._encode(number) for number in range(len(self._positions))]
+
+    def _hold(self, masks: np.ndarray, positions: np.ndarray) -> None:
+        self._pending.append((masks.astype(np.int16), positions.astype(np.uint32)))
+        self._num_pending += len(positions)
+        if self._num_pending > _PENDING_CHANGES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not (self._pending and self._positions):
+            return
+        masks, positions = map(np.concatenate, zip(*self._pending, strict=True))
+        self._pending, self._num_pending = [], 0
+        order = masks.argsort(kind="stable")
+        counts = np.bincount(masks, minlength=len(self._positions))
+        for parts, part in zip(
+            self._positions, np.split(positions[order], counts.cumsum()[:-1]), strict=True
+        ):
+            if len(part):
+                parts.append(part.copy())
+
+    def _encode(self, number: int) -> dict[str, Any]:
+        parts, self._positions[number] = self._positions[number], []
+        height, width = self.size
+        positions = np.concatenate([np.zeros(1, np.uint32), *parts])
+        positions[1:].sort()
+        counts = np.diff(positions, append=np.uint32(height * width))
+        return mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
