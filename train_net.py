@@ -3,15 +3,18 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from segcore.requirements import require_detectron2
 
 require_detectron2()
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.env import seed_all_rng
 
 import segcore.data  # noqa: F401, registers the data sets
 from segcore.checkpoint import SafeCheckpointer
@@ -24,35 +27,63 @@ from segcore.engine import (
     fit_to_machine,
     launch,
     load_config,
+    output_folder,
+    record_setup,
+    run_log,
 )
-from segcore.errors import UserError
+from segcore.errors import ConfigError
 from segcore.evaluation import check_evaluation
+from segcore.program import run_program
 
 
-def setup(args: Namespace) -> CfgNode:
-    """Config, loggers, own data; everything that can be wrong before a model is built."""
-    cfg = load_config(args.config_file, args.opts)
-    for name in ("segcore", "mask2former"):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+def setup(cfg: CfgNode, args: Namespace) -> None:
+    """Own data and this machine; everything that can be wrong before a model is built."""
     fit_to_machine(cfg, args.num_gpus)
     setup_own_data(cfg, explicit_num_classes(args.config_file, args.opts))
     require_datasets(cfg, training=not args.eval_only)
     for dataset_name in cfg.DATASETS.TEST:
         check_evaluation(cfg, dataset_name)
     cfg.freeze()
-    default_setup(cfg, args)
-    return cfg
+    record_setup(cfg, Path(cfg.OUTPUT_DIR))
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+
+
+@contextmanager
+def owned_output(cfg: CfgNode, args: Namespace) -> Iterator[None]:
+    """Hold ``OUTPUT_DIR`` on the main process, and write the logs of all there."""
+    with ExitStack() as stack:
+        if comm.is_main_process():
+            trains_anew = not (args.resume or args.eval_only)
+            stack.enter_context(output_folder(cfg.OUTPUT_DIR, trains_anew=trains_anew))
+        comm.synchronize()
+        stack.enter_context(run_log(Path(cfg.OUTPUT_DIR)))
+        yield
 
 
 def main(args: Namespace) -> dict:
-    cfg = setup(args)
-    if not args.eval_only:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
+    """The work of one process of the job."""
+    cfg = load_config(args.config_file, args.opts)
+    with owned_output(cfg, args):
+        setup(cfg, args)
+        return evaluate(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
 
+
+def train(cfg: CfgNode, resume: bool) -> dict:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer.train()
+
+
+def evaluate(cfg: CfgNode, resume: bool) -> dict:
     model = Trainer.build_model(cfg)
-    SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+    if resume and not checkpointer.has_checkpoint():
+        raise ConfigError(
+            f"--resume: OUTPUT_DIR {cfg.OUTPUT_DIR} has no checkpoint to evaluate; name a file by "
+            "MODEL.WEIGHTS, without --resume"
+        )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_tta(cfg, model))
@@ -70,22 +101,24 @@ def check_data(args: Namespace) -> int:
 
 
 def run(argv: list[str] | None = None) -> int:
-    """The whole program on these arguments; what is wrong with the user's files is said plainly."""
-    args = argument_parser().parse_args(argv)
-    try:
-        if args.check_data:
-            return check_data(args)
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except (UserError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+    """The whole program on these arguments; returns the exit code."""
+    return run_program(command, argument_parser(), argv)
+
+
+def command(args: Namespace) -> int:
+    misplaced = [word for word in args.opts if word.startswith("--")]
+    if misplaced:
+        raise ConfigError(f"{misplaced[0]}: options come before the first KEY VALUE pair")
+    if args.check_data:
+        return check_data(args)
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
     return 0
 
 

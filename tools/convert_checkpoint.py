@@ -28,7 +28,6 @@ from tabulate import tabulate
 import segcore.data  # noqa: F401, registers the data sets
 from segcore.checkpoint import (
     SafeCheckpointer,
-    UnsafeCheckpointError,
     class_metadata,
     plain_metadata,
     read_checkpoint,
@@ -37,6 +36,7 @@ from segcore.checkpoint import (
 from segcore.checkpoint.convert import BACKBONES
 from segcore.checkpoint.report import group_names
 from segcore.engine import setup_config
+from segcore.program import run_program
 
 # What describes the weights; optimizer, schedule and iteration stay behind.
 KEPT_KEYS = ("model", "__author__", "matching_heuristics", "metadata")
@@ -62,7 +62,7 @@ def _through_model(source: str, config_file: str) -> dict[str, Any]:
     return {"model": model.state_dict(), "metadata": plain_metadata(metadata)}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,15 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--backbone", choices=BACKBONES, help="what the source is, if an ImageNet backbone"
     )
     way.add_argument("--config-file", help="load it into this model and write that")
-    args = parser.parse_args(arguments)
-    try:
-        checkpoint = convert(args.source, args.backbone, args.config_file)
-        write_checkpoint(checkpoint, args.target)
-    except (OSError, ValueError, UnsafeCheckpointError) as error:
-        sys.exit(f"error: {error}")
+    return parser
+
+
+def convert_file(args: argparse.Namespace) -> None:
+    checkpoint = convert(args.source, args.backbone, args.config_file)
+    write_checkpoint(checkpoint, args.target)
     entries = tabulate(group_names(checkpoint["model"]), headers=["names", "entries"])
     print(f"{args.target}\n{entries}")
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The whole program on these arguments; returns the exit code."""
+    return run_program(convert_file, argument_parser(), arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

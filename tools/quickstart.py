@@ -7,13 +7,17 @@ and drawn again. Remove the output folder that it names to train anew.
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
+
+from segcore.requirements import require_detectron2
+
+require_detectron2()
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from segcore.data.images import encode_image
@@ -21,8 +25,9 @@ from segcore.data.own_data import setup_own_data
 from segcore.data.panoptic_format import read_panoptic_png
 from segcore.data.quickstart import generate
 from segcore.demo import PhotoPredictor, read_photo
-from segcore.engine import Trainer, setup_config
+from segcore.engine import Trainer, output_folder, run_log, setup_config
 from segcore.files import write_bytes
+from segcore.program import run_program
 from segcore.visualization import draw_panoptic, sheet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,14 +41,19 @@ PICTURES_ON_SHEET = 8
 SCALE = 3.0  # of the drawings: the photos are small
 
 
-def main(system: str) -> None:
+def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
+    os.chdir(ROOT)  # the paths of the configs start there
     generate(DATA)
-    cfg = setup_config(str(CONFIGS[system]))
-    for name in ("fvcore", "detectron2", "segcore", system):
-        setup_logger(cfg.OUTPUT_DIR, name=name)
-    setup_own_data(cfg)
-    cfg.freeze()
+    cfg = setup_config(str(CONFIGS[args.system]))
+    with output_folder(cfg.OUTPUT_DIR, trains_anew=False) as folder, run_log(folder):
+        setup_own_data(cfg)
+        cfg.freeze()
+        train_and_show(cfg, args.system)
+    print(f"Time in all: {time.perf_counter() - start:.0f} s")
+
+
+def train_and_show(cfg: CfgNode, system: str) -> None:
     weights = Path(cfg.OUTPUT_DIR, "model_final.pth")
     if weights.exists():
         print(f"==> {weights} is there from an earlier run; remove {weights.parent} to train anew")
@@ -60,7 +70,7 @@ def main(system: str) -> None:
     write_bytes(encode_image(prediction_sheet(cfg, weights), "PNG"), picture)
     print(f"\n{quality_table(results['panoptic_seg'])}\n")
     print(f"Predictions beside the truth: {picture}")
-    print(f"Model: {weights}; time in all: {time.perf_counter() - start:.0f} s")
+    print(f"Model: {weights}")
 
 
 def quality_table(panoptic_results: dict[str, float]) -> str:
@@ -91,6 +101,4 @@ def prediction_sheet(cfg: CfgNode, weights: Path) -> np.ndarray:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--system", choices=sorted(CONFIGS), default="mask2former")
-    arguments = parser.parse_args()
-    os.chdir(ROOT)  # the paths of the configs start there
-    main(arguments.system)
+    sys.exit(run_program(main, parser))

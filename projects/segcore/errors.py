@@ -1,6 +1,7 @@
 """Errors that a user can mend. Commands print their message and nothing else (``program.py``)."""
 
 import pickle
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -41,3 +42,17 @@ class UnsafeCheckpointError(CheckpointError, pickle.UnpicklingError):
 
 class OutputError(UserError, OSError):
     """A file or folder that cannot be written, or is in use by another run."""
+
+
+class TrainingDivergedError(UserError, FloatingPointError):
+    """A loss or gradient that is not finite; the message has a line for each process concerned."""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield ``error``, the exception that it was raised from or while handling, and so on."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__

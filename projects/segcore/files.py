@@ -1,21 +1,24 @@
 """Files that appear under their names only when they are complete."""
 
+import errno
 import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from segcore.errors import OutputError
+from segcore.errors import OutputError, causes
 from segcore.text import printable
 
 _PARTIAL_NAME = re.compile(r"\.(?P<host>.+)-(?P<pid>\d+)-\d+\.partial")
 _ABANDONED_AFTER = 24 * 3600  # seconds; for files of other machines, whose processes are not seen
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _counter = itertools.count()
 
 
@@ -31,8 +34,7 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         OutputError: the file cannot be written; says why.
     """
     path = Path(path)
-    # Not longer than the name itself may be, and telling whose it is.
-    partial = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{next(_counter)}.partial")
+    partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
@@ -44,10 +46,41 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         os.replace(partial, path)
     except OutputError:
         raise
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else no_space_error(error)
+        if cause is None:
+            raise
+        raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from error
+    finally:
+        _remove(partial)
+
+
+def no_space_error(error: BaseException) -> OSError | None:
+    """Return the error of a full disk, or of an exceeded quota, that ``error`` comes from, if any.
+
+    ``torch.save`` raises a RuntimeError while it handles the error of the file.
+    """
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
+            return cause
+    return None
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new folder to fill, which then gets the name ``path``; see :func:`atomic_file`."""
+    path = Path(path)
+    partial = _partial(path)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, path)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_bytes(content: bytes, path: str | Path) -> None:
@@ -69,17 +102,29 @@ def relative_to(path: str | Path) -> str:
 
 
 def remove_partial_files(folder: str | Path) -> int:
-    """Delete what killed processes left of :func:`atomic_file` in ``folder`` and below.
+    """Delete what killed processes left of files and folders that were written to ``folder``.
 
-    Files of running processes of this machine stay, and those of other machines for a day.
+    To be called before this process writes any. Files of other running processes of this machine
+    stay, and those of other machines for a day.
 
     Returns:
-        the number of files deleted.
+        the number of files and folders deleted.
     """
     abandoned = [path for path in Path(folder).rglob(".*.partial") if _is_abandoned(path)]
     for path in abandoned:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else _remove(path)
     return len(abandoned)
+
+
+def _partial(path: Path) -> Path:
+    # Not longer than the name itself may be, and telling whose it is.
+    return path.with_name(f".{socket.gethostname()}-{os.getpid()}-{next(_counter)}.partial")
+
+
+def _remove(path: Path) -> None:
+    # Not there, or in a folder that cannot be written or is none: the error is raised already.
+    with suppress(OSError):
+        path.unlink()
 
 
 def _is_abandoned(path: Path) -> bool:
@@ -87,5 +132,7 @@ def _is_abandoned(path: Path) -> bool:
     if match is None:
         return False
     if match["host"] == socket.gethostname():
+        if match["pid"] == str(os.getpid()):
+            return True  # of an earlier process: in a container, the numbers start anew
         return not Path("/proc/self").exists() or not Path("/proc", match["pid"]).exists()
     return time.time() - path.stat().st_mtime > _ABANDONED_AFTER

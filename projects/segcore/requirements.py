@@ -1,11 +1,18 @@
 """Requirements that no package metadata can name; a missing one says the command to run."""
 
+import warnings
 from importlib.util import find_spec
 
 
 def require_detectron2() -> None:
-    """Raise ImportError, with the command that installs it, unless Detectron2 is installed."""
+    """Raise ImportError, with the command that installs it, unless Detectron2 is installed.
+
+    Also ignores the one warning that recent PyTorch gives when Detectron2 and fvcore are imported.
+    """
     _require("detectron2", "Detectron2", "python tools/install_detectron2.py")
+    warnings.filterwarnings(
+        "ignore", r"`torch\.jit\.script` is deprecated", FutureWarning, r"torch\.jit\."
+    )
 
 
 def require_panopticapi() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from segcore.errors import CheckpointError
+
 State = Mapping[str, torch.Tensor]
 BACKBONE_PREFIX = "backbone."
 
@@ -16,7 +18,7 @@ def from_torchvision_resnet(state: State) -> dict[str, Any]:
     Source: the convention of Detectron2's ``ImageNetPretrained/torchvision/R-50.pkl``.
 
     Raises:
-        ValueError: no name is that of a torchvision ResNet.
+        CheckpointError: no name is that of a torchvision ResNet.
     """
     _require(state, "layer1.0.conv1.weight", "a ResNet of torchvision")
     model = {resnet_name(name): tensor for name, tensor in state.items()}
@@ -27,7 +29,7 @@ def from_swin(state: State) -> dict[str, Any]:
     """An ImageNet Swin Transformer of its authors: the names stay, the backbone's are their ends.
 
     Raises:
-        ValueError: no name is that of an original Swin Transformer.
+        CheckpointError: no name is that of an original Swin Transformer.
     """
     _require(state, "layers.0.blocks.0.attn.relative_position_bias_table", "an original Swin")
     return {"model": dict(state), "__author__": "third_party", "matching_heuristics": True}
@@ -37,7 +39,7 @@ def from_pvt_v2(state: State) -> dict[str, Any]:
     """The backbone of an ImageNet PVT v2 of its authors; the classifier's head stays behind.
 
     Raises:
-        ValueError: no name is that of a PVT v2.
+        CheckpointError: no name is that of a PVT v2.
     """
     _require(state, "block1.0.mlp.dwconv.dwconv.weight", "a PVT v2 classifier")
     return _backbone_of(state, other_parts=("head",))
@@ -49,7 +51,7 @@ def from_autofocusformer(state: State) -> dict[str, Any]:
     its own, and a match by the ends of names could put the classifier's elsewhere.
 
     Raises:
-        ValueError: no name is that of an AutoFocusFormer.
+        CheckpointError: no name is that of an AutoFocusFormer.
     """
     _require(state, "layers.0.blocks.0.attn.blank_k", "an AutoFocusFormer classifier")
     return _backbone_of(state, other_parts=("norm", "head"))
@@ -85,6 +87,6 @@ def _backbone_of(state: State, other_parts: Collection[str]) -> dict[str, Any]:
 
 def _require(state: State, name: str, what: str) -> None:
     if name not in state:
-        raise ValueError(
+        raise CheckpointError(
             f"expected {what}, which has an entry {name}; got {', '.join(state)[:200]}"
         )

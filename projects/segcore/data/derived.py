@@ -8,7 +8,6 @@ want it at the same time wait for the first.
 import hashlib
 import json
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from segcore.data.panoptic_format import (
     to_instances,
     to_semantic,
 )
+from segcore.files import atomic_folder
 
 FORMAT_VERSION = 1  # part of the folder's name: to be changed with the content of the files
 MAX_WORKERS = 16
@@ -90,10 +90,8 @@ def derive(source: PanopticSource, folder: Path) -> DerivedFiles:
     files = DerivedFiles(folder)
     with file_lock(str(folder)):
         if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix="tmp-") as unfinished:
-                new = Path(unfinished, "new")
-                _write(source, DerivedFiles(new))
-                os.replace(new, folder)
+            with atomic_folder(folder) as unfinished:
+                _write(source, DerivedFiles(unfinished))
     return files
 
 

@@ -14,10 +14,8 @@ writes ``{train,val}/images/*.jpg``, ``{train,val}/panoptic/*.png`` and
 import argparse
 import colorsys
 import json
-import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +27,8 @@ from tqdm import tqdm
 from segcore.data.images import encode_image
 from segcore.data.panoptic_format import MAX_SEGMENT_ID
 from segcore.errors import DataError
-from segcore.files import write_bytes, write_json
+from segcore.files import atomic_folder, write_bytes, write_json
+from segcore.program import run_program
 
 FORMAT_VERSION = 2  # to be changed with the pictures, so that old ones are drawn anew
 PARAMETERS_FILE = "quickstart.json"
@@ -94,13 +93,10 @@ def generate(
         if _parameters_of(root) is None and any(root.iterdir()):
             raise DataError(f"{root} has files of another origin in it: name another folder")
         shutil.rmtree(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix="tmp-") as unfinished:
-        new = Path(unfinished, "new")
+    with atomic_folder(root) as new:
         for number, (split, count) in enumerate(counts.items()):
             _write_split(new / split, [seed, number], count, size)
         write_json(parameters, new / PARAMETERS_FILE)
-        os.replace(new, root)
     return root
 
 
@@ -115,7 +111,7 @@ def _write_split(folder: Path, seed: list[int], count: int, size: tuple[int, int
     (folder / "images").mkdir(parents=True)
     (folder / "panoptic").mkdir()
     images, annotations = [], []
-    for number in tqdm(range(count), f"Drawing {folder.name}", unit="picture"):
+    for number in tqdm(range(count), f"Drawing {folder.name}", unit="picture", disable=None):
         picture, ids, segments = draw(np.random.default_rng([*seed, number]), size)
         photo_name, png_name = f"{number:05d}.jpg", f"{number:05d}.png"
         photo = encode_image(picture, "JPEG", quality=JPEG_QUALITY)
@@ -338,24 +334,19 @@ def _pattern(rng: np.random.Generator, along: np.ndarray, across: np.ndarray) ->
     return 1 + 0.12 * _smooth(rng, along.shape, 2)
 
 
-def main() -> None:
+def draw_data_set(args: argparse.Namespace) -> None:
+    root = generate(args.root, seed=args.seed, num_train=args.num_train, num_val=args.num_val)
+    print(f"Quickstart data set: {root}")
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description="Draw the quickstart data set.")
     parser.add_argument("--root", required=True, help="folder to make")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-train", type=int, default=300)
     parser.add_argument("--num-val", type=int, default=50)
-    arguments = parser.parse_args()
-    try:
-        root = generate(
-            arguments.root,
-            seed=arguments.seed,
-            num_train=arguments.num_train,
-            num_val=arguments.num_val,
-        )
-    except DataError as error:
-        sys.exit(f"error: {error}")
-    print(f"Quickstart data set: {root}")
+    return run_program(draw_data_set, parser)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

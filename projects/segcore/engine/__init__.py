@@ -1,6 +1,8 @@
 """Training and evaluation: launcher, trainer, and the way from the command line to a config."""
 
 from segcore.engine.launch import launch
+from segcore.engine.logs import record_setup, run_log
+from segcore.engine.output_folder import output_folder
 from segcore.engine.setup import (
     argument_parser,
     explicit_num_classes,
@@ -17,5 +19,8 @@ __all__ = [
     "fit_to_machine",
     "launch",
     "load_config",
+    "output_folder",
+    "record_setup",
+    "run_log",
     "setup_config",
 ]

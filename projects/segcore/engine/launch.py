@@ -1,20 +1,29 @@
 """Start one process a GPU, or several on a CPU, over PyTorch's own launcher and process groups."""
 
-import logging
+import multiprocessing
 import os
+import resource
+import signal
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-TIMEOUT = timedelta(minutes=30)
+from segcore.engine.logs import without_warnings_of
+from segcore.errors import ConfigError, UserError
+from segcore.program import PEER_GRACE, LostConnectionError, explain
 
-logger = logging.getLogger(__name__)
+TIMEOUT = timedelta(minutes=30)
+TERMINATED = 128 + signal.SIGTERM  # exit code, as in a shell
+SECONDS_TO_END = 5
 
 
 def launch(
@@ -35,28 +44,153 @@ def launch(
         dist_url: address the processes meet at, such as ``tcp://127.0.0.1:8686``; "auto" takes a
             free port of this machine.
 
+    All processes end when one fails, and when the calling one is interrupted or terminated.
+
     Returns:
         what ``main_func`` returns, where the calling process itself runs it, else None.
 
     Raises:
-        ValueError: more processes than GPUs, or "auto" for several machines.
+        ConfigError: counts that are out of range, more processes than GPUs, an address that is
+            none, or "auto" for several machines.
+        UserError: the address cannot be resolved or is in use; a process was killed; or the error
+            of the first process that failed, if :func:`segcore.program.explain` knows it.
+        torch.multiprocessing.ProcessRaisedException: another exception of a process.
     """
+    _allow_open_files()
     if _started_by_torchrun():
         return _run_under_torchrun(main_func, args)
+    _check_counts(num_gpus_per_machine, num_machines, machine_rank)
     world_size = num_gpus_per_machine * num_machines
     if world_size <= 1:
         return main_func(*args)
     _require_gpus(num_gpus_per_machine)
     if dist_url in (None, "auto"):
         if num_machines > 1:
-            raise ValueError(
-                "dist_url 'auto' works on one machine only; for several, give all of them the "
+            raise ConfigError(
+                "--dist-url auto works on one machine only; for several, give all of them the "
                 "address of the first, such as tcp://192.168.0.1:8686"
             )
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    else:
+        _check_address(dist_url, listens=machine_rank == 0)
     worker_args = (main_func, args, num_gpus_per_machine, world_size, machine_rank, dist_url)
-    mp.spawn(_spawned_worker, nprocs=num_gpus_per_machine, args=worker_args)
+    _run_processes(num_gpus_per_machine, worker_args)
     return None
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit: each tensor that a loader worker hands over is an open file."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _run_processes(count: int, worker_args: tuple) -> None:
+    """Run ``_spawned_worker`` in processes; none is left, however this ends."""
+    errors = mp.get_context("spawn").SimpleQueue()
+    with _exit_when_terminated(), without_warnings_of("torch.multiprocessing.spawn"):
+        try:
+            processes = mp.spawn(_spawned_worker, (errors, *worker_args), count, join=False)
+            while not processes.join():
+                pass
+        except mp.ProcessExitedException as failure:
+            if failure.exit_code == -signal.SIGINT:  # Ctrl-C reaches all processes at once
+                raise KeyboardInterrupt from None
+            raise UserError(_killed_message(failure)) from failure
+        except mp.ProcessRaisedException as failure:
+            while not errors.empty():
+                local_rank, error = errors.get()
+                if local_rank == failure.error_index:
+                    raise error from failure
+            raise
+        finally:
+            _end(multiprocessing.active_children())
+
+
+def _killed_message(failure: mp.ProcessExitedException) -> str:
+    process = f"process {failure.error_index} of this job (pid {failure.error_pid})"
+    if failure.exit_code >= 0:
+        return f"{process} ended with exit code {failure.exit_code}"
+    advice = ""
+    if -failure.exit_code == signal.SIGKILL:
+        advice = ": out of memory? Then lower SOLVER.IMS_PER_BATCH or DATALOADER.NUM_WORKERS"
+    return f"{process} was killed by signal {-failure.exit_code} ({failure.signal_name}){advice}"
+
+
+@contextmanager
+def _exit_when_terminated() -> Iterator[None]:
+    """Turn SIGTERM, which would leave the other processes behind, into SystemExit."""
+
+    def end(*_: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    try:
+        previous = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not in the main thread, the only one that gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _end(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + SECONDS_TO_END
+    for process in processes:
+        process.join(max(0, deadline - time.monotonic()))
+        process.kill()
+
+
+def _check_counts(num_gpus_per_machine: int, num_machines: int, machine_rank: int) -> None:
+    if num_gpus_per_machine < 0:
+        raise ConfigError(f"--num-gpus: expected 0 (the CPU) or more, got {num_gpus_per_machine}")
+    if num_machines < 1:
+        raise ConfigError(f"--num-machines: expected 1 or more, got {num_machines}")
+    if num_machines > 1 and num_gpus_per_machine == 0:
+        raise ConfigError(
+            f"--num-gpus 0 is for one machine, but --num-machines is {num_machines}; give the "
+            "number of processes of each machine"
+        )
+    if not 0 <= machine_rank < num_machines:
+        raise ConfigError(
+            f"--machine-rank: expected 0 to {num_machines - 1} for --num-machines {num_machines}, "
+            f"got {machine_rank}"
+        )
+
+
+def _check_address(dist_url: str, listens: bool) -> None:
+    """Refuse what would make PyTorch wait for its timeout of 30 minutes."""
+    expected = "expected auto, or an address such as tcp://127.0.0.1:8686"
+    try:
+        url = urlsplit(dist_url)
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise ConfigError(f"--dist-url {dist_url}: {error}; {expected}") from error
+    if url.scheme in ("file", "env"):
+        return
+    if url.scheme != "tcp" or not host or not port:
+        raise ConfigError(f"--dist-url {dist_url}: {expected}")
+    try:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--dist-url {dist_url}: {host} cannot be resolved: {error}") from error
+    if listens:
+        _check_port(dist_url, port)
+
+
+def _check_port(dist_url: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"--dist-url {dist_url}: port {port} cannot be used: {error.strerror}. Another "
+                "job, or what is left of one? --dist-url auto takes a free port"
+            ) from error
 
 
 def _started_by_torchrun() -> bool:
@@ -82,6 +216,7 @@ def _run_under_torchrun(main_func: Callable[..., Any], args: Sequence[Any]) -> A
 
 def _spawned_worker(
     local_rank: int,
+    errors: multiprocessing.SimpleQueue,
     main_func: Callable[..., Any],
     args: Sequence[Any],
     local_size: int,
@@ -89,18 +224,30 @@ def _spawned_worker(
     machine_rank: int,
     dist_url: str,
 ) -> None:
+    # PyTorch has the kernel send SIGINT when the launcher dies. It must end this process also where
+    # it waits for others, when Python handles no signal, and where nohup has SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
         # Processes with a thread a core each would fight for the cores.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
-    _run_in_group(
-        main_func,
-        args,
-        rank=machine_rank * local_size + local_rank,
-        local_rank=local_rank,
-        local_size=local_size,
-        world_size=world_size,
-        init_method=dist_url,
-    )
+    try:
+        _run_in_group(
+            main_func,
+            args,
+            rank=machine_rank * local_size + local_rank,
+            local_rank=local_rank,
+            local_size=local_size,
+            world_size=world_size,
+            init_method=dist_url,
+        )
+    except Exception as error:
+        known = explain(error)
+        if known is not None:
+            errors.put((local_rank, known))
+        if isinstance(known, LostConnectionError):
+            # The launcher shall hear first of the process that failed first.
+            time.sleep(PEER_GRACE)
+        raise
 
 
 def _run_in_group(
@@ -124,9 +271,11 @@ def _run_in_group(
             world_size=world_size,
             timeout=TIMEOUT,
         )
-    except Exception:
-        logger.error("rank %d of %d cannot join the job at %s", rank, world_size, init_method)
-        raise
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"process {rank} of {world_size} cannot join the job at {init_method}: {reason}"
+        ) from error
     _create_local_process_group(local_size)
     comm.synchronize()
     result = main_func(*args)
@@ -154,7 +303,7 @@ def _create_local_process_group(local_size: int) -> None:
 def _require_gpus(num_processes: int) -> None:
     available = torch.cuda.device_count()
     if torch.cuda.is_available() and num_processes > available:
-        raise ValueError(
+        raise ConfigError(
             f"{num_processes} processes were asked for on this machine, one a GPU, but it has "
             f"{available} GPU(s); ask for fewer, or hide them (CUDA_VISIBLE_DEVICES=) to train on "
             "the CPU"

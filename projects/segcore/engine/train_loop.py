@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segcore.engine.randomness import seed_random_generators
+from segcore.errors import TrainingDivergedError
 
 # Keeps the random streams of training steps and of samples apart.
 STEP_STREAM = 1
@@ -188,7 +189,7 @@ class TrainLoop(TrainerBase):
             "  the weights were not changed by this step; look at these images and their "
             "annotations, or lower SOLVER.BASE_LR",
         ]
-        raise FloatingPointError("\n".join(lines))
+        raise TrainingDivergedError("\n".join(lines))
 
 
 def _is_finite(value: float) -> bool:

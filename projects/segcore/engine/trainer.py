@@ -1,22 +1,29 @@
 """The trainer of all projects: Detectron2's, on any device, with exact resume and our data."""
 
+import logging
 import os
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from segcore.checkpoint import SafeCheckpointer
 from segcore.data.mappers import build_train_mapper
+from segcore.engine.logs import FILE_ONLY
+from segcore.engine.metrics_file import MetricsFile
 from segcore.engine.randomness import resolve_seed
 from segcore.engine.test_loader import build_test_loader
 from segcore.engine.train_loader import build_train_loader
@@ -24,6 +31,8 @@ from segcore.engine.train_loop import TrainLoop, autocast_dtype
 from segcore.evaluation import SemanticSegmentorWithTTA, build_evaluator
 from segcore.meta_arch import result_switches
 from segcore.solver import build_lr_scheduler, build_optimizer
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -33,6 +42,7 @@ class Trainer(DefaultTrainer):
     * a run that was stopped and resumed gives the same losses as one that was not: the checkpoint
       holds optimiser, schedule, loss scale and seed, and all random numbers follow from the seed
       and the iteration (a negative ``SEED`` draws one and keeps it);
+    * so does its ``metrics.json``, except for times and memory (see ``MetricsFile``);
     * the training data are opened when ``train`` starts, at the iteration it starts from.
     """
 
@@ -68,7 +78,35 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self.is_resumed = False
+        self.metrics_file = MetricsFile(
+            Path(cfg.OUTPUT_DIR, "metrics.json") if comm.is_main_process() else None,
+            cfg.TEST.EVAL_PERIOD,
+        )
         self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase]:
+        return [*super().build_hooks(), self.metrics_file]
+
+    def build_writers(self) -> list[EventWriter]:
+        os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
+        return [CommonMetricPrinter(self.max_iter), TensorboardXWriter(self.cfg.OUTPUT_DIR)]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume)
+        self.is_resumed = resume
+
+    def before_train(self) -> None:
+        super().before_train()
+        if self.is_resumed:
+            self.metrics_file.restore(self.storage, self.start_iter)
+            if 0 < self.start_iter < self.max_iter:
+                self._finish_step(self.start_iter - 1)
+
+    def after_train(self) -> None:
+        # Where a finished run is resumed, v0.6 counts one iteration too many.
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
 
     def train(self) -> Any:
         """Train from ``start_iter`` to ``SOLVER.MAX_ITER``; evaluate as ``TEST`` says."""
@@ -87,6 +125,23 @@ class Trainer(DefaultTrainer):
         if self.keeps_seed_of_checkpoint:
             self.cfg = _with_seed(self.cfg, self._trainer.seed)
         self._trainer.seed = self.cfg.SEED
+
+    def _finish_step(self, iteration: int) -> None:
+        """Do what comes after the checkpoint of a step, where the process was killed before it."""
+        if comm.all_gather(self.metrics_file.is_complete(iteration))[0]:
+            return
+        self.iter = self.storage.iter = iteration
+        for hook in self._hooks:
+            if isinstance(hook, EvalHook | MetricsFile):
+                hook.after_step()
+        self.iter = self.storage.iter = self.start_iter
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        # Detectron2's shows hundreds of lines on the terminal.
+        model = build_model(cfg)
+        logger.info("Model:\n%s", model, extra=FILE_ONLY)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:

@@ -19,6 +19,8 @@ from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 from tqdm import tqdm
 
+from segcore.files import write_json
+
 if TYPE_CHECKING:
     from panopticapi.evaluation import PQStat
 
@@ -55,9 +57,8 @@ class PanopticEvaluator(COCOPanopticEvaluator):
             for prediction in predictions:
                 Path(folder, prediction["file_name"]).write_bytes(prediction.pop("png_string"))
             if self._output_dir:
-                path = os.path.join(self._output_dir, "predictions.json")
-                with PathManager.open(path, "w") as file:
-                    json.dump({**ground_truth, "annotations": predictions}, file)
+                path = Path(self._output_dir, "predictions.json")
+                write_json({**ground_truth, "annotations": predictions}, path)
             counts = _count(
                 pairs,
                 PathManager.get_local_path(self._metadata.panoptic_root),
@@ -101,7 +102,9 @@ def _count(
         counts_of_images = pool.map(
             lambda pair: pq_compute_single_core(0, [pair], truth_folder, folder, categories), pairs
         )
-        for counts_of_image in tqdm(counts_of_images, "Panoptic quality", len(pairs), delay=1):
+        # Only on a terminal: a file of messages would get a line for each step of the bar.
+        bar = tqdm(counts_of_images, "Panoptic quality", len(pairs), delay=1, disable=None)
+        for counts_of_image in bar:
             counts += counts_of_image
     return counts
 

@@ -1,0 +1,123 @@
+"""``metrics.json`` of a run that may be killed and resumed."""
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.utils.events import EventStorage
+
+from segcore.errors import OutputError
+from segcore.files import write_bytes
+
+PERIOD = 20  # iterations; also the window of the medians
+WINDOW = 20
+
+
+class MetricsFile(HookBase):
+    """Writes the lines of Detectron2's ``JSONWriter``, and has the smoothing window as its state.
+
+    A line is written every 20 iterations, after each evaluation, and after the last iteration; a
+    run that fails writes none. A resumed run removes the lines of iterations that it repeats.
+
+    Args:
+        path: of the file, on the main process; None writes nothing.
+        eval_period: ``TEST.EVAL_PERIOD``.
+    """
+
+    def __init__(self, path: Path | None, eval_period: int = 0):
+        self.path = path
+        self.eval_period = eval_period
+        self.last_written = -1
+        self._scalars: dict[str, dict[str, Any]] = {}
+
+    def is_complete(self, iteration: int) -> bool:
+        """Whether the line of this iteration is written, or none is due."""
+        return not self._is_due(iteration) or self.last_written >= iteration
+
+    def restore(self, storage: EventStorage, start_iter: int) -> None:
+        """Give a resumed run the scalars of the checkpoint, and the file its lines."""
+        if self.path is None:
+            return
+        for name, scalar in self._scalars.items():
+            for value, iteration in scalar["values"]:
+                storage.iter = iteration
+                storage.put_scalar(name, value, smoothing_hint=scalar["smoothing"])
+        storage.iter = start_iter
+        self.last_written = _remove_lines_from(self.path, start_iter)
+
+    def after_step(self) -> None:
+        if self._is_due(self.trainer.iter):
+            self._write()
+
+    def after_train(self) -> None:
+        # Results of the last evaluation; after a failure there is nothing to add.
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._write()
+
+    def state_dict(self) -> dict[str, Any]:
+        storage = self.trainer.storage
+        hints = storage.smoothing_hints()
+        return {
+            "scalars": {
+                name: {
+                    "smoothing": hints[name],
+                    "values": [[float(value), int(i)] for value, i in history.values()[-WINDOW:]],
+                }
+                for name, history in storage.histories().items()
+            }
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._scalars = state_dict["scalars"]
+
+    def _is_due(self, iteration: int) -> bool:
+        following = iteration + 1
+        return (
+            following % PERIOD == 0
+            or following == self.trainer.max_iter
+            or (self.eval_period > 0 and following % self.eval_period == 0)
+        )
+
+    def _write(self) -> None:
+        if self.path is None:
+            return
+        lines: dict[int, dict[str, float]] = defaultdict(dict)
+        for name, (value, i) in self.trainer.storage.latest_with_smoothing_hint(WINDOW).items():
+            if i > self.last_written:
+                lines[i][name] = value
+        text = "".join(
+            json.dumps({**lines[i], "iteration": i}, sort_keys=True) + "\n" for i in sorted(lines)
+        )
+        try:
+            with open(self.path, "a") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+        self.last_written = max(lines, default=self.last_written)
+
+
+def _remove_lines_from(path: Path, start_iter: int) -> int:
+    """Remove lines of ``start_iter`` and later, and what is no line; return the last iteration."""
+    if not path.exists():
+        return -1
+    kept, last = [], -1
+    for line in path.read_text(errors="replace").splitlines():
+        iteration = _iteration(line)
+        if iteration is not None and iteration < start_iter:
+            kept.append(line + "\n")
+            last = max(last, iteration)
+    write_bytes("".join(kept).encode(), path)
+    return last
+
+
+def _iteration(line: str) -> int | None:
+    """The iteration of a line; None for the rest of one whose writer was killed."""
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return None
