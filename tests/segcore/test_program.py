@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -158,3 +159,10 @@ def test_reader_that_goes_away_is_no_error(tmp_path: Path):
     program.stdout.close()
     assert program.stderr.read() == ""
     assert program.wait() == 1
+
+
+def test_text_that_the_terminal_cannot_show_is_escaped(monkeypatch):
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    assert run_program(lambda args: print("日本.png"), argparse.ArgumentParser(), []) == 0
+    assert output.getvalue() == b"\\u65e5\\u672c.png\n"

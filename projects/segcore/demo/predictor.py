@@ -12,13 +12,14 @@ from detectron2.engine import DefaultPredictor
 from segcore.checkpoint import LoadReport, SafeCheckpointer, class_metadata, use_class_metadata
 from segcore.data.mappers.augmentation import resize_for_test
 from segcore.data.own_data import setup_own_data
+from segcore.errors import ImageError, UserError
 from segcore.inference import QueryAttention
 from segcore.visualization import categories_of
 
 CHECKPOINT_CLASSES = "classes_of_the_checkpoint"
 
 
-class DemoError(ValueError):
+class DemoError(UserError, ValueError):
     """What was asked cannot be shown with this model or checkpoint; says why."""
 
 
@@ -68,6 +69,19 @@ class PhotoPredictor:
             segments_info), "instances", "sem_seg" (K, H, W) that the model gives.
         """
         return {name: _to_cpu(result) for name, result in self.predictor(photo).items()}
+
+    def predict_compact(self, photo: np.ndarray) -> dict[str, Any]:
+        """Predict one photo with bounded memory.
+
+        Args:
+            photo: (H, W, 3) uint8, BGR, of any size.
+
+        Returns:
+            on the CPU, with those that the model gives of "panoptic_seg" as above,
+            "semantic_map" (H, W) integer classes, and "instances" with pred_masks_rle.
+        """
+        with torch.no_grad():
+            return self.predictor.model.predict_compact([self._inputs(photo)])[0]
 
     def require_focus(self) -> None:
         """Make sure that :meth:`focus` can be asked.
@@ -141,7 +155,13 @@ class PhotoPredictor:
         """The photo as the model takes it, at the size of the config."""
         rgb = self.predictor.input_format == "RGB"
         pixels = photo[:, :, ::-1] if rgb else photo
-        pixels = self.predictor.aug.get_transform(pixels).apply_image(pixels)
+        transform = self.predictor.aug.get_transform(pixels)
+        if min(getattr(transform, "new_h", 1), getattr(transform, "new_w", 1)) < 1:
+            raise ImageError(
+                f"a photo of {photo.shape[1]}x{photo.shape[0]} pixels is too narrow: resized to "
+                f"INPUT.MAX_SIZE_TEST it has {transform.new_w}x{transform.new_h}"
+            )
+        pixels = transform.apply_image(pixels)
         image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         return {"image": image, "height": photo.shape[0], "width": photo.shape[1]}
 
