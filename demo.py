@@ -4,94 +4,173 @@
 Writes overlay pictures, COCO panoptic PNGs with one JSON (and instances where the model gives
 them), and prints a table of segments for every photo. With --show-focus it also draws where the
 tokens are, with --show-attention what the queries of the mask decoder look at.
+
+What is wrong with one photo is a line on standard error, and the next one follows. The exit code is
+0 if all photos are done, 1 if one failed, 2 for wrong arguments or configurations.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import takewhile
+from pathlib import Path
 
 from segcore.requirements import require_detectron2
 
 require_detectron2()
 
-from detectron2.utils.logger import setup_logger
-from tqdm import tqdm
-
 import segcore.data  # noqa: F401, registers the data sets
-from segcore.demo import PhotoPredictor, ResultWriter, find_photos, read_photo
-from segcore.engine import setup_config
-from segcore.errors import UserError
+from segcore.demo import (
+    PhotoPredictor,
+    ResultWriter,
+    check_output,
+    collect_photos,
+    exit_on_termination,
+    has_results,
+    predict_photos,
+    read_photo,
+)
+from segcore.engine import output_folder, run_log, setup_config
+from segcore.program import run_program
+from segcore.text import printable
 from segcore.visualization import format_rows
 
+# A section and a key; photos are not called so, and those that are can be written ./NAME.
+CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+NUMBER = re.compile(r"-?\d+")
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("photos", nargs="+", help="photos, or folders of photos")
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--weights", default="", help="file or URL; default: MODEL.WEIGHTS")
-    parser.add_argument("--output", required=True, metavar="DIR")
-    parser.add_argument(
-        "--score-threshold", type=float, default=0.5, help="of instances; default %(default)s"
-    )
-    parser.add_argument(
-        "--show-focus",
-        action="store_true",
-        help="draw where the tokens stay (AutoFocusFormer)",
-    )
-    parser.add_argument(
-        "--show-attention",
-        nargs="*",
-        type=int,
-        metavar="QUERY",
-        help="draw what these queries, or those of the best segments, look at (Panoptic SegFormer)",
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
-    parser.add_argument(
-        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings of the config"
-    )
-    return parser.parse_args(arguments)
+
+class DemoParser(argparse.ArgumentParser):
+    """The arguments of this program; photos may stand before, between and after all options."""
+
+    def __init__(self):
+        super().__init__(description=__doc__.partition("\n")[0], allow_abbrev=False)
+        self.add_argument("photos", nargs="*", help="photos, or folders of photos")
+        self.add_argument("--config-file", required=True, metavar="FILE")
+        self.add_argument("--weights", default="", help="file or URL; default: MODEL.WEIGHTS")
+        self.add_argument("--output", required=True, metavar="DIR")
+        self.add_argument(
+            "--score-threshold", type=share, default=0.5, help="of instances; default %(default)s"
+        )
+        self.add_argument(
+            "--show-focus",
+            action="store_true",
+            help="draw where the tokens stay (AutoFocusFormer)",
+        )
+        self.add_argument(
+            "--show-attention",
+            nargs="*",
+            action="append",
+            metavar="QUERY",
+            help="draw what these queries, or those of the best segments, look at "
+            "(Panoptic SegFormer)",
+        )
+        self.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
+        self.add_argument(
+            "--opts",
+            nargs="*",
+            action="append",
+            default=[],
+            metavar="KEY VALUE",
+            help="settings of the config; what follows the last pair is photos",
+        )
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        """Parse, and give what follows the values of ``--opts`` and ``--show-attention`` back."""
+        args = list(sys.argv[1:] if args is None else args)
+        end = args.index("--") if "--" in args else len(args)
+        parsed = self.parse_intermixed_args(args[:end], namespace)
+        parsed.photos += args[end + 1 :]
+        settings = []
+        for values in parsed.opts:
+            end = 0
+            while end < len(values) and is_config_key(values[end]):
+                end += 2
+            if end > len(values):
+                self.error(f"--opts: the value of {printable(values[-1])} is missing")
+            settings += values[:end]
+            parsed.photos += values[end:]
+        parsed.opts = settings
+        if parsed.show_attention is not None:
+            queries = []
+            for values in parsed.show_attention:
+                numbers = list(takewhile(NUMBER.fullmatch, values))
+                queries += map(int, numbers)
+                parsed.photos += values[len(numbers) :]
+            parsed.show_attention = queries
+        if not parsed.output:
+            self.error("--output: expected a folder, got ''")
+        if not all(parsed.photos):
+            self.error("photos: expected names, got ''")
+        if not parsed.photos:
+            self.error("photos: expected at least one photo or folder")
+        return parsed
+
+
+def share(text: str) -> float:
+    """A number in [0, 1]."""
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {printable(text)}")
+
+
+def is_config_key(text: str) -> bool:
+    return CONFIG_KEY.fullmatch(text) is not None and not Path(text).exists()
 
 
 def main(args: argparse.Namespace) -> int:
-    """Predict all photos; the exit code is 1 if none could be read."""
-    for name in ("fvcore", "segcore"):
-        setup_logger(name=name)
-    device = ["MODEL.DEVICE", args.device] if args.device else []
-    predictor = PhotoPredictor(setup_config(args.config_file, [*args.opts, *device]), args.weights)
+    """Predict all photos; returns the exit code."""
+    photos, empty = collect_photos(args.photos)
+    check_output(args.output, photos)
+    with run_log(None):
+        device = ["MODEL.DEVICE", args.device] if args.device else []
+        cfg = setup_config(args.config_file, [*args.opts, *device])
+        predictor = PhotoPredictor(cfg, args.weights)
     if args.show_focus:
         predictor.require_focus()
     if args.show_attention is not None:
         predictor.require_attention(args.show_attention)
+    with output_folder(args.output, trains_anew=False), exit_on_termination():
+        failed = predict_all(photos, predictor, cfg.INPUT.MAX_PIXELS, args)
+    for folder in empty:
+        print(f"failed: {printable(folder)}: no photos in this folder", file=sys.stderr)
+    return 1 if failed or empty else 0
+
+
+def predict_all(
+    photos: Sequence[Path], predictor: PhotoPredictor, max_pixels: int, args: argparse.Namespace
+) -> int:
+    """Write the results of all photos and return how many failed."""
+    if has_results(args.output):
+        print(
+            f"{printable(args.output)} has results of an earlier run: files of the same name are "
+            "replaced, others stay; the JSON files list the photos of this run"
+        )
     writer = ResultWriter(args.output, predictor.categories, args.score_threshold)
-    photos, skipped = find_photos(args.photos), []
-    for path in tqdm(photos, desc="photos", unit="photo"):
-        try:
-            photo = read_photo(path)
-        except ValueError as error:
-            skipped.append(str(error))
-            continue
+
+    def predict(path: Path) -> str:
+        photo = read_photo(path, max_pixels)
         focus = attention = None
         if args.show_focus:
             focus = predictor.focus(photo)
         if args.show_attention is not None:
             attention = predictor.attention(photo, args.show_attention)
-        rows = writer.add(path, photo, predictor(photo), focus, attention)
-        tqdm.write(f"\n{path}\n{format_rows(rows)}")
-    writer.finish()
-    print(f"\n{len(photos) - len(skipped)} of {len(photos)} photos done, results in {args.output}")
-    for reason in skipped:
-        print(f"skipped: {reason}")
-    return 0 if len(skipped) < len(photos) else 1
+        result = predictor.predict_compact(photo)
+        return format_rows(writer.add(path, photo, result, focus, attention))
+
+    try:
+        return predict_photos(photos, predict, debug=args.debug)
+    finally:
+        print(f"\n{writer.done} of {len(photos)} photos done, results in {printable(args.output)}")
+        writer.finish()
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """The whole program on these arguments; what the user can mend is said plainly."""
-    args = parse_arguments(argv)
-    try:
-        return main(args)
-    except (UserError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+    """The whole program on these arguments; returns the exit code."""
+    return run_program(main, DemoParser(), argv)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """demo.py from end to end, with tiny models of random weights."""
 
+import errno
 import importlib.util
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from segcore.checkpoint import SafeCheckpointer, use_class_metadata
 from segcore.config import get_cfg
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
 from segcore.demo import PhotoPredictor
+from segcore.errors import OutputError
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = {
@@ -129,11 +132,12 @@ def test_photos_to_files_and_table(demo, trained, tmp_path, capsys):
         *(demo, trained, tmp_path / "photos", tmp_path / "none.jpg", *weights),
         *("--output", output, "--score-threshold", "0.1"),
     )
-    printed = capsys.readouterr().out
-    assert code == 0
+    printed, errors = capsys.readouterr()
+    assert code == 1
     assert "2 of 4 photos done" in printed
-    assert "broken.jpg: cannot read the image" in printed
-    assert "none.jpg: cannot read the image (No such file" in printed
+    failures = [line for line in errors.splitlines() if line.startswith("failed: ")]
+    assert [Path(line.split(":")[1]).name for line in failures] == ["broken.jpg", "none.jpg"]
+    assert "photos:" not in errors  # no progress bar where no terminal is
 
     data = read_panoptic_json(output / "panoptic.json")
     assert [(i["height"], i["width"]) for i in data["images"]] == [(48, 80), (70, 50)]
@@ -153,6 +157,94 @@ def test_photos_to_files_and_table(demo, trained, tmp_path, capsys):
     assert all(r["score"] >= 0.1 for r in json.loads((output / "instances.json").read_text()))
 
 
+def arguments(demo, *given):
+    parsed = demo.DemoParser().parse_args(["--config-file", "c", "--output", "o", *given])
+    return parsed.photos, parsed.opts, parsed.show_attention
+
+
+@pytest.mark.parametrize(
+    ("given", "photos", "opts", "queries"),
+    [
+        ("--opts MODEL.DEVICE cpu a.jpg b.jpg", "a.jpg b.jpg", "MODEL.DEVICE cpu", None),
+        ("a.jpg --opts A.B 1 C 2 b/ --opts D 3 c", "a.jpg b/ c", "A.B 1 C 2 D 3", None),
+        ("--opts --show-focus a.jpg", "a.jpg", "", None),
+        ("--show-attention a.jpg", "a.jpg", "", []),
+        ("--show-attention 3 -4 a.jpg", "a.jpg", "", [3, -4]),
+        ("a.jpg --show-attention", "a.jpg", "", []),
+        ("--show-attention 3 -- 4 -a.jpg", "4 -a.jpg", "", [3]),
+        ("--opts MODEL.DEVICE cpu -- A", "A", "MODEL.DEVICE cpu", None),
+        ("a.jpg --device cpu b.jpg", "a.jpg b.jpg", "", None),
+    ],
+)
+def test_photos_between_options(demo, given, photos, opts, queries):
+    assert arguments(demo, *given.split()) == (photos.split(), opts.split(), queries)
+
+
+def test_a_photo_that_is_called_like_a_key(demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("DSC_1.JPG").touch()
+    assert arguments(demo, "--opts", "A", "1", "DSC_1.JPG")[:2] == (["DSC_1.JPG"], ["A", "1"])
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (["--opts", "MODEL.DEVICE"], "--opts: the value of MODEL.DEVICE is missing"),
+        ([], "photos: expected at least one"),
+        (["a.jpg", ""], "photos: expected names, got ''"),
+        (["a.jpg", "--output", ""], "--output: expected a folder"),
+        (["a.jpg", "--score-threshold", "nan"], r"expected a number in \[0, 1\], got nan"),
+        (["a.jpg", "--score-threshold", "x"], r"expected a number in \[0, 1\], got x"),
+    ],
+)
+def test_wrong_arguments(demo, capsys, given, problem):
+    with pytest.raises(SystemExit) as stop:
+        arguments(demo, *given)
+    assert stop.value.code == 2
+    assert re.search(problem, capsys.readouterr().err)
+
+
+def test_no_photos_and_no_output_are_said_before_the_model_is_built(demo, tmp_path, capsys):
+    arguments = ["--config-file", "missing.yaml", "--output"]
+    (tmp_path / "empty").mkdir()
+    assert demo.run([str(tmp_path / "empty"), *arguments, str(tmp_path / "out")]) == 1
+    assert "no photos in" in one_error(capsys)
+    path = str(photo(tmp_path / "a.png"))
+    assert demo.run([path, *arguments, path]) == 1
+    assert "expected a folder" in one_error(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_json_of_what_was_done_after_an_interrupt_or_error(
+    demo, trained, tmp_path, capsys, monkeypatch
+):
+    photos = [photo(tmp_path / f"{name}.png") for name in "abc"]
+    photo(tmp_path / "a_narrow.png", 3, 2000)
+    real = demo.read_photo
+    for error, code in ((KeyboardInterrupt(), 130), (full_disk(), 1)):
+
+        def read(path, max_pixels, error=error):
+            if path == photos[1]:
+                raise error
+            return real(path, max_pixels)
+
+        monkeypatch.setattr(demo, "read_photo", read)
+        weights = ("--weights", trained / "model.pth", "--output", tmp_path / "out")
+        assert run(demo, trained, tmp_path, *weights) == code
+        printed, errors = capsys.readouterr()
+        assert "1 of 4 photos done" in printed
+        assert "a_narrow.png: a photo of 2000x3 pixels is too narrow" in errors
+        (image,) = read_panoptic_json(tmp_path / "out/panoptic.json")["images"]
+        assert image["file_name"] == str(photos[0])
+        assert not (tmp_path / "out/overlay/b.jpg").exists()
+
+
+def full_disk():
+    error = OutputError("out/a.jpg: cannot be written: No space left on device")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    return error
+
+
 def test_no_readable_photo(demo, trained, tmp_path, capsys):
     weights = ("--weights", trained / "model.pth")
     assert run(demo, trained, tmp_path / "x.jpg", *weights, "--output", tmp_path / "out") == 1
@@ -161,7 +253,7 @@ def test_no_readable_photo(demo, trained, tmp_path, capsys):
 
 def test_missing_weights(demo, trained, tmp_path, capsys):
     weights = ("--weights", tmp_path / "other.pth")
-    assert run(demo, trained, tmp_path, *weights, "--output", tmp_path) == 1
+    assert run(demo, trained, photo(tmp_path / "a.png"), *weights, "--output", tmp_path) == 1
     assert "other.pth" in one_error(capsys)
 
 

@@ -92,6 +92,7 @@ def run_program(
         the exit code: what ``main`` returns (None counts as 0), 2 for usage and configuration, 1
         for other errors, 130 after Ctrl-C.
     """
+    _print_any_text()
     parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     args = parser.parse_args(argv)
     # A log that cannot be written, as on a full disk, must not fill the terminal with tracebacks.
@@ -245,6 +246,14 @@ def _let_others_speak_first(error: UserError) -> None:
     is_first = os.environ.get("RANK", "0") == "0" and not isinstance(error, LostConnectionError)
     if "TORCHELASTIC_RUN_ID" in os.environ and not is_first:
         time.sleep(TORCHRUN_GRACE)
+
+
+def _print_any_text() -> None:
+    """Escape what the encoding of the terminal lacks, instead of ending with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        # Replaced by one without encoding, or closed.
+        with suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _output_is_closed() -> bool:

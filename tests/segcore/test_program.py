@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -197,3 +198,10 @@ def test_warnings_of_broken_metadata_are_quiet(tmp_path):
         caught.clear()
         run(main)
     assert [str(warning.message) for warning in caught] == ["of another library"]
+
+
+def test_text_that_the_terminal_cannot_show_is_escaped(monkeypatch):
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    assert run_program(lambda args: print("日本.png"), argparse.ArgumentParser(), []) == 0
+    assert output.getvalue() == b"\\u65e5\\u672c.png\n"

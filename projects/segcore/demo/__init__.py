@@ -1,7 +1,19 @@
 """Prediction on photos: what ``demo.py`` is made of."""
 
+from segcore.demo.batch import collect_photos, exit_on_termination, predict_photos
 from segcore.demo.photos import find_photos, read_photo
 from segcore.demo.predictor import DemoError, PhotoPredictor
-from segcore.demo.results import ResultWriter
+from segcore.demo.results import ResultWriter, check_output, has_results
 
-__all__ = ["DemoError", "PhotoPredictor", "ResultWriter", "find_photos", "read_photo"]
+__all__ = [
+    "DemoError",
+    "PhotoPredictor",
+    "ResultWriter",
+    "check_output",
+    "collect_photos",
+    "exit_on_termination",
+    "find_photos",
+    "has_results",
+    "predict_photos",
+    "read_photo",
+]

@@ -1,21 +1,23 @@
 """Results of photos as files: overlays, COCO panoptic PNG + JSON, COCO instances."""
 
 import itertools
-import json
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
-from panopticapi.utils import id2rgb
-from PIL import Image
 
+from segcore.data.images import encode_image
 from segcore.data.panoptic_format import Category
-from segcore.files import atomic_file
+from segcore.errors import ConfigError, OutputError
+from segcore.files import write_bytes, write_json
 from segcore.inference import QueryAttention
+from segcore.text import printable
 from segcore.visualization import (
     Row,
     draw_attention,
@@ -23,10 +25,21 @@ from segcore.visualization import (
     draw_instances,
     draw_panoptic,
     draw_semantic,
+    extents,
+    index_map,
     instance_rows,
     panoptic_rows,
     semantic_rows,
+    strips,
 )
+
+PICTURE_FOLDERS = ("overlay", "panoptic", "semantic", "focus", "attention")
+JSON_FILES = ("panoptic.json", "instances.json")
+MAX_STEM_BYTES = 240  # file systems allow names of 255; leaves room for a number and a suffix
+MAX_JPEG_EDGE = 65_500  # pixels
+JPEG_QUALITY = 90
+SAVE_INTERVAL = 1.0  # seconds between two savings of the JSON files, if these take little time
+SAVE_SHARE = 0.05  # largest share of the time that saving takes
 
 
 class ResultWriter:
@@ -37,6 +50,9 @@ class ResultWriter:
     ``semantic/<photo>.png`` contiguous classes, of models that give nothing else;
     ``focus/<photo>.png`` where the tokens are, and ``attention/<photo>.png`` what queries attend
     to, if told.
+
+    The JSON files list the photos that are done: they are written every few seconds, for the case
+    that the process is killed, and by :meth:`finish`. Those of an earlier run are replaced.
 
     Args:
         folder: made if needed.
@@ -51,7 +67,10 @@ class ResultWriter:
         self._images: list[dict] = []
         self._annotations: list[dict] = []
         self._instances: list[dict] = []
+        self._has_instances = False
         self._stems: set[str] = set()
+        self._saved = 0  # photos in the JSON files
+        self._next_save = 0.0
 
     def add(
         self,
@@ -61,118 +80,232 @@ class ResultWriter:
         focus: Sequence[tuple[torch.Tensor, torch.Tensor | None]] | None = None,
         attention: Sequence[QueryAttention] | None = None,
     ) -> list[Row]:
-        """Write one photo's results, but for the JSON files.
+        """Write one photo's results. If that fails, nothing of the photo remains.
 
         Args:
             path: of the photo; gives the results their names.
             photo: (H, W, 3) uint8, BGR.
-            result: what ``PhotoPredictor`` gives.
+            result: the compact form: "panoptic_seg", "instances", "semantic_map".
             focus: what ``PhotoPredictor.focus`` gives.
             attention: what ``PhotoPredictor.attention`` gives.
 
         Returns:
             the table of segments: panoptic if there are such, else instances, else classes.
+
+        Raises:
+            OutputError: a file cannot be written.
         """
-        stem, rgb = self._unique_stem(path), np.ascontiguousarray(photo[:, :, ::-1])
+        stem, rgb = self._unique_stem(path), photo[:, :, ::-1]
         image = {
             "id": len(self._images) + 1,
-            "file_name": str(path),
+            "file_name": _utf8(str(path)),
             "height": photo.shape[0],
             "width": photo.shape[1],
         }
-        self._images.append(image)
+        annotations: list[dict] = []
+        records: list[dict] = []
         instances = result.get("instances")
         if instances is not None:
-            instances = instances[instances.scores >= self.score_threshold]
-            self._instances += self._coco_instances(instances, image["id"])
+            instances = _at_least(instances, self.score_threshold)
+            records = self._coco_instances(instances, image["id"])
 
-        if "panoptic_seg" in result:
-            ids, segments = result["panoptic_seg"]
-            self._add_panoptic(image, stem, ids, segments)
-            overlay = draw_panoptic(rgb, ids, segments, self.categories)
-            rows = panoptic_rows(ids, segments, self.categories, result.get("sem_seg"))
-        elif instances is not None:
-            overlay = draw_instances(rgb, instances, self.categories)
-            rows = instance_rows(instances, self.categories)
-        else:
-            labels = result["sem_seg"].argmax(dim=0)
-            overlay = draw_semantic(rgb, labels, self.categories)
-            rows = semantic_rows(labels, self.categories)
-            # 8 bits hold 256 classes, 16 bits all that data sets have
-            dtype = np.uint8 if len(self.categories) <= 256 else np.uint16
-            _save_image(labels.numpy().astype(dtype), self.folder / "semantic" / f"{stem}.png")
-        _save_image(overlay, self.folder / "overlay" / f"{stem}.jpg")
-        if focus is not None:
-            _save_image(draw_focus(rgb, focus), self.folder / "focus" / f"{stem}.png")
-        if attention:
-            picture = draw_attention(rgb, attention, self.categories)
-            _save_image(picture, self.folder / "attention" / f"{stem}.png")
+        with _all_or_nothing() as written:
+            if "panoptic_seg" in result:
+                ids, segments = result["panoptic_seg"]
+                annotations.append(self._panoptic_annotation(image, stem, ids.numpy(), segments))
+                self._save(written, "panoptic", stem, _id_colors(ids.numpy()))
+                overlay = draw_panoptic(rgb, ids, segments, self.categories)
+                areas = [segment["area"] for segment in annotations[0]["segments_info"]]
+                rows = panoptic_rows(areas, segments, self.categories, ids.numel())
+            elif instances is not None:
+                overlay = draw_instances(rgb, instances, self.categories)
+                rows = instance_rows(instances, self.categories)
+            else:
+                labels = result["semantic_map"].numpy()
+                overlay = draw_semantic(rgb, labels, self.categories)
+                rows = semantic_rows(labels, self.categories)
+                # 8 bits hold 256 classes, 16 bits all that data sets have
+                dtype = np.uint8 if len(self.categories) <= 256 else np.uint16
+                self._save(written, "semantic", stem, labels.astype(dtype, copy=False))
+            self._save(written, "overlay", stem, overlay)
+            if focus is not None:
+                self._save(written, "focus", stem, draw_focus(rgb, focus))
+            if attention:
+                picture = draw_attention(rgb, attention, self.categories)
+                self._save(written, "attention", stem, picture)
+
+        self._stems.add(stem)
+        self._images.append(image)
+        self._annotations += annotations
+        self._instances += records
+        self._has_instances |= instances is not None
+        if time.monotonic() >= self._next_save:
+            self.finish()
         return rows
 
     def finish(self) -> None:
-        """Write the JSON files of all photos."""
-        if self._annotations:
-            content = {
-                "images": self._images,
-                "annotations": self._annotations,
-                "categories": list(self.categories),
-            }
-            _save_json(content, self.folder / "panoptic.json")
-        if self._instances:
-            _save_json(self._instances, self.folder / "instances.json")
+        """Write the JSON files of the photos so far, if there are any new ones.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        if self._saved == len(self._images):
+            return
+        start = time.monotonic()
+        content = {
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": list(self.categories),
+        }
+        self._save_json("panoptic.json", content if self._annotations else None)
+        self._save_json("instances.json", self._instances if self._has_instances else None)
+        self._saved = len(self._images)
+        end = time.monotonic()
+        self._next_save = end + max(SAVE_INTERVAL, (end - start) / SAVE_SHARE)
+
+    @property
+    def done(self) -> int:
+        """Number of photos whose results are written."""
+        return len(self._images)
+
+    def _save_json(self, name: str, content: Any) -> None:
+        path = self.folder / name
+        if content is not None:
+            write_json(content, path)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier run, with another model
+
+    def _save(self, written: list[Path], kind: str, stem: str, pixels: np.ndarray) -> None:
+        """Write an RGB picture (H, W, 3), or a map (H, W), and note its path."""
+        if kind == "overlay" and max(pixels.shape) <= MAX_JPEG_EDGE:
+            path = self.folder / kind / f"{stem}.jpg"
+            content = encode_image(pixels, "JPEG", quality=JPEG_QUALITY)
+        else:
+            path = self.folder / kind / f"{stem}.png"
+            content = encode_image(pixels, "PNG")
+        write_bytes(content, path)
+        written.append(path)
 
     def _unique_stem(self, path: Path) -> str:
         """The photo's name; numbered where photos of several folders share it."""
-        numbered = (f"{path.stem}_{number}" for number in itertools.count(2))
-        free = (stem for stem in itertools.chain([path.stem], numbered) if stem not in self._stems)
-        stem = next(free)
-        self._stems.add(stem)
-        return stem
+        first = _portable_stem(path)
+        numbered = (f"{first}_{number}" for number in itertools.count(2))
+        free = (stem for stem in itertools.chain([first], numbered) if stem not in self._stems)
+        return next(free)
 
-    def _add_panoptic(
-        self, image: dict, stem: str, ids: torch.Tensor, segments: Sequence[dict]
-    ) -> None:
-        array = ids.numpy()
-        _save_image(id2rgb(array.astype(np.uint32)), self.folder / "panoptic" / f"{stem}.png")
-        self._annotations.append(
-            {
-                "image_id": image["id"],
-                "file_name": f"{stem}.png",
-                "segments_info": [
-                    {
-                        "id": segment["id"],
-                        "category_id": self.categories[segment["category_id"]]["id"],
-                        "iscrowd": 0,
-                        **_extent(array == segment["id"]),
-                    }
-                    for segment in segments
-                ],
-            }
-        )
+    def _panoptic_annotation(
+        self, image: dict, stem: str, ids: np.ndarray, segments: Sequence[dict]
+    ) -> dict:
+        indices = index_map(ids, [segment["id"] for segment in segments])
+        return {
+            "image_id": image["id"],
+            "file_name": f"{stem}.png",
+            "segments_info": [
+                {
+                    "id": segment["id"],
+                    "category_id": self.categories[segment["category_id"]]["id"],
+                    "iscrowd": 0,
+                    "area": extent.area,
+                    "bbox": list(extent.box),
+                }
+                for segment, extent in zip(segments, extents(indices, len(segments)), strict=True)
+            ],
+        }
 
     def _coco_instances(self, instances: Instances, image_id: int) -> list[dict]:
-        if instances.has("pred_masks"):
-            instances.pred_masks = instances.pred_masks > 0
-        records = instances_to_coco_json(instances, image_id)
-        for record in records:
-            record["category_id"] = self.categories[record["category_id"]]["id"]
-        return records
+        boxes = instances.pred_boxes.tensor.double()
+        boxes[:, 2:] -= boxes[:, :2]
+        return [
+            {
+                "image_id": image_id,
+                "category_id": self.categories[label]["id"],
+                "bbox": box,
+                "score": score,
+                "segmentation": {"size": list(mask["size"]), "counts": mask["counts"].decode()},
+            }
+            for label, box, score, mask in zip(
+                instances.pred_classes.tolist(),
+                boxes.tolist(),
+                instances.scores.tolist(),
+                instances.pred_masks_rle,
+                strict=True,
+            )
+        ]
 
 
-def _extent(mask: np.ndarray) -> dict[str, Any]:
-    """Area and box (x, y, width, height) in pixels of a mask (H, W) that is not empty."""
-    ys, xs = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    left, top = int(xs[0]), int(ys[0])
-    box = [left, top, int(xs[-1]) - left + 1, int(ys[-1]) - top + 1]
-    return {"area": int(mask.sum()), "bbox": box}
+def check_output(folder: str | Path, photos: Sequence[Path]) -> None:
+    """Make sure that results of ``photos`` can be written into ``folder``, which may not exist.
+
+    Raises:
+        OutputError: something else has a name that is needed, or writing is not allowed.
+        ConfigError: results would replace a photo.
+    """
+    folder = Path(folder)
+    shown = f"--output {printable(folder)}"
+    existing = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    if not existing.is_dir():
+        raise OutputError(f"{shown}: expected a folder, but {printable(existing)} is none")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"{shown}: {printable(existing)} cannot be written to")
+    for name in PICTURE_FOLDERS:
+        if os.path.lexists(folder / name) and not (folder / name).is_dir():
+            raise OutputError(f"{shown}: expected that {name} is a folder, but it is a file")
+    for name in JSON_FILES:
+        if (folder / name).is_dir():
+            raise OutputError(f"{shown}: expected that {name} is a file, but it is a folder")
+    results = {os.path.realpath(folder / name) for name in PICTURE_FOLDERS}
+    for photo in photos:
+        if os.path.dirname(os.path.realpath(photo)) in results:
+            raise ConfigError(
+                f"{shown}: results could replace the photo {printable(photo)}: give another folder"
+            )
 
 
-def _save_image(pixels: np.ndarray, path: Path) -> None:
-    with atomic_file(path) as file:
-        image_format = "JPEG" if path.suffix == ".jpg" else "PNG"
-        Image.fromarray(pixels).save(file, format=image_format)
+def has_results(folder: str | Path) -> bool:
+    """Whether an earlier run has left results in ``folder``."""
+    return any((Path(folder) / name).exists() for name in (*PICTURE_FOLDERS, *JSON_FILES))
 
 
-def _save_json(content: Any, path: Path) -> None:
-    with atomic_file(path) as file:
-        file.write(json.dumps(content).encode())
+@contextmanager
+def _all_or_nothing() -> Iterator[list[Path]]:
+    """Give a list of files to fill; they are deleted on any error."""
+    written: list[Path] = []
+    try:
+        yield written
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _at_least(instances: Instances, score: float) -> Instances:
+    """Instances with that score or a higher one."""
+    kept = instances.scores >= score
+    chosen = Instances(instances.image_size)
+    chosen.scores = instances.scores[kept]
+    chosen.pred_classes = instances.pred_classes[kept]
+    chosen.pred_boxes = instances.pred_boxes[kept]
+    chosen.pred_masks_rle = list(itertools.compress(instances.pred_masks_rle, kept.tolist()))
+    return chosen
+
+
+def _id_colors(ids: np.ndarray) -> np.ndarray:
+    """Colours of a panoptic PNG, whose bytes make the id: int (H, W) -> uint8 (H, W, 3)."""
+    colors = np.empty((*ids.shape, 3), np.uint8)
+    for rows in strips(ids.shape):
+        strip = ids[rows]
+        for channel in range(3):
+            colors[rows, :, channel] = (strip >> (8 * channel)) & 255
+    return colors
+
+
+def _portable_stem(path: Path) -> str:
+    """The name without suffix, of printable UTF-8 and not too long for a file system."""
+    stem = os.fsencode(path.stem).decode(errors="replace").replace("\ufffd", "_")
+    stem = "".join(c if printable(c) == c else "_" for c in stem)
+    return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
+
+
+def _utf8(name: str) -> str:
+    r"""A file name as text; bytes that are no UTF-8 become ``\xff``."""
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from segcore.data.panoptic_format import Category
 from segcore.inference import QueryAttention, bilinear
-from segcore.visualization.sheet import sheet
+from segcore.visualization.labels import drawable_name
+from segcore.visualization.sheet import scaled, sheet
 
 CELL_WIDTH = 260  # pixels of each picture
 COLORS = "inferno"
@@ -38,9 +39,8 @@ def draw_attention(
     """
     if not queries:
         raise ValueError("queries: expected at least one, got none")
-    height = max(1, round(image.shape[0] * CELL_WIDTH / image.shape[1]))
-    small = Image.fromarray(image).resize((CELL_WIDTH, height), Image.Resampling.LANCZOS)
-    photo, grey = np.asarray(small), np.asarray(small.convert("L").convert("RGB"))
+    photo = scaled(image, CELL_WIDTH)
+    grey = np.asarray(Image.fromarray(photo).convert("L").convert("RGB"))
     depth = max(len(query.layers) for query in queries)
     empty = np.full_like(photo, 255)
     rows, captions = [], []
@@ -48,7 +48,7 @@ def draw_attention(
         layers = [_colored(grey, weights) for weights in query.layers]
         layers += [empty] * (depth - len(layers))
         rows.append([photo, _inside(photo, query.mask), *layers])
-        name = categories[query.label]["name"]
+        name = drawable_name(categories[query.label])
         captions.append(f"query {query.query}: {name}, score {query.score:.2f}")
     titles = ["photo", "mask", *(f"layer {number}" for number in range(1, depth + 1))]
     return sheet(rows, titles, captions, cell_width=CELL_WIDTH)

@@ -7,7 +7,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from segcore.visualization.sheet import sheet
+from segcore.visualization.sheet import scaled, sheet
 
 CELL_WIDTH = 520  # pixels of each stage's picture
 COLORS = "plasma"
@@ -40,6 +40,8 @@ def draw_focus(
     """
     if not stages:
         raise ValueError("stages: expected at least one, got none")
+    size = image.shape[1], image.shape[0]
+    small = scaled(image, CELL_WIDTH)
     pictures, titles = [], []
     for number, (positions, importance) in enumerate(stages, start=1):
         count = len(positions)
@@ -48,7 +50,7 @@ def draw_focus(
             raise ValueError(
                 f"stages: stage {number}: expected positions (N, 2) and N importances, got {got}"
             )
-        limits = positions.new_tensor([image.shape[1], image.shape[0]])
+        limits = positions.new_tensor(size)
         inside = ((positions >= 0) & (positions < limits)).all(-1)
         positions = positions[inside].cpu().numpy()
         title = f"stage {number}: {len(positions)} tokens"
@@ -57,15 +59,21 @@ def draw_focus(
             if len(importance):
                 title += f", {importance.min():.2f} to {importance.max():.2f}"
         titles.append(title)
-        pictures.append(_dots(image, positions, importance))
+        pictures.append(_dots(small, size, positions, importance))
     return sheet([pictures], titles, [CAPTION], cell_width=CELL_WIDTH)
 
 
-def _dots(image: np.ndarray, positions: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
-    height, width = image.shape[:2]
-    scale = CELL_WIDTH / width
+def _dots(
+    image: np.ndarray,
+    size: tuple[int, int],
+    positions: np.ndarray,
+    importance: np.ndarray | None,
+) -> np.ndarray:
+    """Dots at positions (x, y) in a photo of ``size`` (width, height), over ``image`` of it."""
+    width, height = size
+    scale = image.shape[1] / width
     dpi = 72  # a point is a pixel
-    figure = Figure((CELL_WIDTH / dpi, max(1, round(height * scale)) / dpi), dpi)
+    figure = Figure((image.shape[1] / dpi, image.shape[0] / dpi), dpi)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.axis("off")

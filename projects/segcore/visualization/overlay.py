@@ -1,21 +1,28 @@
-"""Results drawn over their photo, by Detectron2's Visualizer."""
+"""Results drawn over their photo, in proportion to its size."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
-from detectron2.data import Metadata
 from detectron2.structures import Instances
-from detectron2.utils.visualizer import ColorMode, Visualizer
 
 from segcore.data.panoptic_format import Category
+from segcore.visualization.colors import mean_colors, segment_colors
+from segcore.visualization.labels import drawable_name
+from segcore.visualization.painting import blend, label_picture, outline
+from segcore.visualization.placement import place_labels
+from segcore.visualization.segment_map import extents, index_map, strips
 
 OPACITY = 0.55
-EDGE_COLOR = (1.0, 1.0, 0.94)
-# Towards white (1) or black (0), and how far, for the things of a class one after the other.
-SHADES = ((1.0, 0.0), (1.0, 0.35), (0.0, 0.3), (1.0, 0.6), (0.0, 0.5))
+LABEL_OPACITY = 0.8
+EDGE_COLOR = (255, 255, 240)
+SHADOW_COLOR = (30, 30, 30)
+# Of the root of the picture's area, with a least number of pixels.
+LINE_WIDTH = 1 / 700, 1
+FONT_SIZE = 1 / 55, 11
 
 
 def draw_panoptic(
@@ -25,7 +32,7 @@ def draw_panoptic(
     categories: Sequence[Category],
     scale: float = 1.0,
 ) -> np.ndarray:
-    """Segments over the photo: stuff in its class's colour, every thing in a shade of its own.
+    """Draw segments over the photo: stuff in its class's colour, every thing in a variant of it.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -37,40 +44,40 @@ def draw_panoptic(
     Returns:
         uint8 RGB, (H, W, 3) times ``scale``.
     """
-    ids = torch.as_tensor(panoptic).cpu().numpy()
-    drawing = _visualizer(image, categories, scale)
-    # Not the Visualizer's draw_panoptic_seg, which fills the holes of things and colours them at
-    # random. Large things lie under small ones.
-    masks = [(segment, ids == segment["id"]) for segment in segments]
-    masks.sort(key=lambda pair: (pair[0]["isthing"], -np.count_nonzero(pair[1])))
-    things_seen = Counter()
-    for segment, mask in masks:
-        category = categories[segment["category_id"]]
-        color = np.array(category["color"]) / 255
-        if segment["isthing"]:
-            color = _shade(color, things_seen[category["name"]])
-            things_seen[category["name"]] += 1
-        drawing.draw_binary_mask(
-            mask, color, edge_color=EDGE_COLOR, text=category["name"], alpha=OPACITY
-        )
-    return drawing.output.get_image()
-
-
-def _shade(color: np.ndarray, number: int) -> np.ndarray:
-    """The colour (RGB in [0, 1]) of the ``number``-th thing of a class, lighter or darker."""
-    target, strength = SHADES[number % len(SHADES)]
-    return color + strength * (target - color)
+    indices = index_map(_array(panoptic), [segment["id"] for segment in segments])
+    shown = [categories[segment["category_id"]] for segment in segments]
+    names = [drawable_name(category) for category in shown]
+    are_things = [bool(segment["isthing"]) for segment in segments]
+    return _draw(image, indices, shown, names, are_things, scale)
 
 
 def draw_instances(
     image: np.ndarray, instances: Instances, categories: Sequence[Category], scale: float = 1.0
 ) -> np.ndarray:
-    """Masks, classes and scores of instances (on any device) over the photo."""
-    drawing = _visualizer(image, categories, scale)
-    instances = instances.to("cpu")
-    if instances.has("pred_masks"):
-        instances.pred_masks = instances.pred_masks > 0
-    return drawing.draw_instance_predictions(instances).get_image()
+    """Draw masks, classes and scores of instances over the photo, small masks over large ones.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        instances: on any device, with pred_classes, scores, and pred_masks (n, H, W) or
+            pred_masks_rle, run lengths as pycocotools has them.
+        categories: see :func:`categories_of`.
+        scale: of the result in comparison with the photo.
+
+    Returns:
+        uint8 RGB, (H, W, 3) times ``scale``.
+    """
+    areas = instance_areas(instances)
+    dtype = np.uint8 if len(areas) < 255 else np.uint16
+    indices = np.zeros(image.shape[:2], dtype)
+    order = np.argsort(-areas, kind="stable")
+    for index, mask in zip(order, _masks(instances, order), strict=True):
+        indices[mask] = index + 1
+    shown = [categories[label] for label in instances.pred_classes.tolist()]
+    names = [
+        f"{drawable_name(category)} {score:.0%}"
+        for category, score in zip(shown, instances.scores.tolist(), strict=True)
+    ]
+    return _draw(image, indices, shown, names, [True] * len(shown), scale)
 
 
 def draw_semantic(
@@ -79,17 +86,78 @@ def draw_semantic(
     categories: Sequence[Category],
     scale: float = 1.0,
 ) -> np.ndarray:
-    """A map of contiguous classes (H, W) over the photo; labels of no class stay undrawn."""
-    drawing = _visualizer(image, categories, scale)
-    labels = torch.as_tensor(labels).cpu().numpy()
-    return drawing.draw_sem_seg(labels, area_threshold=0, alpha=OPACITY).get_image()
+    """Draw a map of contiguous classes (H, W) over the photo; labels of no class stay undrawn."""
+    labels = _array(labels)
+    present = np.zeros(len(categories) + 1, bool)
+    for rows in strips(labels.shape):
+        known = labels[rows].astype(np.intp)
+        present[np.clip(known, -1, len(categories))] = True
+    classes = np.flatnonzero(present[:-1])
+    shown = [categories[label] for label in classes]
+    names = [drawable_name(category) for category in shown]
+    indices = index_map(labels, classes.tolist())
+    return _draw(image, indices, shown, names, [False] * len(shown), scale)
 
 
-def _visualizer(image: np.ndarray, categories: Sequence[Category], scale: float) -> Visualizer:
-    names = [category["name"] for category in categories]
-    colors = [category["color"] for category in categories]
-    # It looks up things and stuff in lists of their own, by the one contiguous id.
-    metadata = Metadata(name="drawing").set(
-        thing_classes=names, stuff_classes=names, thing_colors=colors, stuff_colors=colors
+def instance_areas(instances: Instances) -> np.ndarray:
+    """Areas in pixels of instances with pred_masks or pred_masks_rle: (n,)."""
+    if instances.has("pred_masks_rle"):
+        return np.asarray(mask_util.area(instances.pred_masks_rle), np.int64).reshape(-1)
+    return np.array([int((mask > 0).sum()) for mask in instances.pred_masks], np.int64)
+
+
+def _masks(instances: Instances, order: Sequence[int]) -> Iterator[np.ndarray]:
+    """Masks (H, W) bool in ``order``, one at a time."""
+    for index in order:
+        if instances.has("pred_masks_rle"):
+            yield mask_util.decode(instances.pred_masks_rle[index]).view(bool)
+        else:
+            yield (instances.pred_masks[index] > 0).cpu().numpy()
+
+
+def _draw(
+    image: np.ndarray,
+    indices: np.ndarray,
+    categories: Sequence[Category],
+    names: Sequence[str],
+    are_things: Sequence[bool],
+    scale: float,
+) -> np.ndarray:
+    """Draw segments: i + 1 in ``indices`` (H, W) stands for that of ``categories[i]``."""
+    image = np.array(image, order="C")
+    if scale != 1:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        indices = cv2.resize(indices, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    if not categories:
+        return image
+    found = extents(indices, len(categories))
+    colors = segment_colors(
+        [category["color"] for category in categories],
+        are_things,
+        mean_colors(image, indices, len(categories)),
     )
-    return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
+    blend(image, indices, colors, OPACITY)
+    width = _proportional(image, *LINE_WIDTH)
+    if any(are_things):
+        only_things = np.array([0, *(np.arange(1, len(names) + 1) * are_things)], indices.dtype)
+        outline(image, only_things[indices], 3 * width, SHADOW_COLOR)
+    outline(image, indices, width, EDGE_COLOR)
+    font_size = _proportional(image, *FONT_SIZE)
+    labels = [
+        label_picture(name, font_size, color) for name, color in zip(names, colors, strict=True)
+    ]
+    sizes = [label.shape[1::-1] for label in labels]
+    for label, place in zip(labels, place_labels(indices, found, are_things, sizes), strict=True):
+        if place is not None:
+            left, top = place
+            below = image[top : top + label.shape[0], left : left + label.shape[1]]
+            below[:] = cv2.addWeighted(below, 1 - LABEL_OPACITY, label, LABEL_OPACITY, 0)
+    return image
+
+
+def _proportional(image: np.ndarray, share: float, least: int) -> int:
+    return max(least, round(share * (image.shape[0] * image.shape[1]) ** 0.5))
+
+
+def _array(values: torch.Tensor | np.ndarray) -> np.ndarray:
+    return torch.as_tensor(values).cpu().numpy()

@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from segcore.text import printable
+from segcore.visualization.labels import font_for
 
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
+HIGHEST = 4  # height of a cell over its width; taller pictures become narrower than their column
 
 
 def sheet(
@@ -21,7 +26,8 @@ def sheet(
 
     Args:
         rows: RGB uint8 pictures (H, W, 3) of any size; every row has the same number of them. They
-            are scaled to the width of a column; a row is as high as its highest picture.
+            are scaled to the width of a column (:func:`fitted_size`); a row is as high as its
+            highest picture.
         titles: one a column, or none.
         captions: one a row, or none.
         cell_width: width of a column in pixels.
@@ -40,10 +46,10 @@ def sheet(
         if texts and len(texts) != count:
             raise ValueError(f"{name}: expected {count}, got {len(texts)}")
 
-    font = ImageFont.load_default(size=max(10, cell_width // 20))
-    line = 2 * (font.getbbox("Ag")[3]) if titles or captions else 0
-    cells = [[_scaled(picture, cell_width) for picture in row] for row in rows]
-    row_heights = [max(cell.height for cell in row) for row in cells]
+    size = max(10, cell_width // 20)
+    line = 2 * (font_for("Ag", size).getbbox("Ag")[3]) if titles or captions else 0
+    cells = [[scaled(picture, cell_width) for picture in row] for row in rows]
+    row_heights = [max(len(cell) for cell in row) for row in cells]
     title_height = line if titles else 0
     caption_height = line if captions else 0
     width = margin + columns * (cell_width + margin)
@@ -54,20 +60,42 @@ def sheet(
     lefts = [margin + column * (cell_width + margin) for column in range(columns)]
     for left, title in zip(lefts, titles, strict=False):
         position = (left + cell_width // 2, margin + line // 3)
-        draw.text(position, title, fill=INK, font=font, anchor="mm")
+        _write(draw, position, title, size, anchor="mm")
     top = margin + title_height
     for index, (row, row_height) in enumerate(zip(cells, row_heights, strict=True)):
         for left, cell in zip(lefts, row, strict=True):
-            canvas.paste(cell, (left, top + (row_height - cell.height) // 2))
+            height, width = cell.shape[:2]
+            corner = left + (cell_width - width) // 2, top + (row_height - height) // 2
+            canvas.paste(Image.fromarray(cell), corner)
         top += row_height
         if captions:
             position = (lefts[0], top + line // 2)
-            draw.text(position, captions[index], fill=INK, font=font, anchor="lm")
+            _write(draw, position, captions[index], size, anchor="lm")
         top += margin + caption_height
     return np.asarray(canvas)
 
 
-def _scaled(picture: np.ndarray, width: int) -> Image.Image:
-    image = Image.fromarray(picture)
-    height = max(1, round(image.height * width / image.width))
-    return image.resize((width, height), Image.Resampling.LANCZOS)
+def _write(
+    draw: ImageDraw.ImageDraw, position: tuple[int, int], text: str, size: int, anchor: str
+) -> None:
+    text = printable(text)
+    draw.text(position, text, fill=INK, font=font_for(text, size), anchor=anchor)
+
+
+def fitted_size(image: np.ndarray, width: int) -> tuple[int, int]:
+    """(width, height) of a picture that is scaled to a column, which bounds its height too."""
+    scale = min(width / image.shape[1], HIGHEST * width / image.shape[0])
+    return max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+
+
+def scaled(image: np.ndarray, width: int) -> np.ndarray:
+    """A picture (H, W, 3) uint8 at its :func:`fitted_size`."""
+    size = fitted_size(image, width)
+    if size == image.shape[1::-1]:
+        return image
+    shrinks = size[0] < image.shape[1]
+    return cv2.resize(
+        np.ascontiguousarray(image),
+        size,
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC,
+    )

@@ -4,10 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
+from detectron2.structures import Instances
 from tabulate import tabulate
 
 from segcore.data.panoptic_format import Category
+from segcore.text import printable
+from segcore.visualization.overlay import instance_areas
+from segcore.visualization.segment_map import extents, index_map
+
+MAX_NAME_LENGTH = 60  # characters
 
 
 @dataclass(frozen=True)
@@ -21,62 +27,63 @@ class Row:
 
 
 def panoptic_rows(
-    panoptic: torch.Tensor,
+    areas: Sequence[int],
     segments: Sequence[Mapping[str, Any]],
     categories: Sequence[Category],
-    class_scores: torch.Tensor | None = None,
+    pixels: int,
 ) -> list[Row]:
     """Segments by falling area.
 
     Args:
-        panoptic: (H, W) segment ids.
-        segments: Detectron2's ``segments_info``.
+        areas: in pixels, of each segment.
+        segments: Detectron2's ``segments_info``, with "score" where it is known.
         categories: see :func:`categories_of`.
-        class_scores: (K, H, W) semantic result. A segment's score is its class's mean over the
-            segment, at most 1.
+        pixels: of the photo.
     """
-    areas = torch.bincount(panoptic.flatten().long()).tolist()
-    rows = []
-    for segment in segments:
-        category = categories[segment["category_id"]]
-        score = segment.get("score")
-        if score is None and class_scores is not None:
-            pixels = class_scores[segment["category_id"]][panoptic == segment["id"]]
-            score = pixels.mean().clamp(max=1).item()
-        area = areas[segment["id"]] / panoptic.numel()
-        rows.append(Row(category["name"], bool(segment["isthing"]), area, score))
+    rows = [
+        Row(
+            categories[segment["category_id"]]["name"],
+            bool(segment["isthing"]),
+            area / pixels,
+            segment.get("score"),
+        )
+        for segment, area in zip(segments, areas, strict=True)
+    ]
     return sorted(rows, key=lambda row: -row.area)
 
 
-def instance_rows(instances: Any, categories: Sequence[Category]) -> list[Row]:
-    """Instances by falling score."""
-    areas = (instances.pred_masks > 0).flatten(1).float().mean(dim=1).tolist()
+def instance_rows(instances: Instances, categories: Sequence[Category]) -> list[Row]:
+    """Instances with pred_masks or pred_masks_rle by falling score."""
+    height, width = instances.image_size
     rows = [
-        Row(categories[label]["name"], True, area, score)
+        Row(categories[label]["name"], True, area / (height * width), score)
         for label, area, score in zip(
-            instances.pred_classes.tolist(), areas, instances.scores.tolist(), strict=True
+            instances.pred_classes.tolist(),
+            instance_areas(instances).tolist(),
+            instances.scores.tolist(),
+            strict=True,
         )
     ]
     return sorted(rows, key=lambda row: -row.score)
 
 
-def semantic_rows(labels: torch.Tensor, categories: Sequence[Category]) -> list[Row]:
+def semantic_rows(labels: np.ndarray, categories: Sequence[Category]) -> list[Row]:
     """Classes of a label map (H, W) by falling area."""
-    areas = torch.bincount(labels.flatten(), minlength=len(categories)).tolist()
+    indices = index_map(labels, range(len(categories)))
     rows = [
-        Row(category["name"], bool(category["isthing"]), area / labels.numel(), None)
-        for category, area in zip(categories, areas, strict=True)
-        if area
+        Row(category["name"], bool(category["isthing"]), extent.area / labels.size, None)
+        for category, extent in zip(categories, extents(indices, len(categories)), strict=True)
+        if extent.area
     ]
     return sorted(rows, key=lambda row: -row.area)
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """A plain text table."""
+    """A plain text table; class names are escaped."""
     return tabulate(
         [
             (
-                row.name,
+                printable(row.name, MAX_NAME_LENGTH),
                 "thing" if row.is_thing else "stuff",
                 f"{row.area:.1%}",
                 "" if row.score is None else f"{row.score:.2f}",

@@ -1,22 +1,32 @@
 """Pictures and tables of results."""
 
+import itertools
+
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
 from segcore.visualization import (
+    Row,
     categories_of,
     draw_instances,
     draw_panoptic,
     draw_semantic,
+    extents,
     format_rows,
+    index_map,
     instance_rows,
     panoptic_rows,
     semantic_rows,
     sheet,
 )
+from segcore.visualization.colors import mean_colors, segment_colors
+from segcore.visualization.overlay import EDGE_COLOR
+from segcore.visualization.painting import label_picture
+from segcore.visualization.placement import place_labels
 
 CATEGORIES = [
     {"id": 17, "name": "cat", "isthing": 1, "color": [255, 0, 0]},
@@ -50,6 +60,14 @@ def instances(ids):
         scores=torch.tensor([0.25, 0.75]),
         pred_boxes=Boxes(torch.tensor([[10, 10, 40, 40], [60, 0, 80, 60]])),
     )
+
+
+def run_lengths(instances):
+    """The same instances in compact form."""
+    masks = np.asfortranarray(instances.pred_masks.numpy().transpose(1, 2, 0), np.uint8)
+    instances.pred_masks_rle = mask_util.encode(masks)
+    instances.remove("pred_masks")
+    return instances
 
 
 class TestCategories:
@@ -117,6 +135,43 @@ class TestOverlays:
         drawn = draw_instances(grey, instances(ids), CATEGORIES)
         assert drawn.shape == grey.shape
         assert drawn[35, 15].tolist() != [128, 128, 128]
+        np.testing.assert_array_equal(
+            draw_instances(grey, run_lengths(instances(ids)), CATEGORIES), drawn
+        )
+
+    def test_small_instances_lie_over_large_ones(self, grey, ids):
+        found = instances(ids)
+        found.pred_masks = torch.stack([ids == 1, torch.ones(60, 80)])
+        drawn = draw_instances(grey, found, CATEGORIES)
+        assert drawn[37, 20].tolist() != drawn[50, 20].tolist()
+
+    def test_any_number_of_segments_and_any_id(self, grey):
+        ids = torch.arange(4800).reshape(60, 80) // 8 * 20_000
+        segments = [
+            {"id": int(n), "isthing": n % 3 > 0, "category_id": 0} for n in ids.unique()[1:]
+        ]
+        drawn = draw_panoptic(grey, ids, segments, CATEGORIES)
+        assert (drawn != 128).any(2).mean() > 0.9
+
+    @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3)])
+    def test_odd_sizes(self, size):
+        ids = torch.ones(size, dtype=torch.int32)
+        drawn = draw_panoptic(np.zeros((*size, 3), np.uint8), ids, SEGMENTS, CATEGORIES)
+        assert drawn[0, 0].tolist() != [0, 0, 0]
+
+    def test_strips_do_not_show(self, grey, ids, monkeypatch):
+        whole = draw_panoptic(grey, ids, SEGMENTS, CATEGORIES)
+        monkeypatch.setattr("segcore.visualization.segment_map.PIXELS_PER_STRIP", 200)
+        np.testing.assert_array_equal(draw_panoptic(grey, ids, SEGMENTS, CATEGORIES), whole)
+
+    def test_lines_grow_with_the_photo(self):
+        lines = []
+        for edge in (400, 2800):
+            ids = torch.zeros(edge, edge, dtype=torch.int32)
+            ids[:, edge // 2 :] = 2
+            drawn = draw_panoptic(np.zeros((edge, edge, 3), np.uint8), ids, SEGMENTS, CATEGORIES)
+            lines.append((drawn[5] == EDGE_COLOR).all(1).sum())
+        assert lines == [1, 4]
 
     def test_semantic(self, grey, ids):
         labels = torch.where(ids == 2, 1, torch.where(ids == 1, 0, 255))
@@ -125,10 +180,82 @@ class TestOverlays:
         assert drawn[55, 5].tolist() == [128, 128, 128]
 
 
+class TestColors:
+    def test_things_differ_from_what_is_below_and_from_each_other(self):
+        below = np.array([[0.0, 0, 255], [0, 0, 255], [0, 0, 255], [0, 0, 255]])
+        *things, stuff = segment_colors([(0, 0, 255)] * 4, [True] * 3 + [False], below).astype(int)
+        assert stuff.tolist() == [0, 0, 255]
+        colors = [below[0], *things]
+        distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(colors, 2)]
+        assert min(distances) > 60
+
+    def test_the_colour_of_the_class_where_it_is_clear(self):
+        (color,) = segment_colors([(255, 0, 0)], [True], np.array([[0.0, 0, 255]]))
+        assert color.tolist() == [255, 0, 0]
+
+    def test_means_of_a_photo(self, grey, ids):
+        grey[ids.numpy() == 1] = (1, 2, 3)
+        means = mean_colors(grey, ids.numpy(), 3)
+        np.testing.assert_allclose(means, [[1, 2, 3], [128] * 3, [128] * 3])
+
+
+class TestLabels:
+    @staticmethod
+    def place(indices, sizes):
+        found = extents(indices, len(sizes))
+        return place_labels(indices, found, [True] * len(sizes), sizes)
+
+    def test_inside_of_a_ring_not_in_its_hole(self):
+        indices = np.zeros((100, 100), np.uint8)
+        indices[10:90, 10:90] = 1
+        indices[35:65, 35:65] = 0
+        ((left, top),) = self.place(indices, [(10, 6)])
+        assert indices[top + 3, left + 5] == 1
+
+    def test_beside_a_small_segment(self):
+        indices = np.zeros((100, 100), np.uint8)
+        indices[50:56, 50:56] = 1
+        ((left, top),) = self.place(indices, [(30, 10)])
+        assert not indices[top : top + 10, left : left + 30].any()
+        assert abs(top - 50) < 20
+
+    def test_not_over_each_other_and_inside_of_the_picture(self):
+        indices = np.zeros((60, 80), np.uint8)
+        indices[:4, :4] = 1
+        indices[:4, 4:8] = 2
+        (left1, top1), (left2, top2) = self.place(indices, [(20, 8)] * 2)
+        assert abs(left1 - left2) >= 20 or abs(top1 - top2) >= 8
+        assert min(left1, left2, top1, top2) >= 0
+
+    def test_left_out_where_there_is_no_room(self):
+        assert self.place(np.ones((5, 90), np.uint8), [(20, 8), (2, 2)]) == [None, None]
+
+    def test_text_is_escaped_and_cut(self):
+        assert label_picture("a\x1b\n" + "x" * 9999, 12, (0, 0, 255)).shape[1] < 500
+
+
+class TestSegmentMap:
+    def test_extents(self, ids):
+        indices = index_map(ids.numpy(), [2, 7, 1])
+        assert indices.dtype == np.uint8
+        assert [(e.area, e.box) for e in extents(indices, 3)] == [
+            (1200, (60, 0, 20, 60)),
+            (0, (0, 0, 0, 0)),
+            (900, (10, 10, 30, 30)),
+        ]
+
+    def test_ids_out_of_the_list(self):
+        ids = np.array([[-1, 0, 1, 2**24]])
+        assert index_map(ids, [0]).tolist() == [[0, 1, 0, 0]]
+        assert index_map(ids, [2**24, 1]).tolist() == [[0, 0, 2, 1]]
+        assert index_map(ids, []).tolist() == [[0, 0, 0, 0]]
+        assert index_map(np.uint8([[255]]), range(300)).tolist() == [[256]]
+
+
 class TestTables:
-    def test_panoptic(self, ids):
-        scores = torch.stack([torch.full(ids.shape, 0.5), torch.full(ids.shape, 1.5)])
-        rows = panoptic_rows(ids, SEGMENTS, CATEGORIES, scores)
+    def test_panoptic(self):
+        segments = [{**SEGMENTS[0], "score": 0.5}, {**SEGMENTS[1], "score": 1.0}]
+        rows = panoptic_rows([900, 1200], segments, CATEGORIES, 4800)
         assert [(row.name, row.is_thing, row.area, row.score) for row in rows] == [
             ("sky", False, 0.25, 1.0),
             ("cat", True, 900 / 4800, 0.5),
@@ -139,18 +266,25 @@ class TestTables:
 
     def test_instances(self, ids):
         rows = instance_rows(instances(ids), CATEGORIES)
+        assert rows == instance_rows(run_lengths(instances(ids)), CATEGORIES)
         assert [(row.name, row.area, row.score) for row in rows] == [
             ("sky", pytest.approx(0.25), 0.75),
             ("cat", pytest.approx(900 / 4800), 0.25),
         ]
 
     def test_semantic(self, ids):
-        rows = semantic_rows((ids == 2).long(), CATEGORIES)
+        rows = semantic_rows((ids == 2).byte().numpy(), CATEGORIES)
         assert [(row.name, row.area) for row in rows] == [("cat", 0.75), ("sky", 0.25)]
 
     def test_empty(self, ids):
-        assert panoptic_rows(torch.zeros_like(ids), [], CATEGORIES) == []
+        assert panoptic_rows([], [], CATEGORIES, 4800) == []
         assert "class" in format_rows([])
+
+    def test_hostile_names(self):
+        table = format_rows([Row("\x1b[31mred\n\u202e" + "x" * 9999, True, 0.5, None)])
+        assert "\x1b" not in table and "\u202e" not in table
+        assert len(table.splitlines()) == 3
+        assert max(map(len, table.splitlines())) < 120
 
 
 class TestSheet:
@@ -168,6 +302,11 @@ class TestSheet:
         assert titled.shape[0] > plain.shape[0]
         assert (titled[:30] < 100).any()
         assert (titled[-40:] < 100).any()
+
+    def test_very_tall_pictures_are_bounded(self):
+        picture = sheet([[np.zeros((20_000, 3, 3), np.uint8)]], cell_width=100, margin=10)
+        assert picture.shape == (420, 120, 3)
+        assert (picture[10:410, 59] == 0).all()
 
     @pytest.mark.parametrize("rows", [[], [[]], [["a", "b"], ["a"]]])
     def test_bad_rows(self, rows):
