@@ -1,9 +1,10 @@
-"""Files that appear under their names only when they are complete."""
+"""Files and folders that appear under their names only when they are complete."""
 
 import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -31,8 +32,7 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         OutputError: the file cannot be written; says why.
     """
     path = Path(path)
-    # Not longer than the name itself may be, and telling whose it is.
-    partial = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{next(_counter)}.partial")
+    partial = _partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
@@ -48,6 +48,30 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Make a folder to be filled; it gets its name once its files are on the disk.
+
+    On any error nothing is left behind. Files in it can be written plainly.
+
+    Raises:
+        OutputError: the folder, or what is written into it, cannot be written; says why.
+    """
+    path = Path(path)
+    partial = _partial_path(path)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.sync()  # once: to wait for each of many small files takes far longer
+        os.replace(partial, path)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_bytes(content: bytes, path: str | Path) -> None:
@@ -69,17 +93,25 @@ def relative_to(path: str | Path) -> str:
 
 
 def remove_partial_files(folder: str | Path) -> int:
-    """Delete what killed processes left of :func:`atomic_file` in ``folder`` and below.
+    """Delete what killed processes left of files and folders in ``folder`` and below.
 
-    Files of running processes of this machine stay, and those of other machines for a day.
+    Those of running processes of this machine stay, and those of other machines for a day.
 
     Returns:
-        the number of files deleted.
+        the number of files and folders deleted.
     """
     abandoned = [path for path in Path(folder).rglob(".*.partial") if _is_abandoned(path)]
     for path in abandoned:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return len(abandoned)
+
+
+def _partial_path(path: Path) -> Path:
+    # Not longer than the name itself may be, and telling whose it is.
+    return path.with_name(f".{socket.gethostname()}-{os.getpid()}-{next(_counter)}.partial")
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -1,11 +1,14 @@
 """Text from files, made safe to print, draw and log."""
 
+import reprlib
 import unicodedata
 
 # Control characters, format characters (bidirectional overrides among them), lone surrogates,
 # private use, line and paragraph separators.
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 MAX_LENGTH = 200
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxstring, _repr.maxother = 2, MAX_LENGTH, MAX_LENGTH
 
 
 def printable(value: object, max_length: int = MAX_LENGTH) -> str:
@@ -17,6 +20,14 @@ def printable(value: object, max_length: int = MAX_LENGTH) -> str:
     text = str(value)
     shown = "".join(map(_escape, text[:max_length]))
     return shown + ("…" if len(text) > max_length else "")
+
+
+def short_repr(value: object, max_length: int = 80) -> str:
+    """Return a printable ``repr(value)`` of bounded length, whatever the value holds.
+
+    The time is bounded, too: lists and dictionaries are shown by their first entries, two deep.
+    """
+    return printable(_repr.repr(value), max_length)
 
 
 def _escape(character: str) -> str:

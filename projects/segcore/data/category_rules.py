@@ -3,7 +3,7 @@
 Each ``*_fault`` returns what is wrong as a phrase for an error message, or None.
 """
 
-from segcore.text import printable
+from segcore.text import printable, short_repr
 
 # The confusion matrix of a semantic evaluation has (K + 1)^2 numbers of 8 bytes: 0.5 GiB.
 MAX_CATEGORIES = 8192
@@ -26,7 +26,7 @@ def color_fault(color: object) -> str | None:
     """Check a colour: a list of three integers in [0, 255]."""
     if isinstance(color, list | tuple) and len(color) == 3 and all(map(_is_channel, color)):
         return None
-    return f"expected three integers in [0, 255], got {printable(color, 80)}"
+    return f"expected three integers in [0, 255], got {short_repr(color)}"
 
 
 def _is_channel(value: object) -> bool:
