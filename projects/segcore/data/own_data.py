@@ -104,7 +104,7 @@ def check_own_data(cfg: CfgNode, explicit_num_classes: int | None = None) -> lis
         return check_image_folders(folders, max_pixels=cfg.INPUT.MAX_PIXELS)
     sources = _configured_sources(cfg)
     reports = [_check(split, source) for split, source in sources.items()]
-    if all(report.ok for report in reports):
+    if reports and all(report.ok for report in reports):
         data = {split: read_panoptic_json(source.json) for split, source in sources.items()}
         reports[-1].problems += _split_problems(cfg, sources, data, explicit_num_classes)
     return reports

@@ -331,7 +331,8 @@ def test_a_photo_of_which_resizing_leaves_nothing_is_refused(cfg, folder):
     del folder.segments[1:]
     Image.new("RGB", (2, 1)).save(folder.images / "a.jpg")
     folder.write()
-    assert "'a.jpg' is 2 x 1" in check_own_data(cfg)[0].summary()
+    (problem,) = check_own_data(cfg)[0].errors
+    assert "'a.jpg' is 2 x 1" in str(problem)
 
 
 def test_check_knows_the_explicit_class_count(cfg, folder):
