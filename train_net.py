@@ -20,6 +20,7 @@ import segcore.data  # noqa: F401, registers the data sets
 from segcore.checkpoint import SafeCheckpointer
 from segcore.config import require_datasets
 from segcore.data.own_data import check_own_data, setup_own_data
+from segcore.data.report import summarize
 from segcore.engine import (
     Trainer,
     argument_parser,
@@ -92,10 +93,11 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
 
 def check_data(args: Namespace) -> int:
     """Print a report on own data; the exit code says whether they can be used."""
-    reports = check_own_data(load_config(args.config_file, args.opts))
-    for report in reports:
-        print(report.summary(), end="\n\n")
-    if not reports:
+    num_classes = explicit_num_classes(args.config_file, args.opts)
+    reports = check_own_data(load_config(args.config_file, args.opts), num_classes)
+    if reports:
+        print(summarize(reports))
+    else:
         print("nothing to check: DATASETS.PANOPTIC.TRAIN and .TEST name no data")
     return 0 if reports and all(report.ok for report in reports) else 1
 

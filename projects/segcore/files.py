@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are complete."""
+"""Files and folders that appear under their names only when they are complete."""
 
 import errno
 import itertools
@@ -74,6 +74,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        os.sync()  # once: to wait for each of many small files takes far longer
         os.replace(partial, path)
     except OutputError:
         raise

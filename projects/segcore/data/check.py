@@ -1,26 +1,24 @@
 """A scan of a panoptic data set before it is trained on: every problem, its file, what to do."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
 from segcore.data.check_files import header_problems, pixel_problems
-from segcore.data.check_json import (
+from segcore.data.check_json import json_problems, too_many_categories
+from segcore.data.images import MAX_PIXELS
+from segcore.data.panoptic_format import PanopticJson, num_workers, read_panoptic_json
+from segcore.data.record_rules import (
     annotation_faults,
     category_faults,
-    json_problems,
     photo_faults,
     sound_segments,
 )
-from segcore.data.images import MAX_PIXELS
-from segcore.data.panoptic_format import PanopticJson, read_panoptic_json
 from segcore.data.report import ClassCount, Problem, Report
 from segcore.errors import DataError
 from segcore.files import relative_to
-
-MAX_WORKERS = 16
+from segcore.text import printable
 
 
 def check_panoptic_dataset(
@@ -28,6 +26,7 @@ def check_panoptic_dataset(
     json: str | Path,
     pngs: str | Path,
     *,
+    split: str = "",
     evaluation: bool = False,
     quick: bool = False,
     max_pixels: int = MAX_PIXELS,
@@ -39,12 +38,13 @@ def check_panoptic_dataset(
         images: folder of the photos; the JSON's ``images`` have file names relative to it.
         json: the panoptic JSON.
         pngs: folder of the panoptic PNGs; the JSON's ``annotations`` name them.
+        split: "TRAIN" or "TEST", for the report.
         evaluation: ask for what only evaluation needs, too (distinct file names of the photos).
         quick: read the JSON and the headers of the files, no pixels.
         max_pixels: images with more are errors.
         progress: show a progress bar.
     """
-    report = Report(str(json))
+    report = Report(str(json), split=split)
     for folder, name in ((images, "image folder"), (pngs, "folder of panoptic PNGs")):
         if not Path(folder).is_dir():
             fault = f"the {name} does not exist{relative_to(folder)}: correct the path"
@@ -52,8 +52,11 @@ def check_panoptic_dataset(
     try:
         data = read_panoptic_json(json)
     except DataError as error:
-        message = str(error).removeprefix(f"{json}: ")
+        message = str(error).removeprefix(f"{printable(json)}: ")
         report.problems.append(Problem("wrong path or format", str(json), message))
+    else:
+        # Alone: to look at a million of them would take long.
+        report.problems += filter(None, [too_many_categories(str(json), data)])
     if report.problems:
         return report
 
@@ -68,7 +71,7 @@ def check_panoptic_dataset(
         if not annotation_faults(annotation) and annotation["image_id"] in photos
     ]
     check = header_problems if quick else pixel_problems
-    with ThreadPoolExecutor(min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(num_workers(photos.values())) as pool:
         found = pool.map(lambda task: list(check(*task, max_pixels)), tasks)
         for problems in tqdm(
             found, "Checking data", len(tasks), unit="photo", disable=not progress, delay=1

@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from segcore.data.check_json import sound_segments
+from segcore.data.check_segments import segment_problems
 from segcore.data.images import (
     MAX_PIXELS,
     changes_on_reading,
@@ -15,10 +13,8 @@ from segcore.data.images import (
     stored_size,
 )
 from segcore.data.panoptic_format import (
-    UNLABELLED,
     Annotation,
     Photo,
-    locate_segments,
     read_panoptic_png,
 )
 from segcore.data.report import Problem
@@ -120,37 +116,4 @@ def pixel_problems(
     except ImageError as error:
         yield unreadable_image(png_path, error, "panoptic PNG")
         return
-    yield from _area_problems(str(png_path), ids, annotation)
-
-
-def _area_problems(file: str, ids: np.ndarray, annotation: Annotation) -> Iterator[Problem]:
-    segments = sound_segments(annotation)
-    index = locate_segments(ids, segments)
-    areas = np.bincount(index.ravel(), minlength=len(segments) + 1)
-    for segment, area in zip(segments, areas, strict=False):
-        if area == 0:
-            yield Problem(
-                "segment without pixels",
-                file,
-                f"segment {segment['id']} of the JSON has no pixel: remove it from "
-                "'segments_info', or draw it",
-            )
-        elif segment.get("area", area) != area:
-            yield Problem(
-                "different areas",
-                file,
-                f"segment {segment['id']} has {area} pixels, but the JSON's area is "
-                f"{segment['area']}; the pixels count",
-                is_error=False,
-            )
-    listed = {segment.get("id") for segment in annotation["segments_info"]}
-    unlisted, counts = np.unique(ids[index == len(segments)], return_counts=True)
-    for identity, count in zip(unlisted.tolist(), counts.tolist(), strict=True):
-        if identity != UNLABELLED and identity not in listed:
-            color = (identity % 256, identity // 256 % 256, identity // 65536)
-            yield Problem(
-                "PNG id without segment",
-                file,
-                f"{count} pixels have id {identity} (colour {color}), which 'segments_info' does "
-                "not list: list the segment, or paint them black (unlabelled)",
-            )
+    yield from segment_problems(str(png_path), ids, annotation)

@@ -20,6 +20,7 @@ from segcore.data.images import (
 )
 from segcore.data.report import Problem, Report
 from segcore.errors import DataError, ImageError
+from segcore.text import printable
 
 MAX_WORKERS = 16
 
@@ -28,7 +29,7 @@ def check_image_folders(
     folders: dict[str, Path], *, max_pixels: int = MAX_PIXELS, progress: bool = True
 ) -> list[Report]:
     """Read every image of every split ("TRAIN", "TEST"); a report for each."""
-    reports = [_check(folder, max_pixels, progress) for folder in folders.values()]
+    reports = [_check(split, folder, max_pixels, progress) for split, folder in folders.items()]
     if all(report.ok for report in reports):
         try:
             classes = {split: read_classes(folder) for split, folder in folders.items()}
@@ -39,12 +40,12 @@ def check_image_folders(
     return reports
 
 
-def _check(folder: Path, max_pixels: int, progress: bool) -> Report:
-    report = Report(str(folder))
+def _check(split: str, folder: Path, max_pixels: int, progress: bool) -> Report:
+    report = Report(str(folder), split=split)
     try:
         classes = read_classes(folder)
     except DataError as error:
-        message = str(error).removeprefix(f"{folder}: ")
+        message = str(error).removeprefix(f"{printable(folder)}: ")
         report.problems.append(Problem("wrong path", str(folder), message))
         return report
     report.problems += [

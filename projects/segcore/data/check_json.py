@@ -1,222 +1,254 @@
-"""Problems that a panoptic JSON shows by itself. ``*_faults`` look at one record alone."""
+"""Problems that a panoptic JSON shows by itself, without a look at the files that it names."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
 
-from segcore.data.panoptic_format import (
-    MAX_SEGMENT_ID,
-    UNLABELLED,
-    Annotation,
-    Category,
-    PanopticJson,
-    Photo,
-    Segment,
+from segcore.data.category_rules import MAX_CATEGORIES
+from segcore.data.panoptic_format import Annotation, Category, PanopticJson, Photo
+from segcore.data.record_rules import (
+    MAX_FILE_NAME_LENGTH,
+    annotation_faults,
+    category_faults,
+    photo_faults,
+    segment_faults,
+    sound_segments,
 )
 from segcore.data.report import Problem
+from segcore.text import printable, short_repr
+
+# Each is a mask of the whole photo in training.
+MAX_SEGMENTS_OF_A_PHOTO = 4096
+
+
+def too_many_categories(json: str, data: PanopticJson) -> Problem | None:
+    count = len(data["categories"])
+    if count <= MAX_CATEGORIES:
+        return None
+    return Problem(
+        "too many categories",
+        json,
+        f"'categories' lists {count} classes, at most {MAX_CATEGORIES} can be trained and "
+        "evaluated: leave out those that no segment has",
+    )
 
 
 def json_problems(json: str, data: PanopticJson, evaluation: bool) -> Iterator[Problem]:
-    """Problems that the JSON shows by itself."""
-    yield from _record_problems(json, "category", data["categories"], category_faults, "id")
-    yield from _record_problems(json, "image", data["images"], photo_faults, "id")
-    yield from _record_problems(
-        json, "annotation", data["annotations"], annotation_faults, "image_id"
-    )
+    """Problems that the JSON shows by itself.
+
+    Args:
+        evaluation: look also for what only evaluation cannot do.
+    """
+    categories = list(_sound_records(data["categories"], category_faults))
+    photos = list(_sound_records(data["images"], photo_faults))
+    annotations = list(_sound_records(data["annotations"], annotation_faults))
+
+    yield from _record_problems(json, "category", data["categories"], category_faults)
+    yield from _record_problems(json, "image", data["images"], photo_faults)
+    yield from _record_problems(json, "annotation", data["annotations"], annotation_faults)
+    for kind, noun, key, records in (
+        ("category", "category", "id", categories),
+        ("class name", "category", "name", categories),
+        ("image", "image", "id", photos),
+        ("annotation", "annotation", "image_id", annotations),
+    ):
+        for value, count in Counter(record[key] for record in records).items():
+            if count > 1:
+                message = (
+                    f"{count} {noun} records have {key} {short_repr(value)}: keep one, or give "
+                    f"each another {key}"
+                )
+                yield Problem(f"duplicate {kind}", json, message)
+    yield from _count_problems(json, data)
+    yield from _link_problems(json, _ids(data["images"]), photos, annotations)
+    yield from _photo_name_problems(json, photos, evaluation)
+    if evaluation and len({type(photo["id"]) for photo in photos}) > 1:
+        yield Problem(
+            "mixed image ids",
+            json,
+            "some ids of images are integers and others are strings, which COCO's evaluation "
+            "cannot sort: make all of them integers or all strings",
+        )
+    known = _ids(data["categories"])
+    classes = {category["id"]: category for category in categories}
+    for annotation in annotations:
+        yield from _segment_problems(annotation, known, classes, evaluation)
+
+
+def _ids(records: list[dict]) -> set[int | str]:
+    """The ids of records, faulty ones included, which are reported as such."""
+    return {record["id"] for record in records if isinstance(record.get("id"), int | str)}
+
+
+def _sound_records(records: list[dict], faults: Callable[[dict], list[str]]) -> Iterator[dict]:
+    return (record for record in records if not faults(record))
+
+
+def _record_problems(
+    json: str, name: str, records: list[dict], faults: Callable[[dict], list[str]]
+) -> Iterator[Problem]:
+    """Faults of single records."""
+    for position, record in enumerate(records):
+        for fault in faults(record):
+            yield Problem("broken record", json, f"{name} number {position + 1}: {fault}")
+
+
+def _count_problems(json: str, data: PanopticJson) -> Iterator[Problem]:
+    """Lists without a record, nothing to learn."""
     if not data["categories"]:
         yield Problem("no categories", json, "'categories' is empty: list the classes")
     if not data["annotations"]:
         yield Problem("no annotations", json, "'annotations' is empty: nothing to learn or measure")
-    yield from _link_problems(json, data)
-    if evaluation:
-        yield from _stem_problems(json, data)
-    known = {category["id"] for category in data["categories"] if _is_int(category.get("id"))}
-    for annotation in data["annotations"]:
-        yield from _segment_problems(annotation, known)
+    elif all(
+        segment.get("iscrowd", 0)
+        for annotation in data["annotations"]
+        for segment in sound_segments(annotation)
+    ):
+        yield Problem(
+            "nothing to learn",
+            json,
+            "no photo has a segment that is not a crowd: nothing to learn or measure",
+        )
 
 
-def _record_problems(
-    json: str, name: str, records: list[dict], faults: Callable[[dict], list[str]], key: str
+def _link_problems(
+    json: str, known: set[int | str], photos: list[Photo], annotations: list[Annotation]
 ) -> Iterator[Problem]:
-    """Faults of single records, and two records with one id."""
-    for position, record in enumerate(records):
-        for fault in faults(record):
-            yield Problem("broken record", json, f"{name} number {position + 1}: {fault}")
-    ids = Counter(record[key] for record in records if _is_id(record.get(key)))
-    for identity, count in ids.items():
-        if count > 1:
-            yield Problem(
-                f"duplicate {name}",
-                json,
-                f"{count} {name} records have {key} {identity!r}: keep one, or number them anew",
-            )
+    """Annotations without their photo, photos without an annotation, a PNG for two photos.
 
-
-def _link_problems(json: str, data: PanopticJson) -> Iterator[Problem]:
-    """Annotations without their photo, photos without an annotation."""
-    photos = {photo["id"]: photo for photo in data["images"] if not photo_faults(photo)}
-    annotated = set()
-    for annotation in data["annotations"]:
-        if annotation_faults(annotation):
-            continue
-        annotated.add(annotation["image_id"])
-        if annotation["image_id"] not in photos:
+    Args:
+        known: ids of images.
+    """
+    annotated = {annotation["image_id"] for annotation in annotations}
+    for annotation in annotations:
+        if annotation["image_id"] not in known:
             yield Problem(
                 "annotation without image",
                 json,
-                f"the annotation of {annotation['file_name']!r} has image_id "
-                f"{annotation['image_id']!r}, which no record in 'images' has "
+                f"the annotation of '{printable(annotation['file_name'])}' has image_id "
+                f"{short_repr(annotation['image_id'])}, which no record in 'images' has "
                 "(an integer and a string differ): add the image or remove the annotation",
             )
-    for identity, photo in photos.items():
-        if identity not in annotated:
+    for photo in photos:
+        if photo["id"] not in annotated:
             yield Problem(
                 "image without annotation",
                 json,
-                f"{photo['file_name']!r} has no annotation and is left out",
+                f"'{printable(photo['file_name'])}' has no annotation and is left out",
+                is_error=False,
+            )
+    pngs = Counter(os.path.normpath(annotation["file_name"]) for annotation in annotations)
+    for name, count in pngs.items():
+        if count > 1:
+            yield Problem(
+                "same panoptic PNG",
+                json,
+                f"{count} annotations name the panoptic PNG '{printable(name)}'",
                 is_error=False,
             )
 
 
-def _stem_problems(json: str, data: PanopticJson) -> Iterator[Problem]:
-    """COCOPanopticEvaluator names its files by the stem of the photo, in one folder."""
-    names: dict[str, str] = {}
-    for photo in data["images"]:
-        if not _is_name(photo.get("file_name")):
-            continue
-        stem = PurePath(photo["file_name"]).stem
-        other = names.setdefault(stem, photo["file_name"])
-        if other != photo["file_name"]:
+def _photo_name_problems(json: str, photos: list[Photo], evaluation: bool) -> Iterator[Problem]:
+    """Photos that appear twice, and names that the evaluators cannot tell apart."""
+    names = [os.path.normpath(photo["file_name"]) for photo in photos]
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield Problem(
+                "same photo",
+                json,
+                f"{count} images have the file name '{printable(name)}': keep one",
+                is_error=evaluation,
+            )
+    if not evaluation:
+        return
+    # COCOPanopticEvaluator names its files by the stem of the photo, in one folder.
+    stems: dict[str, str] = {}
+    for name in names:
+        stem = os.path.splitext(PurePath(name).name)[0]
+        other = stems.setdefault(stem, name)
+        if other != name:
             yield Problem(
                 "same file name",
                 json,
-                f"{other!r} and {photo['file_name']!r} have the same name but for folder and "
-                "extension, and evaluation would mix them up: rename one",
+                f"'{printable(other)}' and '{printable(name)}' have the same name but for folder "
+                "and extension, and evaluation would mix them up: rename one",
+            )
+        if len(os.fsencode(f"{stem}.png")) > MAX_FILE_NAME_LENGTH:
+            yield Problem(
+                "long file name",
+                json,
+                f"'{printable(name)}': evaluation writes a file of this name and '.png', which is "
+                f"longer than {MAX_FILE_NAME_LENGTH} bytes: rename the photo",
             )
 
 
-def _segment_problems(annotation: Annotation, known: set[int]) -> Iterator[Problem]:
-    """Problems of an annotation's list of segments; ``known`` are the category ids."""
-    if annotation_faults(annotation):
-        return
-    file, segments = annotation["file_name"], annotation["segments_info"]
+def _segment_problems(
+    annotation: Annotation,
+    known: set[int | str],
+    classes: dict[int, Category],
+    evaluation: bool,
+) -> Iterator[Problem]:
+    """Problems of an annotation's list of segments.
+
+    Args:
+        known: ids of categories.
+        classes: the sound ones of the categories, by id.
+    """
+    file, segments = printable(annotation["file_name"]), annotation["segments_info"]
     if not segments:
         yield Problem("no segments", file, "its 'segments_info' is empty", is_error=False)
+    if len(segments) > MAX_SEGMENTS_OF_A_PHOTO:
+        yield Problem(
+            "too many segments",
+            file,
+            f"'segments_info' lists {len(segments)} segments, training takes at most "
+            f"{MAX_SEGMENTS_OF_A_PHOTO} of a photo: cut the photo in parts",
+        )
+    sound = []
     for segment in segments:
-        name = f"segment {segment.get('id')!r}"
-        for fault in _segment_faults(segment):
+        name = f"segment {short_repr(segment.get('id'))}"
+        faults = segment_faults(segment)
+        for fault in faults:
             yield Problem("broken segment", file, f"{name}: {fault}")
-        if _is_int(segment.get("category_id")) and segment["category_id"] not in known:
+        if faults:
+            continue
+        sound.append(segment)
+        if segment["category_id"] not in known:
             yield Problem(
                 "unknown category",
                 file,
                 f"{name} has category_id {segment['category_id']}, which 'categories' does not "
                 "list: add the category or correct the id",
             )
-    ids = Counter(segment["id"] for segment in segments if _is_int(segment.get("id")))
-    for identity, count in ids.items():
+    yield from _counted_problems(file, sound, classes, evaluation)
+
+
+def _counted_problems(
+    file: str, segments: list[dict], classes: dict[int, Category], evaluation: bool
+) -> Iterator[Problem]:
+    for identity, count in Counter(segment["id"] for segment in segments).items():
         if count > 1:
             yield Problem(
                 "duplicate segment",
                 file,
-                f"{count} segments have id {identity}: merge them or give each an id of its own",
+                f"{count} segments have id {identity}: merge them or give each another id",
+            )
+    stuff = Counter(
+        segment["category_id"]
+        for segment in segments
+        if _is_stuff(classes.get(segment["category_id"])) and not segment.get("iscrowd", 0)
+    )
+    for category_id, count in stuff.items():
+        if count > 1:
+            yield Problem(
+                "several segments of a stuff class",
+                file,
+                f"{count} segments are '{printable(classes[category_id]['name'])}', which is "
+                "stuff and has one segment a photo: give their pixels one id, or make it a thing",
+                is_error=evaluation,
             )
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_id(value: object) -> bool:
-    return _is_int(value) or isinstance(value, str)
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, int) and value in (0, 1)
-
-
-def _is_size(value: object) -> bool:
-    return _is_int(value) and value > 0
-
-
-def _is_color(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(_is_int(channel) and 0 <= channel <= 255 for channel in value)
-    )
-
-
-def _faults(
-    record: dict, required: dict[str, tuple[Callable, str]], optional: dict | None = None
-) -> list[str]:
-    """What is missing from a record or of the wrong type."""
-    faults = []
-    for key, (is_valid, expected) in {**required, **(optional or {})}.items():
-        if key in record and not is_valid(record[key]):
-            faults.append(f"{key!r} must be {expected}, got {record[key]!r}")
-        elif key in required and key not in record:
-            faults.append(f"{key!r} ({expected}) is missing: add it")
-    return faults
-
-
-def category_faults(category: Category) -> list[str]:
-    return _faults(
-        category,
-        {
-            "id": (_is_int, "an integer"),
-            "name": (_is_name, "a non-empty string"),
-            "isthing": (_is_flag, "1 for things and 0 for stuff"),
-        },
-        {"color": (_is_color, "three integers from 0 to 255")},
-    )
-
-
-def photo_faults(photo: Photo) -> list[str]:
-    return _faults(
-        photo,
-        {
-            "id": (_is_id, "an integer or a string"),
-            "file_name": (_is_name, "a non-empty string"),
-            "height": (_is_size, "a positive integer"),
-            "width": (_is_size, "a positive integer"),
-        },
-    )
-
-
-def annotation_faults(annotation: Annotation) -> list[str]:
-    return _faults(
-        annotation,
-        {
-            "image_id": (_is_id, "an integer or a string"),
-            "file_name": (_is_name, "a non-empty string"),
-            "segments_info": (
-                lambda value: isinstance(value, list) and all(isinstance(s, dict) for s in value),
-                "a list of objects",
-            ),
-        },
-    )
-
-
-def _segment_faults(segment: Segment) -> list[str]:
-    return _faults(
-        segment,
-        {
-            "id": (
-                lambda value: _is_int(value) and UNLABELLED < value <= MAX_SEGMENT_ID,
-                f"an integer from 1 to {MAX_SEGMENT_ID} (0 is unlabelled)",
-            ),
-            "category_id": (_is_int, "an integer"),
-        },
-        {"iscrowd": (_is_flag, "0 or 1"), "area": (_is_int, "an integer")},
-    )
-
-
-def sound_segments(annotation: Annotation) -> list[Segment]:
-    if annotation_faults(annotation):
-        return []
-    return [segment for segment in annotation["segments_info"] if not _segment_faults(segment)]
+def _is_stuff(category: Category | None) -> bool:
+    return category is not None and not category["isthing"]

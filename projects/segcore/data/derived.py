@@ -8,30 +8,33 @@ want it at the same time wait for the first.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from iopath.common.file_io import file_lock
-from PIL import Image
 from tqdm import tqdm
 
-from segcore.data.images import MAX_PIXELS
+from segcore.data.images import MAX_PIXELS, encode_image
 from segcore.data.panoptic_format import (
     Annotation,
     PanopticJson,
     contiguous_ids,
+    count_pixels,
     locate_segments,
+    num_workers,
     read_panoptic_json,
     read_panoptic_png,
     to_instances,
     to_semantic,
 )
+from segcore.errors import OutputError
 from segcore.files import atomic_folder
+from segcore.text import printable
 
-FORMAT_VERSION = 1  # part of the folder's name: to be changed with the content of the files
-MAX_WORKERS = 16
+FORMAT_VERSION = 2  # part of the folder's name: to be changed with the content of the files
 FAST_COMPRESSION = 1
 
 
@@ -60,7 +63,7 @@ class PanopticSource:
             try:
                 stat = path.stat()
                 state = (stat.st_size, stat.st_mtime_ns)
-            except OSError:
+            except (OSError, ValueError):  # ValueError: no name that a file can have
                 state = None
             digest.update(repr((os.path.abspath(path), state)).encode())
         return digest.hexdigest()[:16]
@@ -80,15 +83,39 @@ class DerivedFiles:
         """The panoptic JSON, every segment with ``iscrowd`` and its ``area`` as measured."""
         return self.folder / "panoptic.json"
 
-    def semantic(self, position: int, annotation: Annotation) -> Path:
+    def semantic(self, position: int) -> Path:
         """PNG of contiguous class ids, for the annotation at a position of the JSON's list."""
-        return self.folder / "semantic" / f"{Path(annotation['file_name']).stem}_{position}.png"
+        return self.folder / "semantic" / f"{position:06d}.png"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file of ``path``, for which processes wait that want to make the same.
+
+    Raises:
+        OutputError: the lock file cannot be written.
+    """
+    lock = file_lock(str(path))
+    try:
+        lock.acquire()
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"{path.parent}: cannot be written (OUTPUT_DIR): {reason}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def derive(source: PanopticSource, folder: Path) -> DerivedFiles:
-    """Make the derived files of a data set that passed the check, unless the folder is there."""
+    """Make the derived files of a data set that passed the check, unless the folder is there.
+
+    Raises:
+        OutputError: the files cannot be written.
+        DataError: a file of the data set cannot be read any more.
+    """
     files = DerivedFiles(folder)
-    with file_lock(str(folder)):
+    with locked(folder):
         if not folder.exists():
             with atomic_folder(folder) as unfinished:
                 _write(source, DerivedFiles(unfinished))
@@ -106,10 +133,11 @@ def _write(source: PanopticSource, files: DerivedFiles) -> None:
         segments = annotation["segments_info"]
         ids = read_panoptic_png(source.pngs / annotation["file_name"], source.max_pixels)
         index = locate_segments(ids, segments)
-        Image.fromarray(to_semantic(index, segments, contiguous)).save(
-            files.semantic(position, annotation), compress_level=FAST_COMPRESSION
+        semantic = to_semantic(index, segments, contiguous)
+        files.semantic(position).write_bytes(
+            encode_image(semantic, "PNG", compress_level=FAST_COMPRESSION)
         )
-        areas = np.bincount(index.ravel(), minlength=len(segments) + 1).tolist()
+        areas = count_pixels(index, len(segments) + 1).tolist()
         measured = [
             {"iscrowd": 0, **segment, "area": area}
             for segment, area in zip(segments, areas, strict=False)
@@ -121,23 +149,16 @@ def _write(source: PanopticSource, files: DerivedFiles) -> None:
 
     tasks = list(enumerate(data["annotations"]))
     annotations, instances = [], []
-    with ThreadPoolExecutor(min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        for annotation, found in tqdm(
-            pool.map(convert, tasks), f"Deriving from {source.json}", len(tasks), delay=1
-        ):
+    description = f"Deriving from {printable(source.json)}"
+    with ThreadPoolExecutor(num_workers(data["images"])) as pool:
+        for annotation, found in tqdm(pool.map(convert, tasks), description, len(tasks), delay=1):
             annotations.append(annotation)
             instances += found
     # From 1: COCOeval takes id 0 for "no match".
     for number, instance in enumerate(instances, start=1):
         instance["id"] = number
-    files.panoptic.write_text(json.dumps({**data, "annotations": annotations}))
-    files.instances.write_text(
-        json.dumps(
-            {
-                "info": {},
-                "images": data["images"],
-                "annotations": instances,
-                "categories": data["categories"],
-            }
-        )
-    )
+    panoptic = {**data, "annotations": annotations}
+    coco = {key: data[key] for key in ("images", "categories")}
+    coco |= {"info": {}, "annotations": instances}
+    for path, content in ((files.panoptic, panoptic), (files.instances, coco)):
+        path.write_bytes(json.dumps(content).encode())

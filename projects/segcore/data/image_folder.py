@@ -13,8 +13,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torchvision.datasets.folder import find_classes, make_dataset
 
+from segcore.data.category_rules import MAX_CATEGORIES, name_fault
 from segcore.data.images import is_image_name
-from segcore.errors import DataError
+from segcore.errors import ConfigError, DataError
+from segcore.files import relative_to
+from segcore.text import printable
 
 DATASET_NAMES = {"TRAIN": "image_folder_train", "TEST": "image_folder_test"}
 
@@ -27,13 +30,13 @@ def setup_image_folders(cfg: CfgNode) -> None:
 
     Raises:
         DataError: a folder does not exist, or has no class; a class has no image; the splits have
-            different classes; panoptic data are set as well.
+            different classes.
+        ConfigError: panoptic data are set as well.
     """
     folders = image_folders(cfg)
     if not folders:
         return
-    if any(path for split in cfg.DATASETS.PANOPTIC.values() for path in split.values()):
-        raise DataError("DATASETS.IMAGE_FOLDER and DATASETS.PANOPTIC are both set: choose one")
+    require_one_kind_of_data(cfg)
     classes = {split: read_classes(folder) for split, folder in folders.items()}
     require_same_classes(folders, classes)
     for split, folder in folders.items():
@@ -41,7 +44,7 @@ def setup_image_folders(cfg: CfgNode) -> None:
         if empty:
             raise DataError(
                 f"DATASETS.IMAGE_FOLDER.{split}: {len(empty)} class folder(s) without an image, "
-                f"such as {folder / empty[0]}: add images, or remove the folder"
+                f"such as {printable(folder / empty[0])}: add images, or remove the folder"
             )
 
     names = next(iter(classes.values()))
@@ -58,14 +61,36 @@ def image_folders(cfg: CfgNode) -> dict[str, Path]:
     return {split: Path(paths[split]).expanduser() for split in DATASET_NAMES if paths[split]}
 
 
+def require_one_kind_of_data(cfg: CfgNode) -> None:
+    """Raise a ConfigError if image folders and panoptic data are both set."""
+    panoptic = any(path for split in cfg.DATASETS.PANOPTIC.values() for path in split.values())
+    if panoptic and image_folders(cfg):
+        raise ConfigError("DATASETS.IMAGE_FOLDER and DATASETS.PANOPTIC are both set: choose one")
+
+
 def read_classes(folder: Path) -> list[str]:
-    """The names of a folder's sub-folders, sorted; a DataError if there are none."""
+    """The names of a folder's sub-folders, sorted.
+
+    Raises:
+        DataError: the folder cannot be read, has no sub-folder or too many, or one of a name that
+            :func:`name_fault` refuses.
+    """
     try:
-        return find_classes(folder)[0]
+        classes = find_classes(folder)[0]
     except OSError as error:
+        reason = error.strerror or "it has none"
         raise DataError(
-            f"{folder}: expected a folder with a sub-folder of images for each class ({error})"
+            f"{printable(folder)}: expected a folder with a sub-folder of images for each class: "
+            f"{reason}{relative_to(folder)}"
         ) from error
+    if len(classes) > MAX_CATEGORIES:
+        raise DataError(
+            f"{printable(folder)}: expected at most {MAX_CATEGORIES} classes, got {len(classes)}"
+        )
+    for name in classes:
+        if fault := name_fault(name):
+            raise DataError(f"{printable(folder)}: name of a class folder: {fault}")
+    return classes
 
 
 def classes_without_images(folder: Path, classes: list[str]) -> list[str]:
@@ -82,8 +107,8 @@ def require_same_classes(folders: dict[str, Path], classes: dict[str, list[str]]
         name = min(difference)
         there, missing = ("TRAIN", "TEST") if name in classes["TRAIN"] else ("TEST", "TRAIN")
         raise DataError(
-            f"the splits must have the same classes, but {folders[there]} has a folder {name!r} "
-            f"and {folders[missing]} has not"
+            f"the splits must have the same classes, but {printable(folders[there])} has a folder "
+            f"'{printable(name)}' and {printable(folders[missing])} has not"
         )
 
 

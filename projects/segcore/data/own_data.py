@@ -12,22 +12,23 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import zip_longest
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
-from iopath.common.file_io import file_lock
 
 from segcore.data.check import check_panoptic_dataset
 from segcore.data.check_image_folder import check_image_folders
-from segcore.data.derived import DerivedFiles, PanopticSource, derive
-from segcore.data.image_folder import image_folders, setup_image_folders
+from segcore.data.check_splits import split_problems
+from segcore.data.derived import DerivedFiles, PanopticSource, derive, locked
+from segcore.data.image_folder import image_folders, require_one_kind_of_data, setup_image_folders
 from segcore.data.mappers import SEGMENTATION_MAPPERS
+from segcore.data.mappers.augmentation import max_ratio_in_tests, max_ratio_in_training
 from segcore.data.panoptic_format import (
     Category,
+    PanopticJson,
     contiguous_ids,
     ignore_label,
     read_panoptic_json,
@@ -62,26 +63,22 @@ def setup_own_data(
 
     Raises:
         DataError: the data has errors, a path is not set, splits or class counts disagree.
+        OutputError: ``OUTPUT_DIR`` cannot be written.
     """
     setup_image_folders(cfg)
     sources = _configured_sources(cfg)
     if not sources:
         return
-    derived, categories = {}, {}
+    derived, data = {}, {}
     for split, source in sources.items():
-        data = read_panoptic_json(source.json)
-        folder = Path(cfg.OUTPUT_DIR, "derived", f"{split.lower()}-{source.fingerprint(data)}")
+        data[split] = read_panoptic_json(source.json)
+        fingerprint = source.fingerprint(data[split])
+        folder = Path(cfg.OUTPUT_DIR, "derived", f"{split.lower()}-{fingerprint}")
         _require_passed_check(split, source, folder.with_suffix(".checked"), quick)
         derived[split] = DerivedFiles(folder)
-        categories[split] = data["categories"]
-    _require_same_categories(sources, categories)
-    classes = next(iter(categories.values()))
-    if explicit_num_classes not in (None, len(classes)):
-        raise DataError(
-            f"{next(iter(sources.values())).json} has {len(classes)} categories, but "
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is set to {explicit_num_classes}: leave it out, "
-            "or correct the categories"
-        )
+    for problem in _split_problems(cfg, sources, data, explicit_num_classes):
+        raise DataError(str(problem))
+    classes = next(iter(data.values()))["categories"]
 
     needs = {"TRAIN": _training_needs(cfg.INPUT.DATASET_MAPPER_NAME), "TEST": TEST_NEEDS}
     for split in DATASET_NAMES:
@@ -97,23 +94,19 @@ def setup_own_data(
         derive(sources["TEST"], derived["TEST"].folder)
 
 
-def check_own_data(cfg: CfgNode) -> list[Report]:
-    """The full check of all own data that the config sets, whatever was remembered."""
+def check_own_data(cfg: CfgNode, explicit_num_classes: int | None = None) -> list[Report]:
+    """The full check of all own data that the config sets, whatever was remembered.
+
+    What passes it passes :func:`setup_own_data` as well.
+    """
+    require_one_kind_of_data(cfg)
     if folders := image_folders(cfg):
         return check_image_folders(folders, max_pixels=cfg.INPUT.MAX_PIXELS)
     sources = _configured_sources(cfg)
     reports = [_check(split, source) for split, source in sources.items()]
-    if all(report.ok for report in reports):
-        categories = {
-            split: read_panoptic_json(source.json)["categories"]
-            for split, source in sources.items()
-        }
-        try:
-            _require_same_categories(sources, categories)
-        except DataError as error:
-            reports[-1].problems.append(
-                Problem("different categories", str(sources["TEST"].json), str(error))
-            )
+    if reports and all(report.ok for report in reports):
+        data = {split: read_panoptic_json(source.json) for split, source in sources.items()}
+        reports[-1].problems += _split_problems(cfg, sources, data, explicit_num_classes)
     return reports
 
 
@@ -138,6 +131,7 @@ def _check(split: str, source: PanopticSource, quick: bool = False) -> Report:
         source.images,
         source.json,
         source.pngs,
+        split=split,
         evaluation=split == "TEST",
         quick=quick,
         max_pixels=source.max_pixels,
@@ -151,7 +145,7 @@ def _require_passed_check(split: str, source: PanopticSource, passed: Path, quic
     if quick:
         _check(split, source, quick=True).raise_if_failed()
         return
-    with file_lock(str(passed)):
+    with locked(passed):
         if passed.exists():  # by another process, while this one waited
             return
         report = _check(split, source)
@@ -161,20 +155,22 @@ def _require_passed_check(split: str, source: PanopticSource, passed: Path, quic
         write_bytes(report.summary().encode(errors="backslashreplace"), passed)
 
 
-def _require_same_categories(
-    sources: dict[str, PanopticSource], categories: dict[str, list[Category]]
-) -> None:
-    if len(categories) < 2:
-        return
-    keys = ("id", "name", "isthing")
-    for position, pair in enumerate(zip_longest(*categories.values(), fillvalue={})):
-        train, test = ({key: category.get(key) for key in keys} for category in pair)
-        if train != test:
-            raise DataError(
-                f"the categories of the splits must be the same in the same order, but number "
-                f"{position + 1} is {train} in {sources['TRAIN'].json} and {test} in "
-                f"{sources['TEST'].json}"
-            )
+def _split_problems(
+    cfg: CfgNode,
+    sources: dict[str, PanopticSource],
+    data: dict[str, PanopticJson],
+    explicit_num_classes: int | None,
+) -> list[Problem]:
+    mapper = cfg.INPUT.DATASET_MAPPER_NAME
+    reads_instances = _training_needs(mapper).get("with_instances")
+    problems = split_problems(
+        {split: source.json for split, source in sources.items()},
+        data,
+        explicit_num_classes=explicit_num_classes,
+        instance_mapper=mapper if reads_instances else None,
+        max_ratios={"TRAIN": max_ratio_in_training(cfg), "TEST": max_ratio_in_tests(cfg)},
+    )
+    return list(problems)
 
 
 def _training_needs(mapper_name: str) -> dict[str, bool]:
@@ -286,7 +282,8 @@ def load_panoptic_dicts(
             "segments_info": [
                 {
                     "iscrowd": 0,
-                    **segment,
+                    # Mappers measure area and bbox where there are none; here they may be wrong.
+                    **{key: segment[key] for key in segment if key not in ("area", "bbox")},
                     "category_id": contiguous[segment["category_id"]],
                     "isthing": is_thing[segment["category_id"]],
                 }
@@ -294,7 +291,7 @@ def load_panoptic_dicts(
             ],
         }
         if with_semantic:
-            record["sem_seg_file_name"] = str(derived.semantic(position, annotation))
+            record["sem_seg_file_name"] = str(derived.semantic(position))
         if with_instances:
             record["annotations"] = instances[photo["id"]]
         dicts.append(record)

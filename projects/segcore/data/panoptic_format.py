@@ -7,7 +7,8 @@ from it; the conversions here do what COCO's ``panoptic2semantic_segmentation`` 
 counts as its class) and ``panoptic2detection_coco_format`` (things only) do.
 """
 
-import json
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,12 +18,17 @@ from panopticapi.utils import rgb2id
 from typing_extensions import NotRequired
 
 from segcore.data.images import MAX_PIXELS, read_ids
+from segcore.data.json_file import read_json
+from segcore.data.other_formats import recognize
 from segcore.errors import DataError, ImageError
-from segcore.files import relative_to
 from segcore.text import printable
 
 UNLABELLED = 0
 MAX_SEGMENT_ID = 256**3 - 1
+PIXELS_OF_A_STRIP = 2**21
+MAX_WORKERS = 16
+# Photo, PNG, ids, index, mask; of the largest photo of each thread, 4 GiB in all.
+BYTES_OF_A_PIXEL, BYTES_OF_ALL_THREADS = 20, 2**32
 TOP_LEVEL_KEYS = ("images", "annotations", "categories")
 
 
@@ -64,22 +70,18 @@ def read_panoptic_json(path: str | Path) -> PanopticJson:
     """Read the JSON and make sure of its outermost structure only (check.py looks at the rest).
 
     Raises:
-        DataError: there is no such file, it is not JSON, or one of the three lists is missing.
+        DataError: there is no such file, it is no JSON within the bounds of :func:`read_json`, one
+            of the three lists is missing, or it is of another format.
     """
-    try:
-        data = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot read the panoptic JSON: {error.strerror}{relative_to(path)}"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{path}: not a JSON file ({error})") from error
+    data = read_json(path)
     missing = [
         key for key in TOP_LEVEL_KEYS if not isinstance(data, dict) or not _is_records(data, key)
     ]
+    if other_format := recognize(data):
+        raise DataError(f"{printable(path)}: expected COCO panoptic format, got {other_format}")
     if missing:
         raise DataError(
-            f"{path}: not in COCO panoptic format: expected an object with the lists "
+            f"{printable(path)}: not in COCO panoptic format: expected an object with the lists "
             f"{', '.join(TOP_LEVEL_KEYS)} of objects; missing or of another type: "
             f"{', '.join(missing)}"
         )
@@ -124,6 +126,13 @@ _PALETTE_ADVICE = (
 )
 
 
+def num_workers(photos: Iterable[Photo]) -> int:
+    """Return the number of threads that read files: one a core, fewer for large photos."""
+    pixels = max((photo["height"] * photo["width"] for photo in photos), default=1)
+    at_once = BYTES_OF_ALL_THREADS // (BYTES_OF_A_PIXEL * pixels)
+    return max(1, min(MAX_WORKERS, os.cpu_count() or 1, at_once))
+
+
 def locate_segments(ids: np.ndarray, segments: list[Segment]) -> np.ndarray:
     """Index of every pixel's segment in ``segments``, or their count where it is none of them.
 
@@ -132,17 +141,34 @@ def locate_segments(ids: np.ndarray, segments: list[Segment]) -> np.ndarray:
         segments: S of them with distinct ids, in any order.
 
     Returns:
-        (H, W) int64, values in [0, S]; S marks pixels of no segment.
+        (H, W) int32, values in [0, S]; S marks pixels of no segment.
     """
     count = len(segments)
+    index = np.zeros(ids.shape, dtype=np.int32)
     if count == 0:
-        return np.zeros(ids.shape, dtype=np.int64)
+        return index
     known = np.array([segment["id"] for segment in segments], dtype=np.int32)
-    order = np.argsort(known)
-    position = np.searchsorted(known, ids, sorter=order)
-    index = order[np.minimum(position, count - 1)]
-    index[known[index] != ids] = count
+    order = np.argsort(known).astype(np.int32)
+    for rows in _strips(ids.shape):
+        position = np.searchsorted(known, ids[rows], sorter=order)
+        nearest = order[np.minimum(position, count - 1)]
+        index[rows] = np.where(known[nearest] == ids[rows], nearest, count)
     return index
+
+
+def count_pixels(index: np.ndarray, count: int) -> np.ndarray:
+    """Return how many pixels of ``index`` (H, W) have each value in [0, count): (count,) int64."""
+    counts = np.zeros(count, dtype=np.int64)
+    for rows in _strips(index.shape):
+        counts += np.bincount(index[rows].ravel(), minlength=count)
+    return counts
+
+
+def _strips(size: tuple[int, int]) -> Iterator[slice]:
+    """Rows of a map (H, W) in parts whose 64-bit intermediate results take 16 MiB each."""
+    height, width = size
+    step = max(PIXELS_OF_A_STRIP // width, 1)
+    return (slice(top, top + step) for top in range(0, height, step))
 
 
 def ignore_label(num_classes: int) -> int:
@@ -185,7 +211,7 @@ def to_instances(index: np.ndarray, segments: list[Segment], thing_ids: set[int]
         dicts with category_id, iscrowd, area, bbox (x, y, w, h) and segmentation, a compressed
         RLE with a ``str`` as JSON needs it. Segments without a pixel are left out.
     """
-    areas = np.bincount(index.ravel(), minlength=len(segments) + 1)
+    areas = count_pixels(index, len(segments) + 1)
     instances = []
     for position, segment in enumerate(segments):
         if segment["category_id"] not in thing_ids or areas[position] == 0:

@@ -5,6 +5,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from segcore.data.check import check_panoptic_dataset
+from segcore.data.report import summarize
 from segcore.errors import DataError
 
 
@@ -152,6 +153,76 @@ JSON_PLANTS = {
         lambda f: f.segments.append(dict(f.segments[2])),
         ("duplicate segment", "a.png", "70000"),
     ),
+    "too many categories": (
+        lambda f: f.data["categories"].extend(
+            {"id": 100 + number, "name": f"class {number}", "isthing": 0} for number in range(8189)
+        ),
+        ("too many categories", "8193", "8192"),
+    ),
+    "duplicate class name": (
+        lambda f: f.data["categories"][0].update(name="car"),
+        ("duplicate class name", "'car'"),
+    ),
+    "endless class name": (
+        lambda f: f.data["categories"][0].update(name="x" * 100_000),
+        ("broken record", "'name'", "100000"),
+    ),
+    "name of a lone surrogate": (
+        lambda f: f.data["categories"][0].update(name="\ud800"),
+        ("broken record", "'name'", r"\ud800"),
+    ),
+    "negative category id": (
+        lambda f: f.data["categories"][0].update(id=-7),
+        ("broken record", "'id'", "-7"),
+    ),
+    "list as segment id": (
+        lambda f: f.segments[0].update(id=[]),
+        ("broken segment", "segment []"),
+    ),
+    "object as category id of a segment": (
+        lambda f: f.segments[0].update(category_id={}),
+        ("broken segment", "'category_id'", "{}"),
+    ),
+    "number as image id": (
+        lambda f: f.data["annotations"][0].update(image_id=1.5),
+        ("broken record", "'image_id'", "1.5"),
+    ),
+    "bbox of three numbers": (
+        lambda f: f.segments[0].update(bbox=[1, 2, 3]),
+        ("broken segment", "'bbox'", "[1, 2, 3]"),
+    ),
+    "photo outside of its folder": (
+        lambda f: f.data["images"][0].update(file_name="../a.jpg"),
+        ("broken record", "'file_name'", "'../a.jpg'"),
+    ),
+    "absolute file name": (
+        lambda f: f.data["annotations"][0].update(file_name=str(f.pngs / "a.png")),
+        ("broken record", "'file_name'", "inside of it"),
+    ),
+    "file name with NUL": (
+        lambda f: f.data["images"][0].update(file_name="a\0.jpg"),
+        ("broken record", r"a\x00.jpg"),
+    ),
+    "file name that no file can have": (
+        lambda f: f.data["images"][0].update(file_name="x" * 300),
+        ("broken record", "'file_name'", "300 bytes"),
+    ),
+    "gigantic photo": (
+        lambda f: f.data["images"][0].update(height=10**9, width=10**9),
+        ("broken record", "'height'", "1000000000"),
+    ),
+    "crowds only": (
+        lambda f: [
+            segment.update(iscrowd=1)
+            for annotation in f.data["annotations"]
+            for segment in annotation["segments_info"]
+        ],
+        ("nothing to learn",),
+    ),
+    "more segments than pixels of a screen": (
+        lambda f: f.segments.extend({"id": 10**6 + i, "category_id": 3} for i in range(4092)),
+        ("too many segments", "4097"),
+    ),
     "missing photo": (
         lambda f: f.data["images"][0].update(file_name="gone.jpg"),
         ("missing file", "gone.jpg"),
@@ -177,12 +248,12 @@ def test_problem_in_the_json(folder, name, quick):
 
 
 def test_harmless_oddities_are_warnings(folder):
-    del folder.data["annotations"][1]
+    folder.data["images"].append({"id": 3, "file_name": "c.jpg", "height": 4, "width": 4})
     folder.segments.clear()
     folder.ids["a.png"][:] = 0
     folder.write()
     report = check(folder)
-    assert_found(report, "image without annotation", "more/b.png", is_error=False)
+    assert_found(report, "image without annotation", "c.jpg", is_error=False)
     assert_found(report, "no segments", "a.png", is_error=False)
     report.raise_if_failed()
 
@@ -193,6 +264,52 @@ def test_equal_names_matter_to_evaluation(folder):
     folder.write()
     assert check(folder).ok
     assert_found(check(folder, evaluation=True), "same file name", "a.jpg", "more/a.png")
+
+
+ONLY_IN_EVALUATION = {
+    "photo twice": (
+        lambda f: f.data["images"].append({**f.data["images"][0], "id": 9}),
+        ("same photo", "2 images", "a.jpg"),
+    ),
+    "stuff in two segments": (
+        lambda f: f.segments[2].update(category_id=7),
+        ("several segments of a stuff class", "2 segments are 'road'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONLY_IN_EVALUATION)
+def test_what_falsifies_evaluation_is_a_warning_in_training(folder, name):
+    plant, expected = ONLY_IN_EVALUATION[name]
+    plant(folder)
+    folder.write()
+    assert_found(check(folder), *expected, is_error=False)
+    assert_found(check(folder, evaluation=True), *expected)
+
+
+def test_evaluation_needs_image_ids_of_one_type(folder):
+    folder.data["images"][0]["id"] = folder.data["annotations"][0]["image_id"] = "one"
+    folder.write()
+    assert check(folder).ok
+    assert_found(check(folder, evaluation=True), "mixed image ids")
+
+
+def test_wrong_box(folder):
+    folder.segments[2]["bbox"] = [4, 10, 4, 6]
+    folder.segments[3]["bbox"] = [0, 0, 32, 24]
+    folder.write()
+    report = check(folder)
+    assert_found(report, "different boxes", "segment 2 ", "[8, 10, 6, 6]", is_error=False)
+    assert len(report.problems) == 1
+
+
+def test_a_png_of_noise_is_reported_briefly(folder):
+    folder.ids["a.png"] = np.arange(24 * 32).reshape(24, 32) * 20_000 + 50_000
+    folder.data["annotations"][0]["segments_info"] = []
+    folder.write()
+    report = check(folder)
+    assert_found(report, "PNG id without segment", f"{24 * 32 - 20} more ids")
+    assert len(report.errors) == 21
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -306,6 +423,31 @@ def test_a_broken_record_does_not_hide_other_problems(folder):
     assert_found(report, "broken record", "annotation number 3", "'image_id'")
     assert_found(report, "broken record", "image number 2", "'width'")
     assert_found(report, "unknown category", "segment 4", "99")
+
+
+def test_text_of_files_is_escaped(folder):
+    folder.data["categories"][0]["name"] = "\x1b[2Jroad"
+    folder.data["images"][1]["file_name"] = "more/\x1b[31m.png"
+    folder.write()
+    summary = check(folder).summary()
+    assert "\x1b" not in summary
+    assert r"\x1b[2Jroad" in summary
+    assert r"more/\x1b[31m.png" in summary
+
+
+def test_reports_on_two_splits_say_nothing_twice(folder):
+    folder.data["images"][0]["file_name"] = "gone.jpg"
+    folder.data["images"].append({**folder.data["images"][1], "id": 9})
+    folder.write()
+    splits = ("TRAIN", "TEST")
+    text = summarize([check(folder, split=s, evaluation=s == "TEST") for s in splits])
+    text = " ".join(text.split())  # lines are broken
+    assert text.count("gone.jpg") == 1
+    assert text.count("more/b.png' is") == 0
+    assert text.count("2 images have the file name 'more/b.png'") == 1
+    assert text.count("person") == 1
+    assert "TRAIN segments" in text
+    assert "2 errors in TRAIN and TEST" in text
 
 
 def test_many_problems_are_listed_briefly(folder):

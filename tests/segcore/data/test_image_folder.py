@@ -14,7 +14,7 @@ from segcore.data.mappers import build_test_mapper, build_train_mapper
 from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.engine import Trainer
 from segcore.engine.randomness import seed_random_generators
-from segcore.errors import DataError, ImageError
+from segcore.errors import ConfigError, DataError, ImageError
 
 CLASSES = ["bird", "cat", "dog"]
 
@@ -106,7 +106,7 @@ def test_splits_of_different_classes(cfg, root):
 
 def test_panoptic_data_as_well(cfg):
     cfg.DATASETS.PANOPTIC.TRAIN.JSON = "panoptic.json"
-    with pytest.raises(DataError, match=r"IMAGE_FOLDER and DATASETS\.PANOPTIC are both set"):
+    with pytest.raises(ConfigError, match=r"IMAGE_FOLDER and DATASETS\.PANOPTIC are both set"):
         setup_own_data(cfg)
 
 

@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from segcore.data.derived import PanopticSource, derive
 from segcore.data.mappers import SEGMENTATION_MAPPERS
 from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
-from segcore.errors import DataError
+from segcore.errors import DataError, OutputError
 from segcore.evaluation import InstanceSegEvaluator
 
 COCO_SAMPLE = Path(__file__).resolve().parents[4] / "shared" / "data" / "coco_sample"
@@ -261,6 +264,105 @@ def test_a_failed_derivation_leaves_nothing(folder, tmp_path):
     with pytest.raises(DataError, match="b_ids"):
         derive(source, tmp_path / "derived")
     assert {path.name for path in tmp_path.iterdir()} == {"data", "derived.lock"}
+
+
+def test_what_a_killed_run_left_is_removed(folder, tmp_path):
+    left = tmp_path / "derived" / f".{socket.gethostname()}-{2**22 + 1}-0.partial" / "semantic"
+    left.mkdir(parents=True)
+    source = PanopticSource(folder.images, folder.json, folder.pngs)
+    derive(source, tmp_path / "derived" / "train")
+    names = {path.name for path in (tmp_path / "derived").iterdir()}
+    assert names == {"train", "train.lock"}
+
+
+def test_a_full_disk_leaves_nothing_and_is_said(folder, tmp_path, monkeypatch):
+    def write_nothing(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", write_nothing)
+    source = PanopticSource(folder.images, folder.json, folder.pngs)
+    with pytest.raises(OutputError, match=r"derived/train: cannot be written: No space left"):
+        derive(source, tmp_path / "derived" / "train")
+    assert {path.name for path in (tmp_path / "derived").iterdir()} == {"train.lock"}
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(cfg, folder):
+    Path(cfg.OUTPUT_DIR).write_text("a file")
+    folder.put_into(cfg, "TEST")
+    with pytest.raises(OutputError, match=r"output/derived.*OUTPUT_DIR"):
+        setup_own_data(cfg)
+
+
+# What passes the check passes the set-up
+
+
+def test_lies_about_boxes_and_areas_do_not_reach_the_mapper(cfg, folder):
+    folder.segments[2].update(bbox=[0, 0, 1, 1], area=0)
+    folder.write()
+    folder.put_into(cfg, "TRAIN")
+    cfg.INPUT.DATASET_MAPPER_NAME = "panoptic_segformer"
+    cfg.INPUT.FORMAT, cfg.INPUT.RANDOM_FLIP = "RGB", "none"
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP.ENABLED = (24,), False
+    setup_own_data(cfg)
+    instances = build_train_mapper(cfg)(DatasetCatalog.get(TRAIN)[0])["instances"]
+    boxes = instances.gt_boxes.tensor[instances.gt_classes == 1].tolist()
+    assert boxes == [[4, 10, 8, 16], [8, 10, 14, 16]]
+
+
+def test_instance_training_needs_things(cfg, folder):
+    for segment in folder.segments:
+        segment["iscrowd"] = 1
+    folder.write()
+    folder.put_into(cfg, "TRAIN")
+    assert check_own_data(cfg)[0].ok
+    cfg.INPUT.DATASET_MAPPER_NAME = "coco_instance_lsj"
+    assert "no things" in check_own_data(cfg)[0].summary()
+    with pytest.raises(DataError, match=r"coco_instance_lsj.*trains on things"):
+        setup_own_data(cfg)
+
+
+def test_a_photo_of_which_resizing_leaves_nothing_is_refused(cfg, folder):
+    folder.put_into(cfg, "TRAIN")
+    cfg.INPUT.DATASET_MAPPER_NAME = "coco_panoptic_lsj"
+    cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE = 10, 0.1
+    assert check_own_data(cfg)[0].ok
+    folder.data["images"][0].update(height=1, width=2)
+    folder.ids["a.png"] = folder.ids["a.png"][:1, :2]
+    del folder.segments[1:]
+    Image.new("RGB", (2, 1)).save(folder.images / "a.jpg")
+    folder.write()
+    (problem,) = check_own_data(cfg)[0].errors
+    assert "'a.jpg' is 2 x 1" in str(problem)
+
+
+def test_check_knows_the_explicit_class_count(cfg, folder):
+    folder.put_into(cfg, "TRAIN")
+    assert check_own_data(cfg, explicit_num_classes=4)[0].ok
+    assert not check_own_data(cfg, explicit_num_classes=133)[0].ok
+
+
+@pytest.mark.parametrize("value", [[], {}, 1.5, "1", None, -1, 10**30, "\ud800", "a\0", "/", ".."])
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("images", "id"),
+        ("images", "file_name"),
+        ("images", "height"),
+        ("annotations", "image_id"),
+        ("annotations", "file_name"),
+        ("annotations", "segments_info"),
+        ("categories", "id"),
+        ("categories", "color"),
+    ],
+)
+def test_values_of_any_type_are_refused_by_check_and_set_up_alike(cfg, folder, kind, key, value):
+    folder.data[kind][0][key] = value
+    folder.write()
+    folder.put_into(cfg, "TEST")
+    (report,) = check_own_data(cfg)
+    assert not report.ok
+    with pytest.raises(DataError):
+        setup_own_data(cfg)
 
 
 # With Detectron2's evaluators and our mappers

@@ -76,6 +76,19 @@ def resize_for_test(cfg: CfgNode) -> T.Augmentation:
     return T.ResizeShortestEdge([size, size], max_size)
 
 
+def max_ratio_in_training(cfg: CfgNode) -> float:
+    """Ratio of a photo's sides from which on the shorter one is rounded to no pixel."""
+    inputs = cfg.INPUT
+    if inputs.DATASET_MAPPER_NAME.endswith("_lsj"):
+        return 2 * inputs.IMAGE_SIZE * min(inputs.MIN_SCALE, inputs.MAX_SCALE)
+    return 2 * inputs.MAX_SIZE_TRAIN
+
+
+def max_ratio_in_tests(cfg: CfgNode) -> float:
+    """As :func:`max_ratio_in_training`, of the resizing in tests."""
+    return 2 * cfg.INPUT.MAX_SIZE_TEST
+
+
 def _flip(direction: str) -> list[T.Augmentation]:
     if direction == "none":
         return []

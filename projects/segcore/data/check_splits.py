@@ -1,0 +1,91 @@
+"""Problems of data that are sound by themselves: of the splits with each other and the config."""
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+
+from segcore.data.panoptic_format import PanopticJson
+from segcore.data.report import Problem
+from segcore.text import printable, short_repr
+
+CATEGORY_KEYS = ("id", "name", "isthing")
+
+
+def split_problems(
+    jsons: Mapping[str, Path],
+    data: Mapping[str, PanopticJson],
+    *,
+    explicit_num_classes: int | None = None,
+    instance_mapper: str | None = None,
+    max_ratios: Mapping[str, float] | None = None,
+) -> Iterator[Problem]:
+    """Compare the splits with each other and with what the config asks for.
+
+    Args:
+        jsons, data: by split, "TRAIN" and "TEST" or one of them; the data passed the check.
+        explicit_num_classes: the class count that the user asked for, if any.
+        instance_mapper: name of the training mapper, if it reads instances.
+        max_ratios: by split, the ratio of the sides of a photo from which on resizing leaves
+            nothing of the shorter one.
+    """
+    if len(data) > 1:
+        yield from _different_categories(jsons["TEST"], data["TRAIN"], data["TEST"])
+    split, content = next(iter(data.items()))
+    num_classes = len(content["categories"])
+    if explicit_num_classes not in (None, num_classes):
+        yield Problem(
+            "class count",
+            str(jsons[split]),
+            f"has {num_classes} categories, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is set to "
+            f"{explicit_num_classes}: leave it out, or correct the categories",
+        )
+    if instance_mapper is not None and "TRAIN" in data and not _has_things(data["TRAIN"]):
+        yield Problem(
+            "no things",
+            str(jsons["TRAIN"]),
+            f"no photo has a thing that is not a crowd, but {instance_mapper} "
+            "(INPUT.DATASET_MAPPER_NAME) trains on things alone",
+        )
+    for split, content in data.items():
+        yield from _narrow_photos(jsons[split], content, (max_ratios or {}).get(split, math.inf))
+
+
+def _narrow_photos(json: Path, data: PanopticJson, max_ratio: float) -> Iterator[Problem]:
+    annotated = {annotation["image_id"] for annotation in data["annotations"]}
+    for photo in data["images"]:
+        sides = photo["height"], photo["width"]
+        if photo["id"] in annotated and max(sides) >= max_ratio * min(sides):
+            yield Problem(
+                "narrow photo",
+                str(json),
+                f"'{printable(photo['file_name'])}' is {sides[1]} x {sides[0]}, of which resizing "
+                f"(INPUT) leaves no pixel of the shorter side: cut it in parts, or remove it",
+            )
+
+
+def _different_categories(
+    test_json: Path, train: PanopticJson, test: PanopticJson
+) -> Iterator[Problem]:
+    """The first category that is not the same in both splits."""
+    pairs = zip_longest(train["categories"], test["categories"], fillvalue={})
+    for position, pair in enumerate(pairs):
+        first, second = ({key: record.get(key) for key in CATEGORY_KEYS} for record in pair)
+        if first != second:
+            yield Problem(
+                "different categories",
+                str(test_json),
+                "the categories of the splits must be the same in the same order, but number "
+                f"{position + 1} is {short_repr(first)} in TRAIN and {short_repr(second)} in TEST",
+            )
+            return
+
+
+def _has_things(data: PanopticJson) -> bool:
+    """Does a photo have a thing that is not a crowd?"""
+    things = {category["id"] for category in data["categories"] if category["isthing"]}
+    return any(
+        segment["category_id"] in things and not segment.get("iscrowd", 0)
+        for annotation in data["annotations"]
+        for segment in annotation["segments_info"]
+    )
