@@ -44,7 +44,12 @@ def operators() -> dict:
                 CUDAExtension, "segcore._C_cuda", glob("csrc/cuda/*.cu"), cxx=[], nvcc=cuda_flags
             )
         )
-    return {"ext_modules": extensions, "cmdclass": {"build_ext": BuildExtension}}
+    return {
+        "ext_modules": extensions,
+        "cmdclass": {"build_ext": BuildExtension},
+        # One wheel for every Python from 3.10, as both libraries use the limited API only.
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+    }
 
 
 # tools/bootstrap.py installs first and compiles afterwards, so that a machine without a working

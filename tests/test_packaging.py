@@ -1,9 +1,12 @@
 """Package metadata, pinned versions, and what can be imported where something is missing."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,38 @@ def test_requirements_are_ranges():
     for requirement in RANGES.values():
         assert requirement.url is None
         assert [part.operator for part in requirement.specifier] == [">="]
+
+
+def test_wheel_serves_every_python_and_holds_packages_and_operators(tmp_path):
+    """The library that is built already goes into the wheel: compiling it is no test's matter."""
+    library = PACKAGES / "segcore" / "_C.abi3.so"
+    if not library.is_file():
+        pytest.skip("the operators are not compiled here: projects/segcore/_C.abi3.so is absent")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("projects", "csrc"):
+        ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    built = tmp_path / "libraries" / "segcore"
+    built.mkdir(parents=True)
+    shutil.copy(library, built)
+    (tmp_path / "setup.cfg").write_text("[build]\nbuild_lib = libraries\n")
+    run = subprocess.run(
+        [sys.executable, "setup.py", "build_py", "bdist_wheel", "--skip-build"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FORCE_CUDA": "0", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert run.returncode == 0, run.stderr
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert re.fullmatch(r"panoptic_toolkit-[\d.]+-cp310-abi3-linux_\w+\.whl", wheel.name)
+    names = set(zipfile.ZipFile(wheel).namelist())
+    packages = {path.name for path in PACKAGES.iterdir() if (path / "__init__.py").is_file()}
+    assert {f"{package}/__init__.py" for package in packages} <= names
+    assert {"segcore/_C.abi3.so", "segcore/data/datasets/categories/ade20k_150.json"} <= names
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == packages
 
 
 def run_without(modules: set[str], script: str) -> subprocess.CompletedProcess:

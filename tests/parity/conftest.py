@@ -13,7 +13,8 @@ def comparison(record_property):
     comparison = Comparison()
     yield comparison
     if comparison.rows:
-        record_property(PROPERTY, (len(comparison.rows), *comparison.worst))
+        values = (len(comparison.rows), *comparison.worst, ", ".join(comparison.not_compared))
+        record_property(PROPERTY, values)
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -29,8 +30,10 @@ def pytest_terminal_summary(terminalreporter):
         return
     terminalreporter.section("parity with the golden cases")
     width = max(len(case) for case in rows)
-    for case, (count, array, error, tolerance) in sorted(rows.items()):
+    for case, (count, array, error, tolerance, not_compared) in sorted(rows.items()):
         terminalreporter.line(
             f"{case:<{width}}  {count:>4} arrays  worst error {error:8.2e}"
             f"  tolerance {tolerance:8.2e}  ({array})"
         )
+        if not_compared:
+            terminalreporter.line(f"{'':<{width}}  not compared: {not_compared}")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 GOLDEN_ROOT = Path(__file__).resolve().parents[3] / "shared" / "golden"
+# The folders of cases that tests read: a new system adds its own here, and nowhere else.
 SYSTEMS = ("mask2former", "panoptic_segformer", "autofocusformer")
 # Files of a system's folder that describe no case.
 NOT_CASES = ("keys_",)
@@ -84,13 +85,24 @@ class Case:
         info = self.info["arrays"][name]
         if list(full.shape) != info["full_shape"]:
             raise AssertionError(f"{name}: shape {list(full.shape)}, golden {info['full_shape']}")
-        steps = [int(step.removeprefix("::") or 1) for step in ast.literal_eval(info["slice"])]
-        return full[tuple(slice(None, None, step) for step in steps)]
+        return full[tuple(map(parse_slice, ast.literal_eval(info["slice"])))]
 
     def unpacked(self, name: str, shape: Sequence[int]) -> np.ndarray:
         """The boolean array of ``shape`` that was stored by numpy.packbits."""
         bits = np.unpackbits(self.arrays[name], count=int(np.prod(shape)))
         return bits.reshape(shape).astype(bool)
+
+
+def parse_slice(text: str) -> slice:
+    """Return the slice of ``"start:stop:step"``, where any of the three may be left out.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    parts = text.split(":")
+    if len(parts) not in (2, 3):
+        raise ValueError(f"not a slice: {text!r}, expected start:stop:step")
+    return slice(*(int(part) if part else None for part in parts))
 
 
 def first_number(tolerance: float | str) -> float:
@@ -105,6 +117,8 @@ def first_number(tolerance: float | str) -> float:
 
 def find_cases(system: str, prefix: str) -> list[Case]:
     """The cases of ``system`` whose name starts with ``prefix``, sorted by name."""
+    if system not in SYSTEMS:
+        raise ValueError(f"system: expected one of {', '.join(SYSTEMS)}, got {system!r}")
     paths = sorted((cases_root() / system).glob(f"{prefix}*.json"))
     return [Case(path) for path in paths if not path.name.startswith(NOT_CASES)]
 
@@ -227,6 +241,7 @@ class Comparison:
     """Compares all arrays of a case before :meth:`check` fails for those that differ."""
 
     rows: list[tuple[str, float, float]] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
 
     def close(
         self,
@@ -256,6 +271,29 @@ class Comparison:
         if actual.shape != expected.shape:
             raise AssertionError(f"{name}: shape {actual.shape}, golden {expected.shape}")
         self._add(name, float((actual != expected).sum()), float(allowed))
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the arrays that were compared."""
+        return {name for name, _, _ in self.rows}
+
+    def require_results(
+        self, arrays: Iterable[str], *, results: str, inputs: str, compared: Iterable[str] = ()
+    ) -> None:
+        """Fail if a result of a case was not compared; list other such arrays, which are inner
+        tensors that no module of ours exposes, in ``not_compared``.
+
+        Args:
+            arrays: names of all arrays of the case.
+            results: regular expression of the names of results.
+            inputs: regular expression of the names of inputs.
+            compared: names that were compared under other names.
+        """
+        absent = sorted(set(arrays) - self.names - set(compared))
+        absent = [name for name in absent if not re.fullmatch(inputs, name)]
+        missing = [name for name in absent if re.fullmatch(results, name)]
+        assert not missing, f"results that were not compared: {', '.join(missing)}"
+        self.not_compared += absent
 
     def _add(self, name: str, error: float, tolerance: float) -> None:
         self.rows.append((name, error, tolerance))

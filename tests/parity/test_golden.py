@@ -13,6 +13,7 @@ from parity.golden import (
     find_cases,
     first_number,
     generated,
+    parse_slice,
     z,
 )
 
@@ -44,6 +45,31 @@ def test_generated_input_is_a_function_of_its_name():
         generated("ones((2, 3))")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("::", slice(None)),
+        ("::6", slice(None, None, 6)),
+        ("2:9:3", slice(2, 9, 3)),
+        (":5", slice(None, 5)),
+        ("-4:", slice(-4, None)),
+    ],
+)
+def test_slices_of_stored_arrays(text, expected):
+    assert parse_slice(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "4", "1:2:3:4", "a:b"])
+def test_other_texts_are_no_slices(text):
+    with pytest.raises(ValueError):
+        parse_slice(text)
+
+
+def test_unknown_systems_have_no_cases():
+    with pytest.raises(ValueError, match=r"expected one of mask2former.*got 'mask3former'"):
+        find_cases("mask3former", "full_")
+
+
 @needs_golden
 def test_fill_applies_overrides_in_order():
     plain, changed = torch.nn.Linear(4, 3).double(), torch.nn.Linear(4, 3).double()
@@ -71,3 +97,15 @@ def test_comparison_lists_what_differs():
         comparison.close("shape", [1.0], [1.0, 2.0], 1.0)
     with pytest.raises(AssertionError, match="nothing was compared"):
         Comparison().check()
+
+
+def test_results_must_be_compared_and_inner_tensors_are_listed():
+    comparison = Comparison()
+    comparison.close("res2_feat", [1.0], [1.0], 1e-6)
+    names = {"image_rgb", "res2_feat", "patch_embed", "downsample0"}
+    patterns = {"results": r"res\d_feat", "inputs": ".*_rgb"}
+    comparison.require_results(names, **patterns)
+    assert comparison.not_compared == ["downsample0", "patch_embed"]
+    with pytest.raises(AssertionError, match="not compared: res3_feat"):
+        comparison.require_results(names | {"res3_feat"}, **patterns)
+    comparison.require_results(names | {"res3_feat"}, **patterns, compared=["res3_feat"])

@@ -1,14 +1,11 @@
 """From given class logits, boxes and masks to panoptic and instance results."""
 
-import numpy as np
 import torch
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from panoptic_segformer.postprocess import absolute_boxes, choose_things, mask_prediction
 from parity.golden import parametrize_cases
+from parity.panoptic_segformer.results import official_maps
 from segcore.inference import PanopticMerging, ResultMaker
-
-CATEGORY_IDS = np.array([category["id"] for category in COCO_CATEGORIES])
 
 
 def build_result_maker(config: dict, num_things: int) -> ResultMaker:
@@ -22,14 +19,6 @@ def build_result_maker(config: dict, num_things: int) -> ResultMaker:
         merging=PanopticMerging("mask_wise", **pairs, **options),
         topk_per_image=config["max_detections"],
     )
-
-
-def official_maps(panoptic, segments) -> tuple[np.ndarray, np.ndarray]:
-    """Category id and number of the thing at each pixel, 0 for void and stuff."""
-    categories = [0, *(CATEGORY_IDS[segment["category_id"]] for segment in segments)]
-    is_thing = [0, *(segment["isthing"] for segment in segments)]
-    numbers = np.cumsum(is_thing) * is_thing
-    return np.array(categories)[panoptic], numbers[panoptic]
 
 
 def segments_of(categories, numbers) -> set[tuple[int, int]]:
@@ -82,7 +71,6 @@ def test_merge(case, comparison):
     expected = arrays["instance_box_score"]
     comparison.close("instance_score", instances.scores, expected[:, 4], tolerance["scores"])
     positive = expected[:, 4] > 0  # the others tie
-    assert positive.any()
     found = {
         "label": instances.pred_classes,
         "area": instances.pred_masks.sum(dim=(1, 2)),
