@@ -18,14 +18,14 @@ from tabulate import tabulate
 from torch import Tensor
 
 from segcore.ops import (
-    ClusterNeighbourhood,
+    ClusterNeighborhood,
     balanced_clusters,
     cluster_attention,
     cluster_attention_reference,
     knn,
 )
 from segcore.ops.gather_reference import gather_tokens
-from segcore.ops.inverse_distance import offset_features
+from segcore.ops.offset_features import offset_features
 
 SIDE, CLUSTER_SIZE, CLUSTERS_PER_TOKEN = 128, 8, 6
 HEADS, CHANNELS = 2, 32
@@ -37,7 +37,7 @@ def gather_clusters(
     k: Tensor,
     v: Tensor,
     positions: Tensor,
-    neighbourhood: ClusterNeighbourhood,
+    neighborhood: ClusterNeighborhood,
     pos_weight: Tensor,
     pos_bias: Tensor,
     blank_k: Tensor,
@@ -45,14 +45,14 @@ def gather_clusters(
 ) -> Tensor:
     """The operator where all clusters are full, by rows of whole clusters."""
     batch, tokens, heads, channels = q.shape
-    clusters = neighbourhood.clusters.long()
+    clusters = neighborhood.clusters.long()
     image = torch.arange(batch, device=q.device)[:, None, None]
 
     def members_of_heads(rows: Tensor) -> Tensor:  # (B, N, h, m, c)
-        whole = rows.reshape(batch, neighbourhood.num_clusters, -1)[image, clusters]
+        whole = rows.reshape(batch, neighborhood.num_clusters, -1)[image, clusters]
         return whole.view(batch, tokens, -1, heads, channels).transpose(2, 3)
 
-    members, _ = neighbourhood.members()
+    members, _ = neighborhood.members()
     features = offset_features(gather_tokens(positions, members) - positions[:, :, None])
     bias = (features @ pos_weight.T + pos_bias).transpose(2, 3)  # (B, N, h, m)
     q = q * channels**-0.5
@@ -88,7 +88,7 @@ def make_inputs(dtype: torch.dtype, device: str) -> tuple:
     return (
         *(parameter(*rows, of=dtype) for _ in range(3)),
         positions.to(device, precision),
-        ClusterNeighbourhood(clusters.to(device), CLUSTER_SIZE),
+        ClusterNeighborhood(clusters.to(device), CLUSTER_SIZE),
         parameter(HEADS, 5, of=precision),
         parameter(HEADS, of=precision),
         parameter(HEADS * CHANNELS, of=precision),
@@ -101,7 +101,7 @@ def make_run(operator: str, dtype: str, device: str, backward: bool) -> Callable
     arguments = make_inputs(getattr(torch, dtype), device)
     inputs = [tensor for tensor in arguments if getattr(tensor, "requires_grad", False)]
     grad_output = torch.randn(1, SIDE * SIDE, HEADS * CHANNELS).to(arguments[0])
-    arguments[4].users()  # once a stage
+    arguments[4].inverse_lists()  # once a stage
 
     def forward() -> None:
         with torch.no_grad():

@@ -30,10 +30,10 @@ def make_inputs(dtype: torch.dtype, device: str, *, batch=1, heads=8, channels=3
     sizes = torch.tensor([(width, height) for height, width in SHAPES])
     cells = torch.cat([torch.cartesian_prod(*map(torch.arange, shape)) for shape in SHAPES])
     own_level = torch.repeat_interleave(sizes, sizes.prod(-1), dim=0)
-    centres = (cells.flip(-1) + 0.5) / own_level
+    centers = (cells.flip(-1) + 0.5) / own_level
     samples = (batch, len(cells), heads, len(SHAPES), points)
     offsets = SPREAD * torch.randn(*samples, 2, generator=generator) / sizes[:, None]
-    locations = centres[:, None, None, None] + offsets
+    locations = centers[:, None, None, None] + offsets
     logits = torch.randn(*samples, generator=generator)
     value = torch.randn(batch, len(cells), heads, channels, generator=generator)
     return (

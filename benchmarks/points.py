@@ -40,7 +40,7 @@ def stages() -> list[Tensor]:
 
 
 def clustering(positions: list[Tensor], cluster: Operator, nearest: Operator) -> None:
-    """Clusters and neighbourhoods of four stages, and local strides of the second and third."""
+    """Clusters and neighborhoods of four stages, and local strides of the second and third."""
     for stage, tokens in enumerate(positions):
         order, centers = cluster(tokens, CLUSTER_SIZE, (SIDE, SIDE))
         nearest(tokens[:, order[0]], centers, CLUSTERS_PER_TOKEN)
@@ -53,7 +53,7 @@ def merge_inputs(channels: int) -> tuple[tuple, tuple[int, ...]]:
     order, centers = ops.balanced_clusters(grid(), CLUSTER_SIZE, (SIDE, SIDE))
     positions = grid()[:, order[0]]
     near = ops.knn(positions, centers, CLUSTERS_PER_TOKEN)
-    members, _ = ops.ClusterNeighbourhood(near, CLUSTER_SIZE).members()
+    members, _ = ops.ClusterNeighborhood(near, CLUSTER_SIZE).members()
     tokens = positions.shape[1]
     return (
         torch.randn(1, tokens, channels),
@@ -67,7 +67,7 @@ def merge_inputs(channels: int) -> tuple[tuple, tuple[int, ...]]:
 
 
 def convolution_inputs(channels: int) -> tuple[tuple, tuple[int, ...]]:
-    """The pixel decoder's convolution over nine neighbours."""
+    """The pixel decoder's convolution over nine neighbors."""
     members = ops.knn(grid(), grid(), 9)
     features = torch.randn(1, SIDE * SIDE, channels)
     return (features, grid(), grid(), members, None, None, *weight_net()), (0, 6, 7, 8, 9)
@@ -109,7 +109,7 @@ def deform_inputs(channels: int) -> tuple[tuple, tuple[int, ...]]:
 CASES = {
     "merge 4,096 of 16,384, 48 members, 32 channels": ("neighborhood_merge", merge_inputs, 32),
     "convolution 16,384, 9 members, 256": ("neighborhood_merge", convolution_inputs, 256),
-    "gather 16,384, 4 neighbours, 256": ("point_gather", gather_inputs, 256),
+    "gather 16,384, 4 neighbors, 256": ("point_gather", gather_inputs, 256),
     "deformable attention 5,376, 256": ("point_deform_attn", deform_inputs, 256),
 }
 

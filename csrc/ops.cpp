@@ -12,12 +12,12 @@ STABLE_TORCH_LIBRARY(segcore, library) {
   library.def(
       "cluster_attention(Tensor q, Tensor k, Tensor v, Tensor positions, Tensor clusters, "
       "SymInt cluster_size, Tensor pos_weight, Tensor pos_bias, Tensor blank_k, Tensor blank_v, "
-      "float scale, Tensor? users, Tensor? borders) -> Tensor");
+      "float scale, Tensor? indices, Tensor? offsets) -> Tensor");
   library.def(
       "cluster_attention_backward(Tensor grad_output, Tensor q, Tensor k, Tensor v, "
       "Tensor positions, Tensor clusters, SymInt cluster_size, Tensor pos_weight, "
-      "Tensor pos_bias, Tensor blank_k, Tensor blank_v, float scale, Tensor users, "
-      "Tensor borders) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor pos_bias, Tensor blank_k, Tensor blank_v, float scale, Tensor? indices, "
+      "Tensor? offsets) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def("knn(Tensor queries, Tensor points, SymInt k) -> Tensor");
   library.def(
       "balanced_clusters(Tensor positions, SymInt cluster_size, SymInt[] canvas, bool per_image) "
@@ -36,10 +36,10 @@ STABLE_TORCH_LIBRARY(segcore, library) {
       "Tensor linear_bias, Tensor norm_weight, Tensor norm_bias) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def(
-      "point_deform_attn(Tensor values, Tensor positions, Tensor neighbours, SymInt[] canvas, "
+      "point_deform_attn(Tensor values, Tensor positions, Tensor neighbors, SymInt[] canvas, "
       "Tensor locations, Tensor attention, Tensor power) -> Tensor");
   library.def(
       "point_deform_attn_backward(Tensor grad_output, Tensor values, Tensor positions, "
-      "Tensor neighbours, SymInt[] canvas, Tensor locations, Tensor attention, Tensor power) "
+      "Tensor neighbors, SymInt[] canvas, Tensor locations, Tensor attention, Tensor power) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
 }

@@ -1,4 +1,4 @@
-"""What the tests of several operators do with them."""
+"""Checks of operators against their twins and against PyTorch's rules."""
 
 import pytest
 import torch
@@ -26,12 +26,12 @@ def devices(name):
 
 
 def changed(arguments, change):
-    """Arguments by name, some of them edited: ``change`` has a function for each of these."""
+    """Return arguments by name, edited by the functions in ``change``."""
     return arguments | {name: edit(arguments[name]) for name, edit in change.items()}
 
 
 def run_with_gradients(operator, arguments, differentiable):
-    """Output, and gradients by name, of arguments by name for a fixed upstream gradient."""
+    """Return output and gradients by name, for a fixed upstream gradient."""
     arguments = dict(arguments)
     inputs = {
         name: arguments[name].detach().requires_grad_()
@@ -49,8 +49,8 @@ def upstream_gradient(output):
 
 
 def run_kernels(operators, name, arguments, differentiable):
-    """The same of an operator and its backward in a namespace of ``torch.ops``, without autograd;
-    arguments as the schema has them."""
+    """Do :func:`run_with_gradients` with an operator and its backward in a namespace of
+    ``torch.ops``, without autograd; arguments as the schema has them."""
     arguments = {
         key: value.detach() if isinstance(value, torch.Tensor) else value
         for key, value in arguments.items()
@@ -69,14 +69,14 @@ def assert_kernels_match(operators, name, twin, arguments, differentiable, **tol
 
 
 def assert_same(operator, twin, arguments, differentiable, **tolerances):
-    """Same types and close numbers, scaled by the largest one, of outputs and gradients."""
+    """Check for equal types and close values, relative to the largest, of outputs and gradients."""
     actual = run_with_gradients(operator, arguments, differentiable)
     expected = run_with_gradients(twin, arguments, differentiable)
     assert_close(actual, expected, **tolerances)
 
 
 def assert_close(actual, expected, **tolerances):
-    """The comparison of :func:`assert_same`, of results by name."""
+    """Compare results by name, as :func:`assert_same`."""
     for name, theirs in expected.items():
         ours = actual[name]
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, name
@@ -90,7 +90,7 @@ def assert_close(actual, expected, **tolerances):
 
 
 def assert_gradcheck(operator, arguments, differentiable):
-    """Gradients against finite differences, of arguments in float64."""
+    """Compare gradients of float64 arguments with finite differences."""
     inputs = [arguments[name].detach().clone().requires_grad_() for name in differentiable]
     assert gradcheck(
         lambda *tensors: operator(**(arguments | dict(zip(differentiable, tensors, strict=True)))),
@@ -99,7 +99,7 @@ def assert_gradcheck(operator, arguments, differentiable):
 
 
 def assert_half_error_at_most_twice_pytorchs(operator, twin, arguments, differentiable):
-    """The twin on the same half values sets the limit; the truth is the twin in float64."""
+    """Limit the error by that of the twin on the same half values, against the twin in float64."""
     exact_arguments = {
         name: value.double()
         if isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -116,7 +116,7 @@ def assert_half_error_at_most_twice_pytorchs(operator, twin, arguments, differen
 
 
 def assert_independent_of_threads(operator, arguments, differentiable):
-    """Equal, to the bit, with every number of threads."""
+    """Check for equal bits with every number of threads."""
     threads = torch.get_num_threads()
     results = []
     try:
@@ -131,7 +131,7 @@ def assert_independent_of_threads(operator, arguments, differentiable):
 
 
 def assert_compiles(operator, arguments, differentiable, dynamic):
-    """Without a graph break, and with the same results."""
+    """Check that there is no graph break, and that results are the same."""
     compiled = torch.compile(operator, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     expected = run_with_gradients(operator, arguments, differentiable)
     actual = run_with_gradients(compiled, arguments, differentiable)
@@ -139,8 +139,8 @@ def assert_compiles(operator, arguments, differentiable, dynamic):
 
 
 def assert_registered_well(name, arguments, differentiable):
-    """PyTorch's checks of schema, fake kernel and autograd, forward and backward; arguments as the
-    schema has them."""
+    """Run PyTorch's checks of schema, fake kernel and autograd, forward and backward; arguments as
+    the schema has them."""
     operator = getattr(torch.ops.segcore, name).default
     backward = getattr(torch.ops.segcore, f"{name}_backward").default
     inputs = {

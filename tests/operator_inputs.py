@@ -2,7 +2,7 @@
 
 import torch
 
-from segcore.ops import ClusterNeighbourhood, knn
+from segcore.ops import ClusterNeighborhood, knn
 
 
 def ms_deform_attn_inputs(
@@ -63,7 +63,7 @@ def neighborhood_merge_inputs(
     dtype=torch.float64,
     device="cpu",
 ):
-    """The centres are tokens, so that some offsets are 0."""
+    """The centers are tokens, so that some offsets are 0."""
     generator = torch.Generator().manual_seed(0)
     precision = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -106,8 +106,8 @@ def point_deform_attn_inputs(
     dtype=torch.float64,
     device="cpu",
 ):
-    """Tokens on places of the canvas, with their true neighbours; a level
-    with fewer than k tokens has -1 in its table."""
+    """Tokens on cells of the canvas, with their true neighbors; a level with fewer than k tokens
+    has -1 in its table."""
     generator = torch.Generator().manual_seed(0)
     precision = torch.float64 if dtype == torch.float64 else torch.float32
     height, width = canvas
@@ -121,7 +121,7 @@ def point_deform_attn_inputs(
         tables.append(torch.nn.functional.pad(near, (0, k - near.shape[-1]), value=-1))
     num_tokens, levels = sum(level_sizes), len(level_sizes)
     positions = torch.cat(tokens, 1) if tokens else torch.zeros(batch, 0, 2)
-    neighbours = torch.zeros(batch, 0, height * width, k, dtype=torch.int64)
+    neighbors = torch.zeros(batch, 0, height * width, k, dtype=torch.int64)
 
     def randn(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -132,7 +132,7 @@ def point_deform_attn_inputs(
     return {
         "values": randn(batch, num_tokens, heads, channels).to(device, dtype),
         "positions": positions.to(device, precision),
-        "neighbours": (torch.stack(tables, 1) if tables else neighbours).to(device),
+        "neighbors": (torch.stack(tables, 1) if tables else neighbors).to(device),
         "canvas": canvas,
         "locations": locations.to(device, precision),
         "attention": randn(*samples).to(device, precision),
@@ -151,7 +151,7 @@ def knn_inputs(kind, batch=2, queries=40, points=90, seed=0):
         return (rand(queries) * 14 - 2).round(), (rand(points) * 9).round()
     if kind == "flat":  # all points on a line
         return rand(queries) * 9, rand(points) * torch.tensor([9.0, 0.0]) + 1.5
-    if kind == "one place":
+    if kind == "one point":
         return rand(queries), torch.full((batch, points, 2), 3.0)
     if kind == "dense corner":
         return rand(queries) * 100, rand(points) ** 6 * 100
@@ -168,18 +168,18 @@ def canvas_grid(height, width, batch=1):
 
 
 def tokens_on_canvas(height, width, count, batch=2, seed=0):
-    """Tokens on whole places of the canvas, each image its own, in ascending order."""
+    """Tokens on different cells of the canvas in each image, in ascending order."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.rand(batch, height * width, generator=generator).argsort(-1)[:, :count]
     index = chosen.sort(-1).values[..., None].expand(-1, -1, 2)
     return canvas_grid(height, width, batch).gather(1, index)
 
 
-def random_neighbourhood(batch, tokens, cluster_size, clusters_per_token, generator):
+def random_neighborhood(batch, tokens, cluster_size, clusters_per_token, generator):
     """Clusters in random order; of a part-filled last cluster about as often as of any other."""
     clusters = -(-tokens // cluster_size)
     order = torch.rand(batch, tokens, clusters, generator=generator).argsort(-1)
-    return ClusterNeighbourhood(order[..., :clusters_per_token], cluster_size)
+    return ClusterNeighborhood(order[..., :clusters_per_token], cluster_size)
 
 
 def cluster_attention_inputs(
@@ -192,10 +192,10 @@ def cluster_attention_inputs(
     clusters_per_token=3,
     dtype=torch.float64,
     device="cpu",
-    neighbourhood=None,
+    neighborhood=None,
     positions=None,
 ):
-    """Positions on a grid where some tokens share a place."""
+    """Positions on a grid where some tokens coincide."""
     generator = torch.Generator().manual_seed(0)
     precision = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -204,20 +204,18 @@ def cluster_attention_inputs(
 
     if positions is None:
         positions = torch.randint(9, (batch, tokens, 2), generator=generator)
-    if neighbourhood is None:
-        neighbourhood = random_neighbourhood(
+    if neighborhood is None:
+        neighborhood = random_neighborhood(
             batch, tokens, cluster_size, clusters_per_token, generator
         )
-    neighbourhood = ClusterNeighbourhood(
-        neighbourhood.clusters.to(device), neighbourhood.cluster_size
-    )
+    neighborhood = ClusterNeighborhood(neighborhood.clusters.to(device), neighborhood.cluster_size)
     k, v = randn(batch, tokens, heads, 2, channels).to(device, dtype).unbind(3)
     return {
         "q": randn(batch, tokens, heads, channels).to(device, dtype),
         "k": k,
         "v": v,
         "positions": positions.to(device, precision),
-        "neighbourhood": neighbourhood,
+        "neighborhood": neighborhood,
         "pos_weight": (0.3 * randn(heads, 5)).to(device, precision),
         "pos_bias": randn(heads).to(device, precision),
         "blank_k": randn(heads * channels).to(device, precision),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from segcore.checkpoint import read_checkpoint, write_checkpoint
 from segcore.data import quickstart
 from segcore.engine.logs import package_names
 
@@ -181,10 +182,26 @@ def assert_resumed_alike(unbroken: Path, resumed: Path, options: dict, config: P
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_eval_only_with_tta(data, trained: Path, tmp_path: Path):
+def classes_reversed(path: Path, target: Path) -> Path:
+    """The same model, trained on the same classes in another order."""
+    checkpoint = read_checkpoint(path)
+    metadata, model = checkpoint["metadata"], checkpoint["model"]
+    last = len(metadata["stuff_classes"]) - 1
+    for name in ("thing_classes", "stuff_classes"):
+        metadata[name] = metadata[name][::-1]
+    for name in ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"):
+        metadata[name] = {identity: last - index for identity, index in metadata[name].items()}
+    for name in ("weight", "bias"):
+        rows = model[f"sem_seg_head.predictor.class_embed.{name}"]
+        rows[:-1] = rows[:-1].flip(0)
+    write_checkpoint(checkpoint, target)
+    return target
+
+
+def test_eval_only_with_other_class_order_and_tta(data, trained: Path, tmp_path: Path):
     options = {
         **data,
-        "MODEL.WEIGHTS": trained / "model_final.pth",
+        "MODEL.WEIGHTS": classes_reversed(trained / "model_final.pth", tmp_path / "reversed.pth"),
         "TEST.AUG.ENABLED": True,
         "TEST.AUG.MIN_SIZES": "[32, 48]",
     }
@@ -193,6 +210,7 @@ def test_eval_only_with_tta(data, trained: Path, tmp_path: Path):
     printed = re.findall(r"copypaste: ([\d.]+)", result.stdout)
     expected = metrics(trained)
     assert f"{expected['panoptic_seg/PQ']:.4f}" in printed
+    assert "the same classes in another order" in result.stdout
     assert (tmp_path / "inference_TTA" / "sem_seg_evaluation.pth").exists()
     assert not (tmp_path / "model_final.pth").exists()
 
@@ -270,3 +288,15 @@ def test_evaluation_of_a_run_without_checkpoint(data, tmp_path: Path, run_here, 
 def test_option_after_the_settings(data, tmp_path: Path, run_here, capsys):
     assert run_here(tmp_path, {**data, "--resume": ""}) == 2
     assert "--resume: options come before" in capsys.readouterr().err
+
+
+def test_eval_only_needs_weights(data, tmp_path: Path, run_here, capsys):
+    assert run_here(tmp_path, data, "--eval-only") == 2
+    assert "error: no weights: expected a checkpoint as MODEL.WEIGHTS" in capsys.readouterr().err
+
+
+def test_eval_only_needs_every_weight(data, trained: Path, tmp_path: Path, run_here, capsys):
+    weights = {"MODEL.WEIGHTS": trained / "model_final.pth"}
+    other = {"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 9}
+    assert run_here(tmp_path, {**data, **weights, **other}, "--eval-only") == 1
+    assert "2 entries of the model are not in this checkpoint" in capsys.readouterr().err

@@ -4,6 +4,7 @@
 
 #include "patches.h"
 
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
@@ -19,7 +20,9 @@ inline ClusteringSizes check_balanced_clusters(
     int64_t cluster_size,
     const std::vector<int64_t>& canvas) {
   check_dim("positions", positions, 3);
-  const ClusteringSizes s = {positions.size(0), positions.size(1), cluster_size};
+  const int64_t tokens = positions.size(1);
+  const ClusteringSizes s = {
+      positions.size(0), tokens, std::min(cluster_size, std::max<int64_t>(tokens, 1))};
   check_sizes("positions", positions, {s.batch, s.tokens, 2});
   check_type("positions", positions, torch::headeronly::ScalarType::Float);
   STD_TORCH_CHECK(
@@ -32,7 +35,7 @@ inline ClusteringSizes check_balanced_clusters(
 }
 
 // The operator as a device registers it: checks, and calls kRun for the order of contiguous positions,
-// and to write the centres; not for empty ones.
+// and to write the centers; not for empty ones.
 template <auto kRun>
 std::tuple<torch::stable::Tensor, torch::stable::Tensor> balanced_clusters_operator(
     const torch::stable::Tensor& positions,

@@ -9,20 +9,20 @@
 
 namespace segcore {
 
-// Position in cells of a location in [0, 1]; the centre of cell i is at i.
+// Position in cells of a location in [0, 1]; the center of cell i is at i.
 template <typename T>
 C10_HOST_DEVICE inline T cell_position(T location, int64_t size) {
   return location * static_cast<T>(size) - static_cast<T>(0.5);
 }
 
-// Whether a sample gets anything from the map. False for NaN. A position that passes can be
+// True if a sample gets anything from the map; false for NaN. A position that passes can be
 // converted to an integer, whatever the location was.
 template <typename T>
 C10_HOST_DEVICE inline bool touches_map(T position, int64_t size) {
   return position > static_cast<T>(-1) && position < static_cast<T>(size);
 }
 
-// The two neighbouring cells of a position that touches the map. A neighbour outside is clamped
+// The two neighboring cells of a position that touches the map. A neighbor outside is clamped
 // into the map (so that it can be read) and has weight and slope zero.
 template <typename T>
 struct AxisSample {

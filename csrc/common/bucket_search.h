@@ -1,4 +1,4 @@
-// The search for nearest neighbours in a grid of buckets, for both devices. To be included before all
+// The search for nearest neighbors in a grid of buckets, for both devices. To be included before all
 // else: the distances have to be exact.
 #pragma once
 
@@ -9,12 +9,12 @@
 
 namespace segcore {
 
-// Points a bucket for each neighbour that is asked for. At 1 / pi, the nearest neighbours of a query
+// Points a bucket for each neighbor that is asked for. At 1 / pi, the nearest neighbors of a query
 // would just reach the border of the 3 x 3 buckets around it.
-constexpr double kPointsPerNeighbour = 0.5;
+constexpr double kPointsPerNeighbor = 0.5;
 
 C10_HOST_DEVICE inline double buckets_wanted(int64_t points, int64_t k) {
-  const double buckets = points / (kPointsPerNeighbour * k);
+  const double buckets = points / (kPointsPerNeighbor * k);
   return buckets > 1 ? buckets : 1;
 }
 
@@ -64,13 +64,13 @@ struct NearestInArray {
     if (squared > limit) return;
     const uint64_t key = order_key(squared, index);
     if (count == k && key > keys[k - 1]) return;
-    int64_t place = count < k ? count++ : k - 1;
-    for (; place > 0 && keys[place - 1] > key; --place) keys[place] = keys[place - 1];
-    keys[place] = key;
+    int64_t i = count < k ? count++ : k - 1;
+    for (; i > 0 && keys[i - 1] > key; --i) keys[i] = keys[i - 1];
+    keys[i] = key;
     if (count == k) limit = float_of_key(keys[k - 1]);
   }
 
-  // Whether there are k, all nearer than this distance.
+  // True if there are k, all nearer than this distance.
   C10_HOST_DEVICE bool are_within(float distance) const {
     return count == k && limit < distance * distance;
   }

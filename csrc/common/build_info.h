@@ -1,4 +1,4 @@
-// What a library says of itself to projects/segcore/doctor.py.
+// Description of a library for projects/segcore/doctor.py.
 #pragma once
 
 #include <torch/headeronly/version.h>

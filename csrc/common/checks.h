@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <initializer_list>
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
@@ -17,7 +16,9 @@ inline void check_dim(const char* name, const torch::stable::Tensor& tensor, int
 }
 
 inline void check_sizes(
-    const char* name, const torch::stable::Tensor& tensor, std::initializer_list<int64_t> sizes) {
+    const char* name,
+    const torch::stable::Tensor& tensor,
+    torch::headeronly::IntHeaderOnlyArrayRef sizes) {
   check_dim(name, tensor, static_cast<int64_t>(sizes.size()));
   int64_t dim = 0;
   for (const int64_t size : sizes) {
@@ -42,16 +43,6 @@ inline void check_same_device(
     const char* name, const torch::stable::Tensor& tensor, const torch::stable::Tensor& other) {
   STD_TORCH_CHECK(
       tensor.device() == other.device(), name, ": expected the device of the other arguments");
-}
-
-// The gradient of an output of these sizes; `value` is the argument whose type outputs have.
-inline void check_grad_output(
-    const torch::stable::Tensor& grad_output,
-    std::initializer_list<int64_t> sizes,
-    const torch::stable::Tensor& value) {
-  check_sizes("grad_output", grad_output, sizes);
-  check_type("grad_output", grad_output, value.scalar_type());
-  check_same_device("grad_output", grad_output, value);
 }
 
 // Half types accumulate in float32; an unsupported type is refused.

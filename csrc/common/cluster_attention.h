@@ -1,8 +1,7 @@
-// What the CPU and the CUDA kernels of attention over clusters share: sizes, read from the arguments
-// and checked, so that no kernel can leave its tensors. The messages for users are in
-// projects/segcore/ops; these guard calls of torch.ops.segcore.
+// The arguments of attention over clusters, checked.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <tuple>
@@ -11,18 +10,25 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include "checks.h"
 #include "cluster_attention_sizes.h"
+#include "offset_features.h"
+#include "operator.h"
 #include "rows.h"
 
 namespace segcore {
 
-// The arguments of the operator, in the order of its schema.
 struct __attribute__((visibility("hidden"))) ClusterAttentionArguments {
-  const torch::stable::Tensor &q, &k, &v, &positions, &clusters;
+  using Tensor = torch::stable::Tensor;
+  using Types = ArgumentTypes<
+      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t,
+      const Tensor&, const Tensor&, const Tensor&, const Tensor&, double,
+      const std::optional<Tensor>&, const std::optional<Tensor>&>;
+
+  const Tensor &q, &k, &v, &positions, &clusters;
   int64_t cluster_size;
-  const torch::stable::Tensor &pos_weight, &pos_bias, &blank_k, &blank_v;
+  const Tensor &pos_weight, &pos_bias, &blank_k, &blank_v;
   double scale;
+  const std::optional<Tensor>&indices, &offsets;  // for the backward
 };
 
 inline ClusterAttentionSizes check_cluster_attention(const ClusterAttentionArguments& a) {
@@ -31,8 +37,10 @@ inline ClusterAttentionSizes check_cluster_attention(const ClusterAttentionArgum
   check_dim("clusters", a.clusters, 3);
   STD_TORCH_CHECK(
       a.cluster_size >= 1, "cluster_size: expected at least 1, got ", a.cluster_size);
+  // A cluster of more tokens than there are is one of all tokens.
+  const int64_t cluster_size = std::min(a.cluster_size, std::max<int64_t>(a.q.size(1), 1));
   const ClusterAttentionSizes s = {
-      a.q.size(0), a.q.size(1), a.q.size(2), a.q.size(3), a.clusters.size(2), a.cluster_size};
+      a.q.size(0), a.q.size(1), a.q.size(2), a.q.size(3), a.clusters.size(2), cluster_size};
   STD_TORCH_CHECK(s.tokens <= INT32_MAX, "q: expected at most ", INT32_MAX, " tokens an image");
   for (const auto& [name, tensor] : {std::pair("k", &a.k), std::pair("v", &a.v)}) {
     check_sizes(name, *tensor, {s.batch, s.tokens, s.heads, s.channels});
@@ -58,73 +66,37 @@ inline ClusterAttentionSizes check_cluster_attention(const ClusterAttentionArgum
   return s;
 }
 
-// For the backward: users (batch, tokens * clusters_per_token) are the tokens that see each cluster,
-// borders (batch, clusters + 1) where those of each cluster begin and end.
-inline void check_users(
-    const ClusterAttentionSizes& s,
-    const torch::stable::Tensor& users,
-    const torch::stable::Tensor& borders,
-    const torch::stable::Tensor& q) {
-  using torch::headeronly::ScalarType;
-  check_sizes("users", users, {s.batch, s.tokens * s.clusters_per_token});
-  check_type("users", users, ScalarType::Int);
-  check_sizes("borders", borders, {s.batch, s.clusters() + 1});
-  check_type("borders", borders, ScalarType::Long);
-  check_same_device("users", users, q);
-  check_same_device("borders", borders, q);
-}
+// The tokens that see each cluster, in compressed rows: indices (batch, tokens * clusters_per_token) are
+// tokens, offsets (batch, clusters + 1) bound those of each cluster.
+struct __attribute__((visibility("hidden"))) InverseClusters {
+  torch::stable::Tensor indices, offsets;
 
-// The operator as a device registers it: checks, and calls kRun with the arguments and sizes.
-template <auto kRun>
-torch::stable::Tensor cluster_attention_operator(
-    const torch::stable::Tensor& q,
-    const torch::stable::Tensor& k,
-    const torch::stable::Tensor& v,
-    const torch::stable::Tensor& positions,
-    const torch::stable::Tensor& clusters,
-    int64_t cluster_size,
-    const torch::stable::Tensor& pos_weight,
-    const torch::stable::Tensor& pos_bias,
-    const torch::stable::Tensor& blank_k,
-    const torch::stable::Tensor& blank_v,
-    double scale,
-    const std::optional<torch::stable::Tensor>&,
-    const std::optional<torch::stable::Tensor>&) {
-  const ClusterAttentionArguments arguments = {
-      q, k, v, positions, clusters, cluster_size, pos_weight, pos_bias, blank_k, blank_v, scale};
-  return kRun(arguments, check_cluster_attention(arguments));
-}
+  InverseClusters(const ClusterAttentionArguments& a, const ClusterAttentionSizes& s)
+      : indices(checked(a.indices, "indices", torch::headeronly::ScalarType::Int, a)),
+        offsets(checked(a.offsets, "offsets", torch::headeronly::ScalarType::Long, a)) {
+    check_sizes("indices", indices, {s.batch, s.tokens * s.clusters_per_token});
+    check_sizes("offsets", offsets, {s.batch, s.clusters() + 1});
+  }
 
-// Of q, k, v, pos_weight, pos_bias, blank_k, blank_v.
+ private:
+  static torch::stable::Tensor checked(
+      const std::optional<torch::stable::Tensor>& tensor,
+      const char* name,
+      torch::headeronly::ScalarType type,
+      const ClusterAttentionArguments& a) {
+    STD_TORCH_CHECK(tensor.has_value(), name, ": expected for the backward");
+    check_type(name, *tensor, type);
+    check_same_device(name, *tensor, a.q);
+    return torch::stable::contiguous(*tensor);
+  }
+};
+
+using ClusterAttention = Operator<ClusterAttentionArguments, check_cluster_attention>;
+
+// Gradients of q, k, v, pos_weight, pos_bias, blank_k, blank_v.
 using ClusterAttentionGradients = std::tuple<
     torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor,
     torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor>;
-
-template <auto kRun>
-ClusterAttentionGradients cluster_attention_backward_operator(
-    const torch::stable::Tensor& grad_output,
-    const torch::stable::Tensor& q,
-    const torch::stable::Tensor& k,
-    const torch::stable::Tensor& v,
-    const torch::stable::Tensor& positions,
-    const torch::stable::Tensor& clusters,
-    int64_t cluster_size,
-    const torch::stable::Tensor& pos_weight,
-    const torch::stable::Tensor& pos_bias,
-    const torch::stable::Tensor& blank_k,
-    const torch::stable::Tensor& blank_v,
-    double scale,
-    const torch::stable::Tensor& users,
-    const torch::stable::Tensor& borders) {
-  const ClusterAttentionArguments arguments = {
-      q, k, v, positions, clusters, cluster_size, pos_weight, pos_bias, blank_k, blank_v, scale};
-  const ClusterAttentionSizes s = check_cluster_attention(arguments);
-  check_grad_output(grad_output, {s.batch, s.tokens, s.heads * s.channels}, q);
-  check_users(s, users, borders, q);
-  return kRun(
-      grad_output, arguments, torch::stable::contiguous(users), torch::stable::contiguous(borders),
-      s);
-}
 
 // The tensor itself if its last dimension lies side by side.
 inline torch::stable::Tensor with_rows(const torch::stable::Tensor& tensor) {

@@ -2,7 +2,7 @@
 // operation is rounded, nothing is fused into a multiply-add. To be included before all else.
 #pragma once
 
-// What -ffp-contract=off does, for one file. (nvcc has no such pragma: exact_product takes its place.)
+// -ffp-contract=off for one file. (nvcc has no such pragma: exact_product takes its place.)
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__) && !defined(__CUDACC__)

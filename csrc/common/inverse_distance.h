@@ -23,7 +23,7 @@ C10_HOST_DEVICE inline T inverse_distance(const Exponent& exponent, T distance) 
   return distance < 0 ? T(0) : inverse;
 }
 
-// How a weight changes with the power and with the offset, as a fraction of `coefficient`; the rest of
+// Derivatives of a weight by the power and by the offset, as a fraction of `coefficient`; the rest of
 // the gradient of a sample is how much its row differs from the interpolation.
 template <typename T>
 struct InverseDistanceSlopes {

@@ -1,4 +1,4 @@
-// Sizes of the search for nearest neighbours, checked.
+// Sizes of the search for nearest neighbors, checked.
 #pragma once
 
 #include <cstdint>

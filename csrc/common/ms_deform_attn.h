@@ -1,6 +1,4 @@
-// What the CPU and the CUDA kernels of multi-scale deformable attention share: sizes and levels,
-// read from the arguments and checked, so that no kernel can leave its tensors. The messages for
-// users are in projects/segcore/ops/_checks.py; these guard calls of torch.ops.segcore.
+// The arguments of multi-scale deformable attention, checked.
 #pragma once
 
 #include <cstdint>
@@ -9,87 +7,69 @@
 
 #include <torch/csrc/stable/tensor.h>
 
-#include "checks.h"
 #include "ms_deform_attn_sizes.h"
+#include "operator.h"
 
 namespace segcore {
 
-struct MsDeformAttnArguments {
-  MsDeformAttnSizes sizes;
-  std::vector<Level> levels;
+struct __attribute__((visibility("hidden"))) MsDeformAttnArguments {
+  using Tensor = torch::stable::Tensor;
+  using Types = ArgumentTypes<
+      const Tensor&, const std::vector<int64_t>&, const Tensor&, const Tensor&>;
+
+  const Tensor& value;
+  const std::vector<int64_t>& spatial_shapes;
+  const Tensor &sampling_locations, &attention_weights;
 };
 
-inline MsDeformAttnArguments check_ms_deform_attn(
-    const torch::stable::Tensor& value,
-    const std::vector<int64_t>& spatial_shapes,
-    const torch::stable::Tensor& sampling_locations,
-    const torch::stable::Tensor& attention_weights) {
-  using torch::headeronly::ScalarType;
-  check_dim("value", value, 4);
-  check_dim("sampling_locations", sampling_locations, 6);
-  STD_TORCH_CHECK(spatial_shapes.size() % 2 == 0, "spatial_shapes: expected (height, width) pairs");
+// Sizes with those of each level.
+struct MsDeformAttnLevels : MsDeformAttnSizes {
+  std::vector<Level> level;
+};
 
-  MsDeformAttnArguments arguments;
+inline MsDeformAttnLevels check_ms_deform_attn(const MsDeformAttnArguments& a) {
+  using torch::headeronly::ScalarType;
+  check_dim("value", a.value, 4);
+  check_dim("sampling_locations", a.sampling_locations, 6);
+  const std::vector<int64_t>& shapes = a.spatial_shapes;
+  STD_TORCH_CHECK(shapes.size() % 2 == 0, "spatial_shapes: expected (height, width) pairs");
+
+  MsDeformAttnLevels s;
   int64_t tokens = 0;
-  for (size_t i = 0; i < spatial_shapes.size(); i += 2) {
-    const int64_t height = spatial_shapes[i], width = spatial_shapes[i + 1];
+  for (size_t i = 0; i < shapes.size(); i += 2) {
+    const int64_t height = shapes[i], width = shapes[i + 1];
     STD_TORCH_CHECK(
         0 < height && height <= kMaxSide && 0 < width && width <= kMaxSide,
         "spatial_shapes: expected sizes from 1 to ", kMaxSide, ", got ", height, " x ", width);
-    arguments.levels.push_back({height, width, tokens});
+    s.level.push_back({height, width, tokens});
     tokens += height * width;
   }
-  arguments.sizes = {
-      value.size(0),
-      value.size(1),
-      value.size(2),
-      value.size(3),
-      sampling_locations.size(1),
-      static_cast<int64_t>(arguments.levels.size()),
-      sampling_locations.size(4)};
-  const MsDeformAttnSizes& s = arguments.sizes;
+  s.batch = a.value.size(0);
+  s.tokens = a.value.size(1);
+  s.heads = a.value.size(2);
+  s.channels = a.value.size(3);
+  s.queries = a.sampling_locations.size(1);
+  s.levels = static_cast<int64_t>(s.level.size());
+  s.points = a.sampling_locations.size(4);
   STD_TORCH_CHECK(
       s.tokens == tokens, "value: has ", s.tokens, " tokens, spatial_shapes has ", tokens);
   check_sizes(
-      "sampling_locations",
-      sampling_locations,
+      "sampling_locations", a.sampling_locations,
       {s.batch, s.queries, s.heads, s.levels, s.points, 2});
   check_sizes(
-      "attention_weights", attention_weights, {s.batch, s.queries, s.heads, s.levels, s.points});
-
-  const ScalarType precision = accumulation_type(value.scalar_type());
-  check_type("sampling_locations", sampling_locations, precision);
-  check_type("attention_weights", attention_weights, precision);
-  check_same_device("sampling_locations", sampling_locations, value);
-  check_same_device("attention_weights", attention_weights, value);
-  return arguments;
+      "attention_weights", a.attention_weights, {s.batch, s.queries, s.heads, s.levels, s.points});
+  const ScalarType precision = accumulation_type(a.value.scalar_type());
+  check_type("sampling_locations", a.sampling_locations, precision);
+  check_type("attention_weights", a.attention_weights, precision);
+  check_same_device("sampling_locations", a.sampling_locations, a.value);
+  check_same_device("attention_weights", a.attention_weights, a.value);
+  return s;
 }
 
-// The operator as a device registers it: checks, and calls kRun with the tensors and the checked sizes.
-template <auto kRun>
-torch::stable::Tensor ms_deform_attn_operator(
-    const torch::stable::Tensor& value,
-    const std::vector<int64_t>& spatial_shapes,
-    const torch::stable::Tensor& sampling_locations,
-    const torch::stable::Tensor& attention_weights) {
-  const auto arguments =
-      check_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights);
-  return kRun(value, sampling_locations, attention_weights, arguments);
-}
+using MsDeformAttn = Operator<MsDeformAttnArguments, check_ms_deform_attn>;
 
-template <auto kRun>
-std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor>
-ms_deform_attn_backward_operator(
-    const torch::stable::Tensor& grad_output,
-    const torch::stable::Tensor& value,
-    const std::vector<int64_t>& spatial_shapes,
-    const torch::stable::Tensor& sampling_locations,
-    const torch::stable::Tensor& attention_weights) {
-  const auto arguments =
-      check_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights);
-  const MsDeformAttnSizes& s = arguments.sizes;
-  check_grad_output(grad_output, {s.batch, s.queries, s.heads * s.channels}, value);
-  return kRun(grad_output, value, sampling_locations, attention_weights, arguments);
-}
+// Gradients of value, sampling_locations, attention_weights.
+using MsDeformAttnGradients =
+    std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor>;
 
 }  // namespace segcore

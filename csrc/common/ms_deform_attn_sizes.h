@@ -1,6 +1,7 @@
 // Sizes of multi-scale deformable attention.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include <torch/headeronly/macros/Macros.h>
@@ -15,6 +16,7 @@ struct MsDeformAttnSizes {
   int64_t queries, levels, points;         // locations (batch, queries, heads, levels, points, 2)
 
   C10_HOST_DEVICE int64_t samples() const { return levels * points; }  // of one query and head
+  std::array<int64_t, 3> output() const { return {batch, queries, heads * channels}; }
 };
 
 struct Level {

@@ -1,5 +1,4 @@
-// The arguments of the merging of neighbourhoods, checked. The messages for users are in
-// projects/segcore/ops; these guard calls of torch.ops.segcore.
+// The arguments of the merging of neighborhoods, checked.
 #pragma once
 
 #include <optional>
@@ -9,16 +8,20 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include "checks.h"
 #include "neighborhood_merge_sizes.h"
+#include "operator.h"
 
 namespace segcore {
 
-// The arguments of the operator, in the order of its schema.
 struct __attribute__((visibility("hidden"))) NeighborhoodMergeArguments {
-  const torch::stable::Tensor &features, &positions, &centers, &members;
-  const std::optional<torch::stable::Tensor>&mask, &importance;
-  const torch::stable::Tensor &linear_weight, &linear_bias, &norm_weight, &norm_bias;
+  using Tensor = torch::stable::Tensor;
+  using Types = ArgumentTypes<
+      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&,
+      const std::optional<Tensor>&, const Tensor&, const Tensor&, const Tensor&, const Tensor&>;
+
+  const Tensor &features, &positions, &centers, &members;
+  const std::optional<Tensor>&mask, &importance;
+  const Tensor &linear_weight, &linear_bias, &norm_weight, &norm_bias;
 };
 
 inline NeighborhoodMergeSizes check_neighborhood_merge(const NeighborhoodMergeArguments& a) {
@@ -33,7 +36,7 @@ inline NeighborhoodMergeSizes check_neighborhood_merge(const NeighborhoodMergeAr
   check_same_device("members", a.members, a.features);
   check_sizes("positions", a.positions, {s.batch, s.tokens, 2});
   check_sizes("centers", a.centers, {s.batch, s.queries, 2});
-  check_sizes("linear_weight", a.linear_weight, {kMergeWeights, kMergeFeatures});
+  check_sizes("linear_weight", a.linear_weight, {kMergeWeights, kOffsetFeatures});
   check_sizes("linear_bias", a.linear_bias, {kMergeWeights});
   check_sizes("norm_weight", a.norm_weight, {kMergeWeights});
   check_sizes("norm_bias", a.norm_bias, {kMergeWeights});
@@ -58,7 +61,7 @@ inline NeighborhoodMergeSizes check_neighborhood_merge(const NeighborhoodMergeAr
   return s;
 }
 
-// The arguments with their numbers side by side, features in a type of the device's choice.
+// The arguments as contiguous tensors, features in a type of the device's choice.
 struct __attribute__((visibility("hidden"))) NeighborhoodMergeTensors {
   NeighborhoodMergeSizes sizes;
   torch::stable::Tensor features, positions, centers, members;
@@ -83,50 +86,12 @@ struct __attribute__((visibility("hidden"))) NeighborhoodMergeTensors {
   }
 };
 
-// The operator as a device registers it: checks, and calls kRun with the arguments and sizes.
-template <auto kRun>
-torch::stable::Tensor neighborhood_merge_operator(
-    const torch::stable::Tensor& features,
-    const torch::stable::Tensor& positions,
-    const torch::stable::Tensor& centers,
-    const torch::stable::Tensor& members,
-    const std::optional<torch::stable::Tensor>& mask,
-    const std::optional<torch::stable::Tensor>& importance,
-    const torch::stable::Tensor& linear_weight,
-    const torch::stable::Tensor& linear_bias,
-    const torch::stable::Tensor& norm_weight,
-    const torch::stable::Tensor& norm_bias) {
-  const NeighborhoodMergeArguments arguments = {
-      features, positions, centers, members, mask, importance, linear_weight, linear_bias,
-      norm_weight, norm_bias};
-  return kRun(arguments, check_neighborhood_merge(arguments));
-}
+using NeighborhoodMerge = Operator<NeighborhoodMergeArguments, check_neighborhood_merge>;
 
-// Of features, importance (empty where there is none), linear_weight, linear_bias, norm_weight,
-// norm_bias.
+// Gradients of features, importance (empty where there is none), linear_weight, linear_bias,
+// norm_weight, norm_bias.
 using NeighborhoodMergeGradients = std::tuple<
     torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor,
     torch::stable::Tensor, torch::stable::Tensor>;
-
-template <auto kRun>
-NeighborhoodMergeGradients neighborhood_merge_backward_operator(
-    const torch::stable::Tensor& grad_output,
-    const torch::stable::Tensor& features,
-    const torch::stable::Tensor& positions,
-    const torch::stable::Tensor& centers,
-    const torch::stable::Tensor& members,
-    const std::optional<torch::stable::Tensor>& mask,
-    const std::optional<torch::stable::Tensor>& importance,
-    const torch::stable::Tensor& linear_weight,
-    const torch::stable::Tensor& linear_bias,
-    const torch::stable::Tensor& norm_weight,
-    const torch::stable::Tensor& norm_bias) {
-  const NeighborhoodMergeArguments arguments = {
-      features, positions, centers, members, mask, importance, linear_weight, linear_bias,
-      norm_weight, norm_bias};
-  const NeighborhoodMergeSizes s = check_neighborhood_merge(arguments);
-  check_grad_output(grad_output, {s.batch, s.queries, kMergeWeights * s.channels}, features);
-  return kRun(grad_output, arguments, s);
-}
 
 }  // namespace segcore

@@ -1,31 +1,34 @@
-// Sizes of the merging of neighbourhoods, and its arithmetic for one member (AutoFocusFormer, section
+// Sizes of the merging of neighborhoods, and its arithmetic for one member (AutoFocusFormer, section
 // 3.3).
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 
 #include <torch/headeronly/macros/Macros.h>
 
+#include "offset_features.h"
 #include "unroll.h"
 
 namespace segcore {
 
-constexpr int kMergeFeatures = 5;  // of an offset
-constexpr int kMergeWeights = 4;   // of a member
+constexpr int kMergeWeights = 4;  // of a member
 
 struct NeighborhoodMergeSizes {
   int64_t batch, tokens, channels;  // features (batch, tokens, channels)
   int64_t queries, members;         // members (batch, queries, members)
+
+  std::array<int64_t, 3> output() const { return {batch, queries, kMergeWeights * channels}; }
 };
 
 // The weight net: a linear layer and a layer norm.
 template <typename T>
 struct MergeParameters {
   static constexpr T kEpsilon = static_cast<T>(1e-5);
-  static constexpr int kCount = kMergeWeights * (kMergeFeatures + 3);
+  static constexpr int kCount = kMergeWeights * (kOffsetFeatures + 3);
 
-  T matrix[kMergeWeights][kMergeFeatures];
+  T matrix[kMergeWeights][kOffsetFeatures];
   T bias[kMergeWeights], scale[kMergeWeights], shift[kMergeWeights];
 };
 
@@ -38,14 +41,14 @@ struct MergeHidden {
 
 template <typename T>
 C10_HOST_DEVICE inline MergeHidden<T> merge_hidden(
-    const MergeParameters<T>& net, const T (&features)[kMergeFeatures]) {
+    const MergeParameters<T>& net, const T (&features)[kOffsetFeatures]) {
   MergeHidden<T> hidden;
   T mean = 0, variance = 0;
   SEGCORE_UNROLL
   for (int r = 0; r < kMergeWeights; ++r) {
     T sum = net.bias[r];
     SEGCORE_UNROLL
-    for (int f = 0; f < kMergeFeatures; ++f) sum += net.matrix[r][f] * features[f];
+    for (int f = 0; f < kOffsetFeatures; ++f) sum += net.matrix[r][f] * features[f];
     hidden.normalized[r] = sum;
     mean += sum / kMergeWeights;
   }

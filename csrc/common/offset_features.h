@@ -1,4 +1,4 @@
-// How a token sees another one in the plane (AutoFocusFormer, section 3.2).
+// Relative position features of tokens in the plane (AutoFocusFormer, section 3.2).
 #pragma once
 
 #include <cmath>
@@ -7,13 +7,15 @@
 
 namespace segcore {
 
+constexpr int kOffsetFeatures = 5;
+
 template <typename T>
 struct OffsetFeatures {
   T x, y, distance, sine, cosine;
 };
 
 // Features of the offset (x, y); sine and cosine are 0 where the offset is 0. Without branches, so
-// that loops over offsets vectorise.
+// that loops over offsets vectorize.
 template <typename T>
 C10_HOST_DEVICE inline OffsetFeatures<T> offset_features(T x, T y) {
   const T distance = std::sqrt(x * x + y * y);

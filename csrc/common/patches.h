@@ -38,7 +38,7 @@ struct Patches {
     return row * columns + (row % 2 == 0 ? column : columns - 1 - column);
   }
 
-  // One coordinate of the centre of a patch.
+  // One coordinate of the center of a patch.
   C10_HOST_DEVICE float center_x(int64_t rank) const {
     const int64_t row = rank / columns, place = rank % columns;
     return center(row % 2 == 0 ? place : columns - 1 - place, width);
@@ -55,10 +55,10 @@ struct Patches {
   }
 };
 
-// A centre of one axis as seen from rank `rank` + `step`; beyond the ends of the serpentine, as far
-// from the end as its neighbour. There are at least two patches.
+// A center of one axis as seen from rank `rank` + `step`; beyond the ends of the serpentine, as far
+// from the end as its neighbor. There are at least two patches.
 template <typename Center>
-C10_HOST_DEVICE inline float neighbouring_center(
+C10_HOST_DEVICE inline float neighboring_center(
     const Center& center, int64_t rank, int64_t step, int64_t count) {
   const int64_t other = rank + step;
   if (other >= 0 && other < count) return center(other);
@@ -80,13 +80,13 @@ C10_HOST_DEVICE inline PlaceInPatch place_in_patch(const Patches& patches, float
   for (int i = 0; i < 2; ++i) {
     const int64_t step = i == 0 ? -1 : 1;
     squared[i] = squared_length(
-        x - neighbouring_center(center_x, rank, step, count),
-        y - neighbouring_center(center_y, rank, step, count));
+        x - neighboring_center(center_x, rank, step, count),
+        y - neighboring_center(center_y, rank, step, count));
   }
   return {rank, squared[0] / (squared[1] + 1e-5f)};
 }
 
-// What tokens are sorted by; `largest_ratio` of the image, or of the batch.
+// Key that tokens are sorted by; `largest_ratio` of the image, or of the batch.
 C10_HOST_DEVICE inline float sort_key(const PlaceInPatch& place, float largest_ratio) {
   return exact_product(static_cast<float>(place.rank), largest_ratio + 1) + place.ratio;
 }

@@ -1,4 +1,4 @@
-// For short loops inside a loop that is to be vectorised: GCC does that only once they are unrolled.
+// For short loops inside a loop that is to be vectorized: GCC does that only once they are unrolled.
 #pragma once
 
 #if defined(__CUDACC__)

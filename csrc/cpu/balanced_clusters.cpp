@@ -43,7 +43,7 @@ std::vector<PlaceInPatch> find_places(
   return places;
 }
 
-// The largest ratio that counts for each image: its own, or that of the batch.
+// The largest ratio of each image, or of the batch.
 std::vector<float> largest_ratios(
     const std::vector<PlaceInPatch>& places, const ClusteringSizes& s, bool per_image) {
   std::vector<float> largest(s.batch, 0);
@@ -76,15 +76,15 @@ Tensor run(
   float* const means = centers.mutable_data_ptr<float>();
   torch::stable::parallel_for(0, s.batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const float* of_image = position + 2 * n * s.tokens;
+      const float* image_positions = position + 2 * n * s.tokens;
       int64_t* image_order = orders + n * s.tokens;
       if (along_patches) {
         order_along_patches(&places[n * s.tokens], largest_ratio[n], s.tokens, image_order);
       } else {
-        order_by_x_then_y(of_image, s.tokens, image_order);
+        order_by_x_then_y(image_positions, s.tokens, image_order);
       }
       for (int64_t j = 0; j < s.clusters(); ++j) {
-        mean_position(s, of_image, image_order, j, means + 2 * (n * s.clusters() + j));
+        mean_position(s, image_positions, image_order, j, means + 2 * (n * s.clusters() + j));
       }
     }
   });

@@ -14,19 +14,19 @@ SEGCORE_TARGET_CLONES void forward_tokens(
   const int64_t channels = in.sizes.channels, heads = in.sizes.heads;
   for (int64_t first = begin; first < end; first += tile.tokens) {
     const int64_t tokens = std::min(tile.tokens, end - first);
-    for (int64_t t = 0; t < tokens; ++t) collect(in, n, first + t, neighbours(in, tile, t));
+    for (int64_t t = 0; t < tokens; ++t) collect(in, n, first + t, tile_neighbors(in, tile, t));
     for (int64_t a = 0; a < heads; ++a) {
       const T* blank_v = in.blank_v + a * channels;
       const T* values = in.v.row(n, 0, a);
       for (int64_t t = 0; t < tokens; ++t) {
-        const Neighbours<T> near = neighbours(in, tile, t);
+        const Neighbors<T> neighbors = tile_neighbors(in, tile, t);
         T* weights = tile.weights.data();
-        const Softmax<T> s = attend(in, n, first + t, a, near, weights);
+        const Softmax<T> s = attend(in, n, first + t, a, neighbors, weights);
         T* out = output + ((n * in.sizes.tokens + first + t) * heads + a) * channels;
         for (int64_t c = 0; c < channels; ++c) out[c] = s.blank * blank_v[c];
         add_rows(
-            in.block, near.blocks, in.blocks_per_token(), weights, values, in.v.token, channels,
-            out);
+            in.block, neighbors.blocks, in.blocks_per_token(), weights, values, in.v.token,
+            channels, out);
         const T inverse = 1 / s.sum;
         for (int64_t c = 0; c < channels; ++c) out[c] *= inverse;
       }
@@ -38,11 +38,9 @@ template <typename T>
 void forward(const Inputs<T>& in, T* output) {
   const ClusterAttentionSizes& s = in.sizes;
   const int64_t tiles = (s.tokens + kTile - 1) / kTile;
-  const int64_t work =
-      std::max<int64_t>(1, kTile * in.slots_per_token() * s.heads * (s.channels + 8));
+  const int64_t work = kTile * in.slots_per_token() * s.heads * (s.channels + 8);
   torch::stable::parallel_for(
-      0, s.batch * tiles, std::max<int64_t>(1, kWorkPerThread / work),
-      [&](int64_t begin, int64_t end) {
+      0, s.batch * tiles, grain(work), [&](int64_t begin, int64_t end) {
         Tile<T> tile(in);
         for (int64_t item = begin; item < end; ++item) {
           const int64_t first = item % tiles * kTile;
@@ -55,8 +53,7 @@ void forward(const Inputs<T>& in, T* output) {
 Tensor run(const ClusterAttentionArguments& a, const ClusterAttentionSizes& s) {
   const ScalarType precision = accumulation_type(a.q.scalar_type());
   const Prepared prepared(a, s, /*for_backward=*/false);
-  Tensor output =
-      torch::stable::new_empty(a.q, {s.batch, s.tokens, s.heads * s.channels}, precision);
+  Tensor output = torch::stable::new_empty(a.q, s.output(), precision);
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     forward(prepared.inputs<T>(), output.mutable_data_ptr<T>());
@@ -70,5 +67,5 @@ Tensor run(const ClusterAttentionArguments& a, const ClusterAttentionSizes& s) {
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
   using namespace segcore;
   library.impl(
-      "cluster_attention", TORCH_BOX(&cluster_attention_operator<cluster_attention::run>));
+      "cluster_attention", TORCH_BOX(&ClusterAttention::forward<cluster_attention::run>));
 }

@@ -1,4 +1,4 @@
-// What forward and backward of attention over clusters share on the CPU. The tokens of a cluster lie
+// Forward and backward of attention over clusters on the CPU: common parts. The tokens of a cluster lie
 // side by side: they are cut into blocks of kLanes tokens, and keys and values are transposed block by
 // block, so that one channel of a block is one vector and no product needs a sum across lanes.
 #pragma once
@@ -12,6 +12,8 @@
 #include "../common/cluster_attention.h"
 #include "../common/offset_features.h"
 #include "../common/rows.h"
+#include "dot.h"
+#include "grain.h"
 #include "lanes.h"
 
 namespace segcore::cluster_attention {
@@ -25,9 +27,6 @@ constexpr int64_t kTile = 8;
 
 // Numbers that the offset features of a tile may take; beyond this tiles are smaller.
 constexpr int64_t kFeaturesOfTile = 1 << 15;
-
-// Multiply-adds below which one more thread costs more than it brings.
-constexpr int64_t kWorkPerThread = 1 << 16;
 
 // kLanes tokens of one cluster, fewer at its end.
 struct Block {
@@ -80,15 +79,15 @@ struct Tile {
   }
 };
 
-// The neighbourhood of one token.
+// The neighborhood of one token.
 template <typename T>
-struct Neighbours {
+struct Neighbors {
   int64_t* blocks;
   T* features;
 };
 
 template <typename T>
-SEGCORE_INLINE Neighbours<T> neighbours(const Inputs<T>& in, Tile<T>& tile, int64_t index) {
+SEGCORE_INLINE Neighbors<T> tile_neighbors(const Inputs<T>& in, Tile<T>& tile, int64_t index) {
   return {
       tile.blocks.data() + index * in.blocks_per_token(),
       tile.features.data() + index * kRowsOfFeatures * in.slots_per_token()};
@@ -109,32 +108,26 @@ SEGCORE_INLINE void write_features(
   }
 }
 
-// Finds the blocks of a token and what it sees of their positions.
+// Finds the blocks of a token and the features of their offsets.
 template <typename T>
-SEGCORE_INLINE void collect(const Inputs<T>& in, int64_t n, int64_t i, const Neighbours<T>& near) {
+SEGCORE_INLINE void collect(
+    const Inputs<T>& in, int64_t n, int64_t i, const Neighbors<T>& neighbors) {
   const int64_t stride = in.slots_per_token(), per_cluster = in.blocks_per_cluster;
   const int64_t token = n * in.sizes.tokens + i;
   const int32_t* cluster = in.clusters + token * in.sizes.clusters_per_token;
-  T* penalty = near.features + kOffsetFeatures * stride;
+  T* penalty = neighbors.features + kOffsetFeatures * stride;
   for (int64_t b = 0; b < in.blocks_per_token(); ++b) {
     const int64_t number = cluster[b / per_cluster] * per_cluster + b % per_cluster;
     const T* slots = in.slots + (n * in.blocks + number) * 3 * kLanes;
-    near.blocks[b] = number;
+    neighbors.blocks[b] = number;
     // The rows of positions are overwritten by those of offsets.
-    lanes(near.features + b * kLanes) = lanes(slots);
-    lanes(near.features + stride + b * kLanes) = lanes(slots + kLanes);
+    lanes(neighbors.features + b * kLanes) = lanes(slots);
+    lanes(neighbors.features + stride + b * kLanes) = lanes(slots + kLanes);
     lanes(penalty + b * kLanes) = lanes(slots + 2 * kLanes);
   }
   const T x = in.positions[2 * token], y = in.positions[2 * token + 1];
-  write_features(x, y, near.features, near.features + stride, stride, stride, near.features);
-}
-
-template <typename T>
-SEGCORE_INLINE T dot(const T* a, const T* b, int64_t count) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t c = 0; c < count; ++c) sum += a[c] * b[c];
-  return sum;
+  T* features = neighbors.features;
+  write_features(x, y, features, features + stride, stride, stride, features);
 }
 
 // Products of a row with all tokens of kBlocks blocks.
@@ -150,9 +143,9 @@ SEGCORE_INLINE void dot_blocks(
   for (int b = 0; b < kBlocks; ++b) lanes(products + b * kLanes) = sum[b];
 }
 
-// Products of a row with all slots of a neighbourhood; `transposed` are the blocks of one head.
+// Products of a row with all slots of a neighborhood; `transposed` are the blocks of one head.
 template <typename T>
-SEGCORE_INLINE void dot_neighbours(
+SEGCORE_INLINE void dot_neighbors(
     const T* row,
     int64_t channels,
     const T* transposed,
@@ -208,17 +201,22 @@ SEGCORE_INLINE Softmax<T> softmax(T* logits, int64_t count, T blank_logit) {
 // Weights of all members of a token, before the division by their sum, into `weights`.
 template <typename T>
 SEGCORE_INLINE Softmax<T> attend(
-    const Inputs<T>& in, int64_t n, int64_t i, int64_t a, const Neighbours<T>& near, T* weights) {
+    const Inputs<T>& in,
+    int64_t n,
+    int64_t i,
+    int64_t a,
+    const Neighbors<T>& neighbors,
+    T* weights) {
   const int64_t channels = in.sizes.channels, slots = in.slots_per_token();
   const T* q = in.q.row(n, i, a);
   const T* keys = in.k_lanes + in.lanes_offset(n, a, 0);
-  dot_neighbours(q, channels, keys, near.blocks, in.blocks_per_token(), weights);
+  dot_neighbors(q, channels, keys, neighbors.blocks, in.blocks_per_token(), weights);
   const T* pos_weight = in.pos_weight + a * kOffsetFeatures;
-  add_bias(in.scale, pos_weight, in.pos_bias[a], near.features, slots, slots, weights);
+  add_bias(in.scale, pos_weight, in.pos_bias[a], neighbors.features, slots, slots, weights);
   return softmax(weights, slots, in.scale * dot(q, in.blank_k + a * channels, channels));
 }
 
-// sum[c] += weights of the neighbourhood times the rows of its tokens, kVectors * kLanes channels.
+// sum[c] += weights of the neighborhood times the rows of its tokens, kVectors * kLanes channels.
 template <int kVectors, typename T>
 SEGCORE_INLINE void add_rows_of_blocks(
     const Block* block,
@@ -231,17 +229,17 @@ SEGCORE_INLINE void add_rows_of_blocks(
   // Two sums in turn: one alone would wait for its own last addition.
   Lanes<T> even[kVectors] = {}, odd[kVectors] = {};
   for (int64_t b = 0; b < count; ++b) {
-    const Block& of = block[blocks[b]];
-    const T* row = rows + of.first_token * stride;
+    const Block& source = block[blocks[b]];
+    const T* row = rows + source.first_token * stride;
     const T* weight = weights + b * kLanes;
     int64_t t = 0;
-    for (; t + 2 <= of.tokens; t += 2, row += 2 * stride) {
+    for (; t + 2 <= source.tokens; t += 2, row += 2 * stride) {
       for (int j = 0; j < kVectors; ++j) {
         even[j] += weight[t] * lanes(row + j * kLanes);
         odd[j] += weight[t + 1] * lanes(row + stride + j * kLanes);
       }
     }
-    if (t < of.tokens) {
+    if (t < source.tokens) {
       for (int j = 0; j < kVectors; ++j) even[j] += weight[t] * lanes(row + j * kLanes);
     }
   }
@@ -268,9 +266,9 @@ SEGCORE_INLINE void add_rows(
   }
   for (; c < channels; ++c) {
     for (int64_t b = 0; b < count; ++b) {
-      const Block& of = block[blocks[b]];
-      for (int64_t t = 0; t < of.tokens; ++t) {
-        sum[c] += weights[b * kLanes + t] * rows[(of.first_token + t) * stride + c];
+      const Block& source = block[blocks[b]];
+      for (int64_t t = 0; t < source.tokens; ++t) {
+        sum[c] += weights[b * kLanes + t] * rows[(source.first_token + t) * stride + c];
       }
     }
   }
@@ -295,8 +293,5 @@ class __attribute__((visibility("hidden"))) Prepared {
   std::vector<Block> block_;
   Tensor slots_, k_lanes_, v_lanes_;
 };
-
-// Refuses int32 numbers that are not from 0 to end - 1.
-void check_range(const char* name, const Tensor& numbers, int64_t end);
 
 }  // namespace segcore::cluster_attention

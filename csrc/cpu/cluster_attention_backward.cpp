@@ -6,6 +6,7 @@
 
 #include "../common/dispatch.h"
 #include "cluster_attention.h"
+#include "index_range.h"
 
 namespace segcore::cluster_attention {
 namespace {
@@ -13,10 +14,10 @@ namespace {
 // Tokens whose gradients of parameters are summed on their own before all sums are added up.
 constexpr int64_t kChunk = 4 * kTile;
 
-// Users of a block that are at work at once, and those of them whose products are.
-constexpr int64_t kUsers = 32, kUsersOfProduct = 8;
+// Queries of a block that are at work at once, and those of them whose products are.
+constexpr int64_t kQueries = 32, kQueriesPerProduct = 8;
 
-// What the second recomputation takes from the first, of one token and head.
+// Results of the first recomputation for the second, of one token and head.
 template <typename T>
 struct Statistics {
   T log_sum;  // of the exponentials of all logits
@@ -71,9 +72,9 @@ SEGCORE_INLINE void add_position_gradient(
 }
 
 template <typename T>
-SEGCORE_INLINE void add_scaled(T factor, const T* from, int64_t count, T* to) {
+SEGCORE_INLINE void add_scaled(T factor, const T* row, int64_t count, T* sum) {
 #pragma omp simd
-  for (int64_t c = 0; c < count; ++c) to[c] += factor * from[c];
+  for (int64_t c = 0; c < count; ++c) sum[c] += factor * row[c];
 }
 
 // Gradients of the queries [begin, end) of image n, their statistics, and the sums of parameters.
@@ -92,19 +93,19 @@ SEGCORE_TARGET_CLONES void backward_tokens(
   const int64_t channels = s.channels, blocks = in.blocks_per_token(), slots = in.slots_per_token();
   for (int64_t first = begin; first < end; first += tile.tokens) {
     const int64_t tokens = std::min(tile.tokens, end - first);
-    for (int64_t t = 0; t < tokens; ++t) collect(in, n, first + t, neighbours(in, tile, t));
+    for (int64_t t = 0; t < tokens; ++t) collect(in, n, first + t, tile_neighbors(in, tile, t));
     for (int64_t a = 0; a < s.heads; ++a) {
       const T *blank_k = in.blank_k + a * channels, *blank_v = in.blank_v + a * channels;
       for (int64_t t = 0; t < tokens; ++t) {
-        const Neighbours<T> near = neighbours(in, tile, t);
+        const Neighbors<T> neighbors = tile_neighbors(in, tile, t);
         const int64_t i = first + t, item = (n * s.tokens + i) * s.heads + a;
         const T *q = in.q.row(n, i, a), *go = grad_output.row(n, i, a);
         T *weights = tile.weights.data(), *grads = tile.grads.data();
 
-        const Softmax<T> softmax = attend(in, n, i, a, near, weights);
+        const Softmax<T> softmax = attend(in, n, i, a, neighbors, weights);
         const T inverse = 1 / softmax.sum, blank = softmax.blank * inverse;
         const T* values = in.v_lanes + in.lanes_offset(n, a, 0);
-        dot_neighbours(go, channels, values, near.blocks, blocks, grads);
+        dot_neighbors(go, channels, values, neighbors.blocks, blocks, grads);
         const T blank_product = dot(go, blank_v, channels);
         const T mean = softmax_backward(weights, grads, slots, inverse, blank, blank_product);
         const T blank_grad = blank * (blank_product - mean);
@@ -112,9 +113,10 @@ SEGCORE_TARGET_CLONES void backward_tokens(
 
         T* gq = grad_q + item * channels;
         for (int64_t c = 0; c < channels; ++c) gq[c] = blank_grad * blank_k[c];
-        add_rows(in.block, near.blocks, blocks, grads, in.k.row(n, 0, a), in.k.token, channels, gq);
+        const T* keys = in.k.row(n, 0, a);
+        add_rows(in.block, neighbors.blocks, blocks, grads, keys, in.k.token, channels, gq);
         for (int64_t c = 0; c < channels; ++c) gq[c] *= in.scale;
-        add_position_gradient(grads, near.features, slots, slots, sums.position(a));
+        add_position_gradient(grads, neighbors.features, slots, slots, sums.position(a));
         add_scaled(blank_grad, q, channels, sums.blank_k(a));
         add_scaled(blank, go, channels, sums.blank_v(a));
       }
@@ -122,17 +124,17 @@ SEGCORE_TARGET_CLONES void backward_tokens(
   }
 }
 
-// Scratch memory of a thread for the users of one block.
+// Scratch memory of a thread for the queries of one block: the tokens that see it.
 template <typename T>
-struct UserTile {
-  T features[kUsers][kOffsetFeatures * kLanes];
-  T weights[kUsers][kLanes];
-  T grads[kUsers][kLanes];
-  const T* q[kUsers];
-  const T* grad_output[kUsers];
+struct QueryTile {
+  T features[kQueries][kOffsetFeatures * kLanes];
+  T weights[kQueries][kLanes];
+  T grads[kQueries][kLanes];
+  const T* q[kQueries];
+  const T* grad_output[kQueries];
   std::vector<T> grad_k, grad_v;  // (heads, channels, kLanes)
 
-  explicit UserTile(const ClusterAttentionSizes& s)
+  explicit QueryTile(const ClusterAttentionSizes& s)
       : grad_k(s.heads * s.channels * kLanes), grad_v(grad_k.size()) {}
 };
 
@@ -149,27 +151,27 @@ SEGCORE_INLINE void dot_rows(
 }
 
 template <typename T>
-SEGCORE_INLINE void dot_users(
+SEGCORE_INLINE void dot_queries(
     const T* const* rows,
     int64_t count,
     int64_t channels,
     const T* transposed,
     T (*products)[kLanes]) {
   int64_t u = 0;
-  for (; u + kUsersOfProduct <= count; u += kUsersOfProduct) {
-    dot_rows<kUsersOfProduct>(rows + u, channels, transposed, products + u);
+  for (; u + kQueriesPerProduct <= count; u += kQueriesPerProduct) {
+    dot_rows<kQueriesPerProduct>(rows + u, channels, transposed, products + u);
   }
   for (; u + 2 <= count; u += 2) dot_rows<2>(rows + u, channels, transposed, products + u);
   if (u < count) dot_rows<1>(rows + u, channels, transposed, products + u);
 }
 
-// sums (kCount channels, kLanes) += rows (users, kCount channels) transposed times weights.
+// sums (kCount channels, kLanes) += rows (queries, kCount channels) transposed times weights.
 template <int kCount, typename T>
 SEGCORE_INLINE void add_products_of_channels(
-    const T* const* rows, int64_t c, const T (*weights)[kLanes], int64_t users, T* sums) {
+    const T* const* rows, int64_t c, const T (*weights)[kLanes], int64_t queries, T* sums) {
   Lanes<T> sum[kCount];
   for (int j = 0; j < kCount; ++j) sum[j] = lanes(sums + (c + j) * kLanes);
-  for (int64_t u = 0; u < users; ++u) {
+  for (int64_t u = 0; u < queries; ++u) {
     const Lanes<T> weight = lanes(weights[u]);
     for (int j = 0; j < kCount; ++j) sum[j] += rows[u][c + j] * weight;
   }
@@ -178,33 +180,33 @@ SEGCORE_INLINE void add_products_of_channels(
 
 template <typename T>
 SEGCORE_INLINE void add_products(
-    const T* const* rows, const T (*weights)[kLanes], int64_t users, int64_t channels, T* sums) {
+    const T* const* rows, const T (*weights)[kLanes], int64_t queries, int64_t channels, T* sums) {
   int64_t c = 0;
-  for (; c + 8 <= channels; c += 8) add_products_of_channels<8>(rows, c, weights, users, sums);
-  for (; c < channels; ++c) add_products_of_channels<1>(rows, c, weights, users, sums);
+  for (; c + 8 <= channels; c += 8) add_products_of_channels<8>(rows, c, weights, queries, sums);
+  for (; c < channels; ++c) add_products_of_channels<1>(rows, c, weights, queries, sums);
 }
 
-// Probabilities of the tokens of a block for each user, and the gradients of their logits.
+// Probabilities of the tokens of a block for each query, and the gradients of their logits.
 template <typename T>
 SEGCORE_INLINE void attend_block(
     const Inputs<T>& in,
     int64_t n,
     int64_t b,
     int64_t a,
-    const int32_t* users,
+    const int32_t* queries,
     int64_t count,
     const Statistics<T>* statistics,
-    UserTile<T>& tile) {
+    QueryTile<T>& tile) {
   const int64_t channels = in.sizes.channels;
   const T* keys = in.k_lanes + in.lanes_offset(n, a, b);
   const T* values = in.v_lanes + in.lanes_offset(n, a, b);
   const T* penalty = in.slots + ((n * in.blocks + b) * 3 + 2) * kLanes;
   const T* pos_weight = in.pos_weight + a * kOffsetFeatures;
-  dot_users(tile.q, count, channels, keys, tile.weights);
-  dot_users(tile.grad_output, count, channels, values, tile.grads);
+  dot_queries(tile.q, count, channels, keys, tile.weights);
+  dot_queries(tile.grad_output, count, channels, values, tile.grads);
   for (int64_t u = 0; u < count; ++u) {
-    const Statistics<T> of = statistics[(n * in.sizes.tokens + users[u]) * in.sizes.heads + a];
-    const T offset = in.pos_bias[a] - of.log_sum;
+    const Statistics<T> query = statistics[(n * in.sizes.tokens + queries[u]) * in.sizes.heads + a];
+    const T offset = in.pos_bias[a] - query.log_sum;
     T *weights = tile.weights[u], *grads = tile.grads[u];
     const T* features = tile.features[u];
 #pragma omp simd
@@ -215,7 +217,7 @@ SEGCORE_INLINE void attend_block(
           offset + penalty[l];
       const T weight = exp_of_negative(logit);
       weights[l] = weight;
-      grads[l] = weight * (grads[l] - of.mean);
+      grads[l] = weight * (grads[l] - query.mean);
     }
   }
 }
@@ -238,9 +240,9 @@ SEGCORE_TARGET_CLONES void backward_block(
     const Statistics<T>* statistics,
     int64_t n,
     int64_t b,
-    const int32_t* users,
-    int64_t num_users,
-    UserTile<T>& tile,
+    const int32_t* queries,
+    int64_t num_queries,
+    QueryTile<T>& tile,
     T* grad_k,
     T* grad_v) {
   const ClusterAttentionSizes& s = in.sizes;
@@ -248,19 +250,19 @@ SEGCORE_TARGET_CLONES void backward_block(
   const T* positions = in.positions + n * s.tokens * 2;
   std::fill(tile.grad_k.begin(), tile.grad_k.end(), T(0));
   std::fill(tile.grad_v.begin(), tile.grad_v.end(), T(0));
-  for (int64_t first = 0; first < num_users; first += kUsers) {
-    const int64_t count = std::min(kUsers, num_users - first);
+  for (int64_t first = 0; first < num_queries; first += kQueries) {
+    const int64_t count = std::min(kQueries, num_queries - first);
     for (int64_t u = 0; u < count; ++u) {
-      const T* position = positions + 2 * users[first + u];
+      const T* position = positions + 2 * queries[first + u];
       write_features(
           position[0], position[1], slots, slots + kLanes, kLanes, kLanes, tile.features[u]);
     }
     for (int64_t a = 0; a < s.heads; ++a) {
       for (int64_t u = 0; u < count; ++u) {
-        tile.q[u] = in.q.row(n, users[first + u], a);
-        tile.grad_output[u] = grad_output.row(n, users[first + u], a);
+        tile.q[u] = in.q.row(n, queries[first + u], a);
+        tile.grad_output[u] = grad_output.row(n, queries[first + u], a);
       }
-      attend_block(in, n, b, a, users + first, count, statistics, tile);
+      attend_block(in, n, b, a, queries + first, count, statistics, tile);
       T* sums_k = tile.grad_k.data() + a * s.channels * kLanes;
       T* sums_v = tile.grad_v.data() + a * s.channels * kLanes;
       add_products(tile.q, tile.grads, count, s.channels, sums_k);
@@ -293,11 +295,11 @@ void add_up(const Inputs<T>& in, const std::vector<T>& chunks, const Gradients<T
   const ParameterSums<double> sums = {total.data(), s.heads, s.channels};
   for (int64_t a = 0; a < s.heads; ++a) {
     for (int64_t f = 0; f <= kOffsetFeatures; ++f) {
-      const double* of_lanes = sums.position(a) + f * kLanes;
-      T& to = f < kOffsetFeatures ? grad.pos_weight[a * kOffsetFeatures + f] : grad.pos_bias[a];
+      const double* lane_sums = sums.position(a) + f * kLanes;
       double sum = 0;
-      for (int64_t l = 0; l < kLanes; ++l) sum += of_lanes[l];
-      to = static_cast<T>(sum);
+      for (int64_t l = 0; l < kLanes; ++l) sum += lane_sums[l];
+      T& target = f < kOffsetFeatures ? grad.pos_weight[a * kOffsetFeatures + f] : grad.pos_bias[a];
+      target = static_cast<T>(sum);
     }
     for (int64_t c = 0; c < s.channels; ++c) {
       grad.blank_k[a * s.channels + c] = static_cast<T>(in.scale * sums.blank_k(a)[c]);
@@ -310,8 +312,8 @@ template <typename T>
 void backward(
     const Inputs<T>& in,
     const Rows<const T>& grad_output,
-    const int32_t* users,
-    const int64_t* borders,
+    const int32_t* indices,
+    const int64_t* offsets,
     const Gradients<T>& grad) {
   const ClusterAttentionSizes& s = in.sizes;
   const int64_t chunks = (s.tokens + kChunk - 1) / kChunk, size = ParameterSums<T>::size(s);
@@ -328,50 +330,51 @@ void backward(
   });
   add_up(in, sums, grad);
   torch::stable::parallel_for(0, s.batch * in.blocks, 1, [&](int64_t begin, int64_t end) {
-    UserTile<T> tile(s);
+    QueryTile<T> tile(s);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / in.blocks, b = item % in.blocks;
-      const int64_t* border = borders + n * (s.clusters() + 1) + b / in.blocks_per_cluster;
-      const int32_t* of_cluster = users + n * s.tokens * s.clusters_per_token + border[0];
+      const int64_t* offset = offsets + n * (s.clusters() + 1) + b / in.blocks_per_cluster;
+      const int32_t* queries = indices + n * s.tokens * s.clusters_per_token + offset[0];
       backward_block(
-          in, grad_output, statistics.data(), n, b, of_cluster, border[1] - border[0], tile,
-          grad.k, grad.v);
+          in, grad_output, statistics.data(), n, b, queries, offset[1] - offset[0], tile, grad.k,
+          grad.v);
     }
   });
 }
 
-// Refuses users and borders that would lead out of the tensors.
-void check_numbers(const ClusterAttentionSizes& s, const Tensor& users, const Tensor& borders) {
-  check_range("users", users, s.tokens);
-  const int64_t* border = borders.const_data_ptr<int64_t>();
-  for (int64_t n = 0; n < s.batch; ++n, border += s.clusters() + 1) {
-    bool ascend = border[0] == 0 && border[s.clusters()] == s.tokens * s.clusters_per_token;
-    for (int64_t j = 0; j < s.clusters(); ++j) ascend = ascend && border[j] <= border[j + 1];
-    STD_TORCH_CHECK(ascend, "borders: expected numbers that ascend from 0 to the number of users");
+// Refuses inverse lists that would lead out of the tensors.
+void check_range(const ClusterAttentionSizes& s, const InverseClusters& inverse) {
+  const Tensor &indices = inverse.indices, &offsets = inverse.offsets;
+  check_index_range(
+      "indices", indices.const_data_ptr<int32_t>(), indices.numel(), 0, s.tokens);
+  const int64_t* offset = offsets.const_data_ptr<int64_t>();
+  for (int64_t n = 0; n < s.batch; ++n, offset += s.clusters() + 1) {
+    bool ascend = offset[0] == 0 && offset[s.clusters()] == s.tokens * s.clusters_per_token;
+    for (int64_t j = 0; j < s.clusters(); ++j) ascend = ascend && offset[j] <= offset[j + 1];
+    STD_TORCH_CHECK(ascend, "offsets: expected to ascend from 0 to the number of indices");
   }
 }
 
 ClusterAttentionGradients run(
     const Tensor& grad_output,
     const ClusterAttentionArguments& a,
-    const Tensor& users,
-    const Tensor& borders,
     const ClusterAttentionSizes& s) {
-  check_numbers(s, users, borders);
+  const InverseClusters inverse(a, s);
+  check_range(s, inverse);
   const ScalarType type = a.q.scalar_type(), precision = accumulation_type(type);
   const Prepared prepared(a, s, /*for_backward=*/true);
   const Tensor upstream = with_rows(torch::stable::to(grad_output, precision));
-  const auto like = [&](const Tensor& tensor) {
-    return torch::stable::new_empty(tensor, tensor.sizes(), precision);
+  const auto empty = [&](const Tensor& argument) {
+    return torch::stable::new_empty(argument, argument.sizes(), precision);
   };
-  Tensor grad_q = like(a.q), grad_k = like(a.k), grad_v = like(a.v);
-  Tensor grad_pos_weight = like(a.pos_weight), grad_pos_bias = like(a.pos_bias);
-  Tensor grad_blank_k = like(a.blank_k), grad_blank_v = like(a.blank_v);
+  Tensor grad_q = empty(a.q), grad_k = empty(a.k), grad_v = empty(a.v);
+  Tensor grad_pos_weight = empty(a.pos_weight), grad_pos_bias = empty(a.pos_bias);
+  Tensor grad_blank_k = empty(a.blank_k), grad_blank_v = empty(a.blank_v);
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     backward<T>(
-        prepared.inputs<T>(), rows_of<T>(upstream, s.channels), users.const_data_ptr<int32_t>(),
-        borders.const_data_ptr<int64_t>(),
+        prepared.inputs<T>(), rows_of<T>(upstream, s.channels),
+        inverse.indices.const_data_ptr<int32_t>(), inverse.offsets.const_data_ptr<int64_t>(),
         {grad_q.mutable_data_ptr<T>(), grad_k.mutable_data_ptr<T>(), grad_v.mutable_data_ptr<T>(),
          grad_pos_weight.mutable_data_ptr<T>(), grad_pos_bias.mutable_data_ptr<T>(),
          grad_blank_k.mutable_data_ptr<T>(), grad_blank_v.mutable_data_ptr<T>()});
@@ -388,5 +391,5 @@ STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
   using namespace segcore;
   library.impl(
       "cluster_attention_backward",
-      TORCH_BOX(&cluster_attention_backward_operator<cluster_attention::run>));
+      TORCH_BOX(&ClusterAttention::backward<cluster_attention::run>));
 }

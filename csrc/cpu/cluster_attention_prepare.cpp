@@ -1,6 +1,7 @@
 #include "cluster_attention.h"
 
 #include "../common/dispatch.h"
+#include "index_range.h"
 
 namespace segcore::cluster_attention {
 namespace {
@@ -43,15 +44,14 @@ Tensor transposed_blocks(
       torch::stable::new_empty(tensor, {s.batch, s.heads, blocks, s.channels, kLanes});
   const Rows<const T> rows = rows_of<T>(tensor, tensor.stride(2));
   T* data = result.mutable_data_ptr<T>();
-  const int64_t work = std::max<int64_t>(1, s.heads * s.channels * kLanes * 4);
   torch::stable::parallel_for(
-      0, s.batch * blocks, std::max<int64_t>(1, kWorkPerThread / work),
+      0, s.batch * blocks, grain(s.heads * s.channels * kLanes * 4),
       [&](int64_t begin, int64_t end) {
         for (int64_t item = begin; item < end; ++item) {
           const int64_t n = item / blocks, b = item % blocks;
           for (int64_t a = 0; a < s.heads; ++a) {
-            T* to = data + ((n * s.heads + a) * blocks + b) * s.channels * kLanes;
-            transpose_block(block[b], rows.row(n, 0, a), rows.token, s.channels, to);
+            T* target = data + ((n * s.heads + a) * blocks + b) * s.channels * kLanes;
+            transpose_block(block[b], rows.row(n, 0, a), rows.token, s.channels, target);
           }
         }
       });
@@ -63,11 +63,11 @@ Tensor slots_of(
     const Tensor& positions, const ClusterAttentionSizes& s, const std::vector<Block>& block) {
   const int64_t blocks = static_cast<int64_t>(block.size());
   Tensor result = torch::stable::new_empty(positions, {s.batch, blocks, 3, kLanes});
-  const T* from = positions.const_data_ptr<T>();
-  T* to = result.mutable_data_ptr<T>();
+  const T* position = positions.const_data_ptr<T>();
+  T* slots = result.mutable_data_ptr<T>();
   for (int64_t n = 0; n < s.batch; ++n) {
-    for (int64_t b = 0; b < blocks; ++b, to += 3 * kLanes) {
-      write_slots(block[b], from + n * s.tokens * 2, to);
+    for (int64_t b = 0; b < blocks; ++b, slots += 3 * kLanes) {
+      write_slots(block[b], position + n * s.tokens * 2, slots);
     }
   }
   return result;
@@ -89,18 +89,6 @@ std::vector<Block> make_blocks(const ClusterAttentionSizes& s, int64_t blocks_pe
 
 }  // namespace
 
-void check_range(const char* name, const Tensor& numbers, int64_t end) {
-  const int32_t* data = numbers.const_data_ptr<int32_t>();
-  int32_t smallest = 0, largest = -1;
-  for (int64_t i = 0; i < numbers.numel(); ++i) {
-    smallest = std::min(smallest, data[i]);
-    largest = std::max(largest, data[i]);
-  }
-  STD_TORCH_CHECK(
-      smallest >= 0 && largest < end,
-      name, ": expected numbers from 0 to ", end - 1, ", got ", smallest < 0 ? smallest : largest);
-}
-
 Prepared::Prepared(
     const ClusterAttentionArguments& arguments,
     const ClusterAttentionSizes& sizes,
@@ -116,10 +104,10 @@ Prepared::Prepared(
   pos_bias_ = torch::stable::contiguous(arguments.pos_bias);
   blank_k_ = torch::stable::contiguous(arguments.blank_k);
   blank_v_ = torch::stable::contiguous(arguments.blank_v);
-  check_range("clusters", clusters_, sizes.clusters());
+  check_index_range(
+      "clusters", clusters_.const_data_ptr<int32_t>(), clusters_.numel(), 0, sizes.clusters());
 
-  const int64_t cluster_size = std::min(sizes.cluster_size, std::max<int64_t>(sizes.tokens, 1));
-  blocks_per_cluster_ = (cluster_size + kLanes - 1) / kLanes;
+  blocks_per_cluster_ = (sizes.cluster_size + kLanes - 1) / kLanes;
   block_ = make_blocks(sizes, blocks_per_cluster_);
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);

@@ -1,4 +1,4 @@
-// GELU in a form that loops over x vectorise with.
+// GELU in a form that loops over x vectorize with.
 #pragma once
 
 #include "../common/gelu.h"

@@ -5,7 +5,7 @@
 
 namespace segcore {
 
-// The tensor in this type, its numbers side by side.
+// The tensor in this type, contiguous.
 inline torch::stable::Tensor in_precision(
     const torch::stable::Tensor& tensor, torch::headeronly::ScalarType type) {
   return torch::stable::contiguous(torch::stable::to(tensor, type));

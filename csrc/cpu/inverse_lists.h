@@ -1,4 +1,4 @@
-// Where each token is listed: turns sums that would scatter into sums that gather, which need no
+// Inverse of lists of tokens: turns sums that would scatter into sums that gather, which need no
 // atomics and always add in the same order.
 #pragma once
 
@@ -9,37 +9,37 @@
 
 namespace segcore {
 
-// Of one image: the places in a list that hold token j are place[first[j]] up to place[first[j + 1]],
-// ascending.
+// Compressed rows of one image: the entries of a list that hold token j are entries[offsets[j]] up to
+// entries[offsets[j + 1]], ascending.
 struct InverseLists {
-  std::vector<int64_t> first, place;
+  std::vector<int64_t> offsets, entries;
 
-  // `mask` (may be null): places that count.
+  // `mask` (may be null): entries that count.
   InverseLists(const int64_t* list, const bool* mask, int64_t size, int64_t tokens)
-      : first(tokens + 1) {
+      : offsets(tokens + 1) {
     for (int64_t i = 0; i < size; ++i) {
-      if (mask == nullptr || mask[i]) ++first[list[i] + 1];
+      if (mask == nullptr || mask[i]) ++offsets[list[i] + 1];
     }
-    for (int64_t j = 0; j < tokens; ++j) first[j + 1] += first[j];
-    place.resize(first[tokens]);
-    std::vector<int64_t> next(first.begin(), first.end() - 1);
+    for (int64_t j = 0; j < tokens; ++j) offsets[j + 1] += offsets[j];
+    entries.resize(offsets[tokens]);
+    std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
     for (int64_t i = 0; i < size; ++i) {
-      if (mask == nullptr || mask[i]) place[next[list[i]]++] = i;
+      if (mask == nullptr || mask[i]) entries[next[list[i]]++] = i;
     }
   }
 
-  int64_t count(int64_t token) const { return first[token + 1] - first[token]; }
-  const int64_t* places(int64_t token) const { return place.data() + first[token]; }
+  int64_t count(int64_t token) const { return offsets[token + 1] - offsets[token]; }
+  const int64_t* entries_of(int64_t token) const { return entries.data() + offsets[token]; }
 };
 
-// Those of all images; `size` places each.
+// Those of all images; `size` entries each.
 inline std::vector<InverseLists> invert(
     const int64_t* lists, const bool* mask, int64_t batch, int64_t size, int64_t tokens) {
   std::vector<InverseLists> inverse(batch, InverseLists(nullptr, nullptr, 0, 0));
   torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const bool* of_image = mask == nullptr ? nullptr : mask + n * size;
-      inverse[n] = InverseLists(lists + n * size, of_image, size, tokens);
+      const bool* image_mask = mask == nullptr ? nullptr : mask + n * size;
+      inverse[n] = InverseLists(lists + n * size, image_mask, size, tokens);
     }
   });
   return inverse;

@@ -37,7 +37,7 @@ struct Axis : BucketAxis {
     for (int64_t c = cells - 1; c > 0; --c) lowest[c - 1] = std::min(lowest[c - 1], lowest[c]);
   }
 
-  // How far a query is at least from the points in cells below `first`, and in those beyond `last`.
+  // Lower bound of the distance of a query from the points in cells below `first`, and in those beyond `last`.
   float distance_below(float query, int64_t first) const {
     return first == 0 ? kInfinity : query - highest[first - 1];
   }
@@ -55,11 +55,11 @@ BucketGrid lay_out(const float* points, int64_t count, int64_t k) {
   return {low, high, buckets_wanted(count, k)};
 }
 
-// The points of an image, sorted by their bucket: row by row, so that neighbouring buckets of a row
+// The points of an image, sorted by their bucket: row by row, so that neighboring buckets of a row
 // adjoin.
 struct Buckets {
   Axis x, y;
-  std::vector<int64_t> first;  // place of the first point of each bucket
+  std::vector<int64_t> first;  // index of the first point of each bucket
   std::vector<float> px, py;
   std::vector<uint32_t> index;
 
@@ -74,10 +74,10 @@ struct Buckets {
     for (int64_t c = 0; c < x.cells * y.cells; ++c) first[c + 1] += first[c];
     std::vector<int64_t> next(first.begin(), first.end() - 1);
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t place = next[bucket[i]]++;
-      px[place] = points[2 * i];
-      py[place] = points[2 * i + 1];
-      index[place] = static_cast<uint32_t>(i);
+      const int64_t slot = next[bucket[i]]++;
+      px[slot] = points[2 * i];
+      py[slot] = points[2 * i + 1];
+      index[slot] = static_cast<uint32_t>(i);
     }
   }
 
@@ -104,15 +104,15 @@ Tensor run(const Tensor& queries, const Tensor& points, const KnnSizes& s) {
   std::vector<Buckets> buckets;
   buckets.reserve(s.batch);
   for (int64_t n = 0; n < s.batch; ++n) {
-    const float* of_image = point + 2 * n * s.points;
-    buckets.emplace_back(of_image, s.points, lay_out(of_image, s.points, k));
+    const float* image_points = point + 2 * n * s.points;
+    buckets.emplace_back(image_points, s.points, lay_out(image_points, s.points, k));
   }
   torch::stable::parallel_for(
       0, s.batch * s.queries, kQueriesPerThread, [&](int64_t begin, int64_t end) {
         std::vector<uint64_t> keys(k);
         for (int64_t i = begin; i < end; ++i) {
-          NearestInArray found = {query[2 * i], query[2 * i + 1], k, keys.data()};
-          search_buckets(buckets[i / s.queries], found);
+          NearestInArray neighbors = {query[2 * i], query[2 * i + 1], k, keys.data()};
+          search_buckets(buckets[i / s.queries], neighbors);
           std::transform(keys.begin(), keys.end(), nearest + i * k, index_of_key);
         }
       });

@@ -29,7 +29,7 @@ SEGCORE_INLINE Lanes<T>& lanes(T* data) {
   return *reinterpret_cast<Lanes<T>*>(data);
 }
 
-// exp(x) for x <= 0 or little above, in a form that loops over x vectorise with. At most 2 units in
+// exp(x) for x <= 0 or little above, in a form that loops over x vectorize with. At most 2 units in
 // the last place off in float32, where results below 2^-126 are 0.
 SEGCORE_INLINE double exp_of_negative(double x) { return std::exp(x); }
 

@@ -1,7 +1,6 @@
 #include "../common/ms_deform_attn.h"
 
 #include <algorithm>
-#include <tuple>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
@@ -9,6 +8,7 @@
 
 #include "../common/bilinear.h"
 #include "../common/dispatch.h"
+#include "grain.h"
 #include "in_precision.h"
 #include "simd.h"
 
@@ -25,14 +25,11 @@ constexpr int64_t kBlock = 32;
 // hardware does not foresee. Anything from 2 to 8 halves its time.
 constexpr int64_t kQueriesAhead = 4;
 
-// Multiply-adds below which one more thread costs more than it brings.
-constexpr int64_t kWorkPerThread = 1 << 16;
-
 template <typename T>
 struct Inputs {
   MsDeformAttnSizes sizes;
   const Level* levels;
-  const T* value;      // (batch, heads, tokens, channels): neighbouring cells of a head adjoin
+  const T* value;      // (batch, heads, tokens, channels): neighboring cells of a head adjoin
   const T* locations;  // (batch, queries, heads, levels, points, 2)
   const T* weights;    // (batch, queries, heads, levels, points)
 
@@ -232,25 +229,20 @@ Tensor head_major(const Tensor& value, ScalarType type) {
 
 // The arguments as the kernels read them.
 struct Prepared {
-  const MsDeformAttnArguments& arguments;
+  const MsDeformAttnLevels& sizes;
   const Tensor value, locations, weights;
 
-  Prepared(
-      const MsDeformAttnArguments& checked,
-      const Tensor& value_,
-      const Tensor& locations_,
-      const Tensor& weights_,
-      ScalarType precision)
-      : arguments(checked),
-        value(head_major(value_, precision)),
-        locations(in_precision(locations_, precision)),
-        weights(in_precision(weights_, precision)) {}
+  Prepared(const MsDeformAttnArguments& a, const MsDeformAttnLevels& s)
+      : sizes(s),
+        value(head_major(a.value, a.attention_weights.scalar_type())),
+        locations(torch::stable::contiguous(a.sampling_locations)),
+        weights(torch::stable::contiguous(a.attention_weights)) {}
 
   template <typename T>
   Inputs<T> inputs() const {
     return {
-        arguments.sizes,
-        arguments.levels.data(),
+        sizes,
+        sizes.level.data(),
         value.const_data_ptr<T>(),
         locations.const_data_ptr<T>(),
         weights.const_data_ptr<T>()};
@@ -260,9 +252,8 @@ struct Prepared {
 template <typename T>
 void forward(const Inputs<T>& in, T* output) {
   const MsDeformAttnSizes& s = in.sizes;
-  const int64_t work = std::max<int64_t>(1, s.samples() * s.channels * 4);
   torch::stable::parallel_for(
-      0, s.batch * s.queries * s.heads, std::max<int64_t>(1, kWorkPerThread / work),
+      0, s.batch * s.queries * s.heads, grain(s.samples() * s.channels * 4),
       [&](int64_t begin, int64_t end) {
         std::vector<Corners<T>> samples(s.samples());
         forward_items(in, samples.data(), begin, end, output);
@@ -272,9 +263,8 @@ void forward(const Inputs<T>& in, T* output) {
 template <typename T>
 void backward(const Inputs<T>& in, const T* grad_output, const Gradients<T>& grad) {
   const MsDeformAttnSizes& s = in.sizes;
-  const int64_t work = std::max<int64_t>(1, s.queries * s.points * s.channels * 8);
   torch::stable::parallel_for(
-      0, s.batch * s.heads * s.levels, std::max<int64_t>(1, kWorkPerThread / work),
+      0, s.batch * s.heads * s.levels, grain(s.queries * s.points * s.channels * 8),
       [&](int64_t begin, int64_t end) {
         for (int64_t item = begin; item < end; ++item) {
           const int64_t l = item % s.levels, m = item / s.levels % s.heads;
@@ -283,35 +273,26 @@ void backward(const Inputs<T>& in, const T* grad_output, const Gradients<T>& gra
       });
 }
 
-Tensor run_forward(
-    const Tensor& value,
-    const Tensor& sampling_locations,
-    const Tensor& attention_weights,
-    const MsDeformAttnArguments& arguments) {
-  const ScalarType type = value.scalar_type(), precision = accumulation_type(type);
-  const Prepared prepared(arguments, value, sampling_locations, attention_weights, precision);
-  const MsDeformAttnSizes& s = arguments.sizes;
-  Tensor output =
-      torch::stable::new_empty(value, {s.batch, s.queries, s.heads * s.channels}, precision);
+Tensor run_forward(const MsDeformAttnArguments& a, const MsDeformAttnLevels& s) {
+  const Prepared prepared(a, s);
+  const ScalarType precision = a.attention_weights.scalar_type();
+  Tensor output = torch::stable::new_empty(a.value, s.output(), precision);
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     forward(prepared.inputs<T>(), output.mutable_data_ptr<T>());
   });
-  return torch::stable::to(output, type);
+  return torch::stable::to(output, a.value.scalar_type());
 }
 
-std::tuple<Tensor, Tensor, Tensor> run_backward(
-    const Tensor& grad_output,
-    const Tensor& value,
-    const Tensor& sampling_locations,
-    const Tensor& attention_weights,
-    const MsDeformAttnArguments& arguments) {
-  const ScalarType type = value.scalar_type(), precision = accumulation_type(type);
-  const Prepared prepared(arguments, value, sampling_locations, attention_weights, precision);
+MsDeformAttnGradients run_backward(
+    const Tensor& grad_output, const MsDeformAttnArguments& a, const MsDeformAttnLevels& s) {
+  const Prepared prepared(a, s);
+  const ScalarType precision = a.attention_weights.scalar_type();
   const Tensor grad = in_precision(grad_output, precision);
-  Tensor grad_value = torch::stable::new_zeros(value, prepared.value.sizes(), precision);
-  Tensor grad_locations = torch::stable::new_zeros(value, sampling_locations.sizes(), precision);
-  Tensor grad_weights = torch::stable::new_zeros(value, attention_weights.sizes(), precision);
+  Tensor grad_value = torch::stable::new_zeros(a.value, prepared.value.sizes(), precision);
+  Tensor grad_locations =
+      torch::stable::new_zeros(a.value, a.sampling_locations.sizes(), precision);
+  Tensor grad_weights = torch::stable::new_zeros(a.value, a.attention_weights.sizes(), precision);
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     backward<T>(
@@ -320,15 +301,15 @@ std::tuple<Tensor, Tensor, Tensor> run_backward(
          grad_weights.mutable_data_ptr<T>()});
   });
   return {
-      in_precision(torch::stable::transpose(grad_value, 1, 2), type), grad_locations, grad_weights};
+      in_precision(torch::stable::transpose(grad_value, 1, 2), a.value.scalar_type()),
+      grad_locations, grad_weights};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("ms_deform_attn", TORCH_BOX(&ms_deform_attn_operator<run_forward>));
-  library.impl(
-      "ms_deform_attn_backward", TORCH_BOX(&ms_deform_attn_backward_operator<run_backward>));
+  library.impl("ms_deform_attn", TORCH_BOX(&MsDeformAttn::forward<run_forward>));
+  library.impl("ms_deform_attn_backward", TORCH_BOX(&MsDeformAttn::backward<run_backward>));
 }
 
 }  // namespace segcore

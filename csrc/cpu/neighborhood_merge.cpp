@@ -11,6 +11,7 @@
 #include "../common/dispatch.h"
 #include "../common/offset_features.h"
 #include "gelu_lanes.h"
+#include "grain.h"
 #include "in_precision.h"
 #include "index_range.h"
 #include "inverse_lists.h"
@@ -29,9 +30,6 @@ constexpr int64_t kChunk = 16;
 // does not depend on the number of threads.
 constexpr int64_t kQueriesPerSum = 64;
 
-// Multiply-adds below which one more thread costs more than it brings.
-constexpr int64_t kWorkPerThread = 1 << 16;
-
 template <typename T>
 struct Inputs {
   NeighborhoodMergeSizes sizes;
@@ -46,33 +44,33 @@ struct Inputs {
   int64_t first_token(int64_t query) const { return query / sizes.queries * sizes.tokens; }
 };
 
-// The members of one query that take part.
+// Members of one query that take part.
 template <typename T>
-struct Neighbourhood {
+struct MemberList {
   int64_t count = 0;
-  std::vector<int64_t> place;  // in the list of members of all queries
+  std::vector<int64_t> entry;  // in the lists of members of all queries
   std::vector<int64_t> token;  // of the whole batch
   std::vector<T> weights;      // (kMergeWeights, stride)
   int64_t stride;
 
-  explicit Neighbourhood(int64_t members)
-      : place(members), token(members), stride((members + kChunk - 1) / kChunk * kChunk) {
+  explicit MemberList(int64_t members)
+      : entry(members), token(members), stride((members + kChunk - 1) / kChunk * kChunk) {
     weights.resize(kMergeWeights * stride);
   }
 };
 
 template <typename T>
-SEGCORE_INLINE void collect(const Inputs<T>& in, int64_t query, Neighbourhood<T>& near) {
+SEGCORE_INLINE void collect(const Inputs<T>& in, int64_t query, MemberList<T>& list) {
   const int64_t members = in.sizes.members, first_token = in.first_token(query);
-  near.count = 0;
+  list.count = 0;
   for (int64_t e = query * members; e < (query + 1) * members; ++e) {
     if (in.mask != nullptr && !in.mask[e]) continue;
-    near.place[near.count] = e;
-    near.token[near.count++] = first_token + in.members[e];
+    list.entry[list.count] = e;
+    list.token[list.count++] = first_token + in.members[e];
   }
 }
 
-// Where the members of a chunk are as seen from a query, and their importance; 0 beyond the end.
+// Offsets of the members of a chunk from a query, and their importance; 0 beyond the end.
 template <typename T>
 struct Chunk {
   T x[kChunk] = {}, y[kChunk] = {}, importance[kChunk] = {};
@@ -94,7 +92,7 @@ SEGCORE_INLINE Chunk<T> make_chunk(
 // The weight net for the members of a chunk, before GELU.
 template <typename T>
 struct Hidden {
-  T features[kMergeFeatures][kChunk];
+  T features[kOffsetFeatures][kChunk];
   T normalized[kMergeWeights][kChunk], output[kMergeWeights][kChunk], inverse_deviation[kChunk];
 
   SEGCORE_INLINE MergeHidden<T> member(int64_t i) const {
@@ -120,29 +118,29 @@ SEGCORE_INLINE void compute_hidden(
   }
 #pragma omp simd
   for (int64_t i = 0; i < kChunk; ++i) {
-    T features[kMergeFeatures];
+    T features[kOffsetFeatures];
     SEGCORE_UNROLL
-    for (int f = 0; f < kMergeFeatures; ++f) features[f] = hidden.features[f][i];
-    const MergeHidden<T> of_member = merge_hidden(net, features);
-    hidden.inverse_deviation[i] = of_member.inverse_deviation;
+    for (int f = 0; f < kOffsetFeatures; ++f) features[f] = hidden.features[f][i];
+    const MergeHidden<T> member = merge_hidden(net, features);
+    hidden.inverse_deviation[i] = member.inverse_deviation;
     SEGCORE_UNROLL
     for (int r = 0; r < kMergeWeights; ++r) {
-      hidden.normalized[r][i] = of_member.normalized[r];
-      hidden.output[r][i] = of_member.output[r];
+      hidden.normalized[r][i] = member.normalized[r];
+      hidden.output[r][i] = member.output[r];
     }
   }
 }
 
 // The weights of all members of a query.
 template <typename T>
-SEGCORE_INLINE void compute_weights(const Inputs<T>& in, int64_t query, Neighbourhood<T>& near) {
-  for (int64_t first = 0; first < near.count; first += kChunk) {
-    const int64_t count = std::min(kChunk, near.count - first);
-    const Chunk<T> chunk = make_chunk(in, query, &near.token[first], count);
+SEGCORE_INLINE void compute_weights(const Inputs<T>& in, int64_t query, MemberList<T>& list) {
+  for (int64_t first = 0; first < list.count; first += kChunk) {
+    const int64_t count = std::min(kChunk, list.count - first);
+    const Chunk<T> chunk = make_chunk(in, query, &list.token[first], count);
     Hidden<T> hidden;
     compute_hidden(in.net, chunk, hidden);
     for (int r = 0; r < kMergeWeights; ++r) {
-      T* weights = near.weights.data() + r * near.stride + first;
+      T* weights = list.weights.data() + r * list.stride + first;
 #pragma omp simd
       for (int64_t i = 0; i < kChunk; ++i) {
         weights[i] = gelu_lane(hidden.output[r][i]).value * chunk.importance[i];
@@ -155,12 +153,12 @@ SEGCORE_INLINE void compute_weights(const Inputs<T>& in, int64_t query, Neighbou
 // channels.
 template <int kVectors, typename T>
 SEGCORE_INLINE void merge_block(
-    const Neighbourhood<T>& near, const T* features, int64_t channels, T* output) {
+    const MemberList<T>& list, const T* features, int64_t channels, T* output) {
   Lanes<T> sum[kMergeWeights][kVectors] = {};
-  for (int64_t i = 0; i < near.count; ++i) {
-    const T* row = features + near.token[i] * channels;
+  for (int64_t i = 0; i < list.count; ++i) {
+    const T* row = features + list.token[i] * channels;
     for (int r = 0; r < kMergeWeights; ++r) {
-      const T weight = near.weights[r * near.stride + i];
+      const T weight = list.weights[r * list.stride + i];
       for (int j = 0; j < kVectors; ++j) sum[r][j] += weight * lanes(row + j * kLanes);
     }
   }
@@ -172,19 +170,19 @@ SEGCORE_INLINE void merge_block(
 // The same for all channels.
 template <typename T>
 SEGCORE_INLINE void merge(
-    const Neighbourhood<T>& near, const T* features, int64_t channels, T* output) {
+    const MemberList<T>& list, const T* features, int64_t channels, T* output) {
   int64_t c = 0;
   for (; c + 2 * kLanes <= channels; c += 2 * kLanes) {
-    merge_block<2>(near, features + c, channels, output + c);
+    merge_block<2>(list, features + c, channels, output + c);
   }
   for (; c + kLanes <= channels; c += kLanes) {
-    merge_block<1>(near, features + c, channels, output + c);
+    merge_block<1>(list, features + c, channels, output + c);
   }
   for (; c < channels; ++c) {
     for (int r = 0; r < kMergeWeights; ++r) {
       T sum = 0;
-      for (int64_t i = 0; i < near.count; ++i) {
-        sum += near.weights[r * near.stride + i] * features[near.token[i] * channels + c];
+      for (int64_t i = 0; i < list.count; ++i) {
+        sum += list.weights[r * list.stride + i] * features[list.token[i] * channels + c];
       }
       output[r * channels + c] = sum;
     }
@@ -194,19 +192,19 @@ SEGCORE_INLINE void merge(
 // Output of the queries [begin, end) of the whole batch.
 template <typename T>
 SEGCORE_TARGET_CLONES void merge_queries(
-    const Inputs<T>& in, Neighbourhood<T>& near, int64_t begin, int64_t end, T* output) {
+    const Inputs<T>& in, MemberList<T>& list, int64_t begin, int64_t end, T* output) {
   const int64_t channels = in.sizes.channels;
   for (int64_t query = begin; query < end; ++query) {
-    collect(in, query, near);
-    compute_weights(in, query, near);
-    merge(near, in.features, channels, output + query * kMergeWeights * channels);
+    collect(in, query, list);
+    compute_weights(in, query, list);
+    merge(list, in.features, channels, output + query * kMergeWeights * channels);
   }
 }
 
 // Sums of the gradients of the parameters, lane by lane.
 template <typename T>
 struct ParameterSums {
-  T matrix[kMergeWeights][kMergeFeatures][kChunk] = {};
+  T matrix[kMergeWeights][kOffsetFeatures][kChunk] = {};
   T bias[kMergeWeights][kChunk] = {}, scale[kMergeWeights][kChunk] = {};
   T shift[kMergeWeights][kChunk] = {};
 
@@ -226,11 +224,12 @@ struct ParameterSums {
   }
 };
 
-// What the backward leaves for the sums over the queries of each token.
+// Results of the weight net, for each entry of the lists of members, that the sums over the queries of
+// each token need.
 template <typename T>
-struct OfPlaces {
-  T* weights;         // (places, kMergeWeights)
-  T* grad_importance;  // (places)
+struct MemberBuffers {
+  T* weights;          // (entries, kMergeWeights)
+  T* grad_importance;  // (entries)
 };
 
 // dots[r][i] = <grad_output[r], features of member i>, for the members of a chunk.
@@ -283,7 +282,7 @@ SEGCORE_INLINE void add_gradients(
       sums.shift[r][i] += grad_output[r][i];
       sums.bias[r][i] += linear[r][i];
     }
-    for (int f = 0; f < kMergeFeatures; ++f) {
+    for (int f = 0; f < kOffsetFeatures; ++f) {
 #pragma omp simd
       for (int64_t i = 0; i < kChunk; ++i) {
         sums.matrix[r][f][i] += linear[r][i] * hidden.features[f][i];
@@ -297,20 +296,20 @@ template <typename T>
 SEGCORE_TARGET_CLONES void net_gradients(
     const Inputs<T>& in,
     const T* grad_output,
-    Neighbourhood<T>& near,
+    MemberList<T>& list,
     int64_t begin,
     int64_t end,
     ParameterSums<T>& sums,
-    OfPlaces<T> places) {
+    MemberBuffers<T> buffers) {
   const int64_t channels = in.sizes.channels;
   for (int64_t query = begin; query < end; ++query) {
-    collect(in, query, near);
+    collect(in, query, list);
     const T* grad = grad_output + query * kMergeWeights * channels;
-    for (int64_t first = 0; first < near.count; first += kChunk) {
-      const int64_t count = std::min(kChunk, near.count - first);
-      const Chunk<T> chunk = make_chunk(in, query, &near.token[first], count);
+    for (int64_t first = 0; first < list.count; first += kChunk) {
+      const int64_t count = std::min(kChunk, list.count - first);
+      const Chunk<T> chunk = make_chunk(in, query, &list.token[first], count);
       T dots[kMergeWeights][kChunk] = {}, weights[kMergeWeights][kChunk], factor[kChunk] = {};
-      dot_chunk(grad, in.features, channels, &near.token[first], count, dots);
+      dot_chunk(grad, in.features, channels, &list.token[first], count, dots);
       Hidden<T> hidden;
       compute_hidden(in.net, chunk, hidden);
       for (int r = 0; r < kMergeWeights; ++r) {
@@ -324,10 +323,10 @@ SEGCORE_TARGET_CLONES void net_gradients(
       }
       add_gradients(in.net, hidden, dots, sums);
       for (int64_t i = 0; i < count; ++i) {
-        const int64_t place = near.place[first + i];
-        places.grad_importance[place] = factor[i];
+        const int64_t entry = list.entry[first + i];
+        buffers.grad_importance[entry] = factor[i];
         for (int r = 0; r < kMergeWeights; ++r) {
-          places.weights[place * kMergeWeights + r] = weights[r][i];
+          buffers.weights[entry * kMergeWeights + r] = weights[r][i];
         }
       }
     }
@@ -339,7 +338,7 @@ template <typename T>
 SEGCORE_TARGET_CLONES void token_gradients(
     const NeighborhoodMergeSizes& s,
     const T* grad_output,
-    OfPlaces<T> places,
+    MemberBuffers<T> buffers,
     const InverseLists& lists,
     int64_t begin,
     int64_t end,
@@ -352,11 +351,11 @@ SEGCORE_TARGET_CLONES void token_gradients(
     weight.clear();
     T importance = 0;
     for (int64_t i = 0; i < lists.count(j); ++i) {
-      const int64_t place = lists.places(j)[i];
-      importance += places.grad_importance[place];
+      const int64_t entry = lists.entries_of(j)[i];
+      importance += buffers.grad_importance[entry];
       for (int r = 0; r < kMergeWeights; ++r) {
-        row.push_back(place / s.members * kMergeWeights + r);
-        weight.push_back(places.weights[place * kMergeWeights + r]);
+        row.push_back(entry / s.members * kMergeWeights + r);
+        weight.push_back(buffers.weights[entry * kMergeWeights + r]);
       }
     }
     weighted_sum(
@@ -380,8 +379,8 @@ struct Prepared : NeighborhoodMergeTensors {
     in.sizes = sizes;
     const T* row = linear_weight.const_data_ptr<T>();
     for (auto& weights : in.net.matrix) {
-      std::copy_n(row, kMergeFeatures, weights);
-      row += kMergeFeatures;
+      std::copy_n(row, kOffsetFeatures, weights);
+      row += kOffsetFeatures;
     }
     std::copy_n(linear_bias.const_data_ptr<T>(), kMergeWeights, in.net.bias);
     std::copy_n(norm_weight.const_data_ptr<T>(), kMergeWeights, in.net.scale);
@@ -396,18 +395,19 @@ struct Prepared : NeighborhoodMergeTensors {
   }
 };
 
-int64_t grain(const NeighborhoodMergeSizes& s) {
-  const int64_t work = s.members * kMergeWeights * (s.channels + 16);
-  return std::max<int64_t>(1, kWorkPerThread / std::max<int64_t>(1, work));
+// Multiply-adds of one query.
+int64_t work(const NeighborhoodMergeSizes& s) {
+  return s.members * kMergeWeights * (s.channels + 16);
 }
 
 template <typename T>
 void forward(const Inputs<T>& in, T* output) {
   const NeighborhoodMergeSizes& s = in.sizes;
-  torch::stable::parallel_for(0, s.batch * s.queries, grain(s), [&](int64_t begin, int64_t end) {
-    Neighbourhood<T> near(s.members);
-    merge_queries(in, near, begin, end, output);
-  });
+  torch::stable::parallel_for(
+      0, s.batch * s.queries, grain(work(s)), [&](int64_t begin, int64_t end) {
+        MemberList<T> list(s.members);
+        merge_queries(in, list, begin, end, output);
+      });
 }
 
 template <typename T>
@@ -415,33 +415,33 @@ struct Gradients {
   T *features, *importance, *linear_weight, *linear_bias, *norm_weight, *norm_bias;
 };
 
-// Gradients of the weight net, and what the sums over the queries of each token need.
+// Gradients of the weight net; fills the buffers.
 template <typename T>
 void net_backward(
-    const Inputs<T>& in, const T* grad_output, OfPlaces<T> places, const Gradients<T>& grad) {
+    const Inputs<T>& in, const T* grad_output, MemberBuffers<T> buffers, const Gradients<T>& grad) {
   constexpr int kCount = MergeParameters<T>::kCount;
   const NeighborhoodMergeSizes& s = in.sizes;
   const int64_t queries = s.batch * s.queries;
   const int64_t parts = (queries + kQueriesPerSum - 1) / kQueriesPerSum;
-  std::vector<double> of_parts(parts * kCount);
+  std::vector<double> part_sums(parts * kCount);
   torch::stable::parallel_for(
-      0, parts, std::max<int64_t>(1, grain(s) / kQueriesPerSum), [&](int64_t begin, int64_t end) {
-        Neighbourhood<T> near(s.members);
+      0, parts, grain(work(s) * kQueriesPerSum), [&](int64_t begin, int64_t end) {
+        MemberList<T> list(s.members);
         for (int64_t part = begin; part < end; ++part) {
           ParameterSums<T> sums;
           const int64_t first = part * kQueriesPerSum;
           const int64_t last = std::min(first + kQueriesPerSum, queries);
-          net_gradients(in, grad_output, near, first, last, sums, places);
-          sums.write(&of_parts[part * kCount]);
+          net_gradients(in, grad_output, list, first, last, sums, buffers);
+          sums.write(&part_sums[part * kCount]);
         }
       });
   double totals[kCount] = {};
-  for (int64_t i = 0; i < parts * kCount; ++i) totals[i % kCount] += of_parts[i];
+  for (int64_t i = 0; i < parts * kCount; ++i) totals[i % kCount] += part_sums[i];
   const double* total = totals;
   const auto write = [&total](T* parameter, int count) {
     for (int i = 0; i < count; ++i) parameter[i] = static_cast<T>(*total++);
   };
-  write(grad.linear_weight, kMergeWeights * kMergeFeatures);
+  write(grad.linear_weight, kMergeWeights * kOffsetFeatures);
   write(grad.linear_bias, kMergeWeights);
   write(grad.norm_weight, kMergeWeights);
   write(grad.norm_bias, kMergeWeights);
@@ -450,18 +450,18 @@ void net_backward(
 template <typename T>
 void backward(const Inputs<T>& in, const T* grad_output, const Gradients<T>& grad) {
   const NeighborhoodMergeSizes& s = in.sizes;
-  const int64_t places_of_image = s.queries * s.members, places = s.batch * places_of_image;
-  std::vector<T> weights(places * kMergeWeights), grad_importance(places);
-  const OfPlaces<T> of_places = {weights.data(), grad_importance.data()};
-  net_backward(in, grad_output, of_places, grad);
-  const auto lists = invert(in.members, in.mask, s.batch, places_of_image, s.tokens);
+  const int64_t image_entries = s.queries * s.members, entries = s.batch * image_entries;
+  std::vector<T> weights(entries * kMergeWeights), grad_importance(entries);
+  const MemberBuffers<T> buffers = {weights.data(), grad_importance.data()};
+  net_backward(in, grad_output, buffers, grad);
+  const auto lists = invert(in.members, in.mask, s.batch, image_entries, s.tokens);
   for (int64_t n = 0; n < s.batch; ++n) {
-    const int64_t first_place = n * places_of_image, first_token = n * s.tokens;
-    torch::stable::parallel_for(0, s.tokens, grain(s), [&](int64_t begin, int64_t end) {
+    const int64_t first_entry = n * image_entries, first_token = n * s.tokens;
+    torch::stable::parallel_for(0, s.tokens, grain(work(s)), [&](int64_t begin, int64_t end) {
       token_gradients(
           s, grad_output + n * s.queries * kMergeWeights * s.channels,
-          {of_places.weights + first_place * kMergeWeights,
-           of_places.grad_importance + first_place},
+          {buffers.weights + first_entry * kMergeWeights,
+           buffers.grad_importance + first_entry},
           lists[n], begin, end, grad.features + first_token * s.channels,
           grad.importance == nullptr ? nullptr : grad.importance + first_token);
     });
@@ -471,8 +471,7 @@ void backward(const Inputs<T>& in, const T* grad_output, const Gradients<T>& gra
 Tensor run_forward(const NeighborhoodMergeArguments& a, const NeighborhoodMergeSizes& s) {
   const Prepared prepared(a, s);
   const ScalarType precision = a.positions.scalar_type();
-  Tensor output = torch::stable::new_empty(
-      a.features, {s.batch, s.queries, kMergeWeights * s.channels}, precision);
+  Tensor output = torch::stable::new_empty(a.features, s.output(), precision);
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     forward(prepared.inputs<T>(), output.mutable_data_ptr<T>());
@@ -481,16 +480,18 @@ Tensor run_forward(const NeighborhoodMergeArguments& a, const NeighborhoodMergeS
 }
 
 NeighborhoodMergeGradients run_backward(
-    const Tensor& grad_output, const NeighborhoodMergeArguments& a, const NeighborhoodMergeSizes& s) {
+    const Tensor& grad_output,
+    const NeighborhoodMergeArguments& a,
+    const NeighborhoodMergeSizes& s) {
   const Prepared prepared(a, s);
   const ScalarType precision = a.positions.scalar_type();
   const Tensor grad = in_precision(grad_output, precision);
-  const auto empty = [&](const Tensor& like) {
-    return torch::stable::new_empty(like, like.sizes(), precision);
+  const auto empty = [&](const Tensor& argument) {
+    return torch::stable::new_empty(argument, argument.sizes(), precision);
   };
   Tensor grad_features = empty(a.features);
   Tensor grad_importance =
-      a.importance ? empty(*a.importance) : torch::stable::new_empty(a.positions, {0});
+      a.importance ? empty(*a.importance) : torch::stable::new_empty(a.features, {0});
   Tensor grad_linear_weight = empty(a.linear_weight), grad_linear_bias = empty(a.linear_bias);
   Tensor grad_norm_weight = empty(a.norm_weight), grad_norm_bias = empty(a.norm_bias);
   for_precision(precision, [&](auto zero) {
@@ -513,9 +514,9 @@ NeighborhoodMergeGradients run_backward(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("neighborhood_merge", TORCH_BOX(&neighborhood_merge_operator<run_forward>));
+  library.impl("neighborhood_merge", TORCH_BOX(&NeighborhoodMerge::forward<run_forward>));
   library.impl(
-      "neighborhood_merge_backward", TORCH_BOX(&neighborhood_merge_backward_operator<run_backward>));
+      "neighborhood_merge_backward", TORCH_BOX(&NeighborhoodMerge::backward<run_backward>));
 }
 
 }  // namespace segcore

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../common/dispatch.h"
+#include "grain.h"
 #include "in_precision.h"
 #include "index_range.h"
 #include "power_lanes.h"
@@ -18,15 +19,12 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Multiply-adds below which one more thread costs more than it brings.
-constexpr int64_t kWorkPerThread = 1 << 16;
-
 template <typename T>
 struct Inputs {
   PointDeformAttnSizes sizes;
   const T* values;            // (batch, heads, tokens, channels): tokens of a head adjoin
   const T* positions;         // (batch, tokens, 2)
-  const int64_t* neighbours;  // (batch, levels, cells, neighbours)
+  const int64_t* neighbors;  // (batch, levels, cells, neighbors)
   const T* locations;         // (batch, queries, heads, levels, points, 2)
   const T* attention;         // (batch, queries, heads, levels, points)
   T power;
@@ -37,7 +35,7 @@ struct Inputs {
   }
 };
 
-// The neighbours of all samples of one query and head, sample by sample: (samples, neighbours).
+// The neighbors of all samples of one query and head, sample by sample: (samples, neighbors).
 template <typename T>
 struct Samples {
   std::vector<int64_t> token;  // 0 where there is none
@@ -59,18 +57,18 @@ SEGCORE_INLINE void collect(const Inputs<T>& in, int64_t n, int64_t triple, Samp
   const T* positions = in.positions + 2 * n * s.tokens;
   int64_t e = 0;
   for (int64_t l = 0; l < s.levels; ++l) {
-    const int64_t* table = in.neighbours + (n * s.levels + l) * s.cells() * s.neighbours;
+    const int64_t* table = in.neighbors + (n * s.levels + l) * s.cells() * s.neighbors;
     for (int64_t p = 0; p < s.points; ++p, location += 2) {
       const T x = location[0], y = location[1];
       const int64_t cell = nearest_cell(y, s.height) * s.width + nearest_cell(x, s.width);
-      for (const int64_t* near = table + cell * s.neighbours;
-           near < table + (cell + 1) * s.neighbours; ++near, ++e) {
-        const int64_t token = std::max<int64_t>(*near, 0);
+      for (const int64_t* entry = table + cell * s.neighbors;
+           entry < table + (cell + 1) * s.neighbors; ++entry, ++e) {
+        const int64_t token = std::max<int64_t>(*entry, 0);
         samples.token[e] = token;
         samples.x[e] = x - positions[2 * token];
         samples.y[e] = y - positions[2 * token + 1];
         const T squared = samples.x[e] * samples.x[e] + samples.y[e] * samples.y[e];
-        samples.distance[e] = *near < 0 ? T(-1) : squared;
+        samples.distance[e] = *entry < 0 ? T(-1) : squared;
       }
     }
   }
@@ -83,17 +81,17 @@ SEGCORE_INLINE void weigh(
   const PointDeformAttnSizes& s = in.sizes;
   const T* distance = samples.distance.data();
   T* weight = samples.weight.data();
-  const int64_t count = s.samples() * s.neighbours;
+  const int64_t count = s.samples() * s.neighbors;
 #pragma omp simd
   for (int64_t e = 0; e < count; ++e) weight[e] = inverse_distance(exponent, distance[e]);
   for (int64_t i = 0; i < s.samples(); ++i) {
-    T* of_sample = weight + i * s.neighbours;
+    T* sample_weight = weight + i * s.neighbors;
     T sum = 0;
-    for (int64_t k = 0; k < s.neighbours; ++k) sum += of_sample[k];
+    for (int64_t k = 0; k < s.neighbors; ++k) sum += sample_weight[k];
     const T attention = in.attention[triple * s.samples() + i];
-    for (int64_t k = 0; k < s.neighbours; ++k) {
-      of_sample[k] /= sum;
-      samples.coefficient[i * s.neighbours + k] = of_sample[k] * attention;
+    for (int64_t k = 0; k < s.neighbors; ++k) {
+      sample_weight[k] /= sum;
+      samples.coefficient[i * s.neighbors + k] = sample_weight[k] * attention;
     }
   }
 }
@@ -110,7 +108,7 @@ SEGCORE_TARGET_CLONES void sample_triples(
     weigh(in, exponent, triple, samples);
     weighted_sum(
         in.values + in.head_offset(n, m), s.channels, samples.token.data(),
-        samples.coefficient.data(), s.samples() * s.neighbours, output + triple * s.channels);
+        samples.coefficient.data(), s.samples() * s.neighbors, output + triple * s.channels);
   }
 }
 
@@ -121,7 +119,7 @@ struct Gradients {
   T* attention;
 };
 
-// Gradients of the values of the neighbours; leaves those of the interpolated rows in samples.grad.
+// Gradients of the values of the neighbors; leaves those of the interpolated rows in samples.grad.
 template <typename T>
 SEGCORE_INLINE void scatter(
     const T* grad_output, const T* values, int64_t channels, Samples<T>& samples, T* grad_values) {
@@ -144,11 +142,11 @@ template <typename T>
 SEGCORE_INLINE void attention_gradients(
     const PointDeformAttnSizes& s, Samples<T>& samples, T* grad_attention) {
   for (int64_t i = 0; i < s.samples(); ++i) {
-    const T* weight = &samples.weight[i * s.neighbours];
-    T* grad = &samples.grad[i * s.neighbours];
+    const T* weight = &samples.weight[i * s.neighbors];
+    T* grad = &samples.grad[i * s.neighbors];
     T mean = 0;
-    for (int64_t k = 0; k < s.neighbours; ++k) mean += weight[k] * grad[k];
-    for (int64_t k = 0; k < s.neighbours; ++k) grad[k] -= mean;
+    for (int64_t k = 0; k < s.neighbors; ++k) mean += weight[k] * grad[k];
+    for (int64_t k = 0; k < s.neighbors; ++k) grad[k] -= mean;
     grad_attention[i] = mean;
   }
 }
@@ -178,7 +176,7 @@ SEGCORE_INLINE void location_gradients(
     const PointDeformAttnSizes& s, const Samples<T>& samples, T* grad_locations) {
   for (int64_t i = 0; i < s.samples(); ++i) {
     T x = 0, y = 0;
-    for (int64_t e = i * s.neighbours; e < (i + 1) * s.neighbours; ++e) {
+    for (int64_t e = i * s.neighbors; e < (i + 1) * s.neighbors; ++e) {
       x += samples.x[e];
       y += samples.y[e];
     }
@@ -223,18 +221,18 @@ Tensor head_major(const Tensor& values, ScalarType type) {
 // The arguments as the kernels read them.
 struct Prepared {
   PointDeformAttnSizes sizes;
-  Tensor values, positions, neighbours, locations, attention, power;
+  Tensor values, positions, neighbors, locations, attention, power;
 
   Prepared(const PointDeformAttnArguments& a, const PointDeformAttnSizes& s)
       : sizes(s),
         values(head_major(a.values, a.power.scalar_type())),
         positions(torch::stable::contiguous(a.positions)),
-        neighbours(torch::stable::contiguous(a.neighbours)),
+        neighbors(torch::stable::contiguous(a.neighbors)),
         locations(torch::stable::contiguous(a.locations)),
         attention(torch::stable::contiguous(a.attention)),
         power(a.power) {
-    const int64_t count = s.batch * s.levels * s.cells() * s.neighbours;
-    check_index_range("neighbours", neighbours.const_data_ptr<int64_t>(), count, -1, s.tokens);
+    const int64_t count = s.batch * s.levels * s.cells() * s.neighbors;
+    check_index_range("neighbors", neighbors.const_data_ptr<int64_t>(), count, -1, s.tokens);
     STD_TORCH_CHECK(
         s.tokens > 0 || s.batch * s.queries * s.heads * s.samples() == 0,
         "values: expected at least one token");
@@ -246,7 +244,7 @@ struct Prepared {
         sizes,
         values.const_data_ptr<T>(),
         positions.const_data_ptr<T>(),
-        neighbours.const_data_ptr<int64_t>(),
+        neighbors.const_data_ptr<int64_t>(),
         locations.const_data_ptr<T>(),
         attention.const_data_ptr<T>(),
         *power.const_data_ptr<T>()};
@@ -256,10 +254,9 @@ struct Prepared {
 template <typename T>
 void forward(const Inputs<T>& in, T* output) {
   const PointDeformAttnSizes& s = in.sizes;
-  const int64_t entries = s.samples() * s.neighbours;
-  const int64_t work = std::max<int64_t>(1, entries * (s.channels + 32));
+  const int64_t entries = s.samples() * s.neighbors;
   torch::stable::parallel_for(
-      0, s.batch * s.queries * s.heads, std::max<int64_t>(1, kWorkPerThread / work),
+      0, s.batch * s.queries * s.heads, grain(entries * (s.channels + 32)),
       [&](int64_t begin, int64_t end) {
         Samples<T> samples(entries);
         sample_triples(in, samples, begin, end, output);
@@ -270,15 +267,15 @@ void forward(const Inputs<T>& in, T* output) {
 template <typename T>
 double backward(const Inputs<T>& in, const T* grad_output, Gradients<T> grad) {
   const PointDeformAttnSizes& s = in.sizes;
-  std::vector<double> of_heads(s.batch * s.heads);
+  std::vector<double> head_grads(s.batch * s.heads);
   torch::stable::parallel_for(0, s.batch * s.heads, 1, [&](int64_t begin, int64_t end) {
-    Samples<T> samples(s.samples() * s.neighbours);
+    Samples<T> samples(s.samples() * s.neighbors);
     for (int64_t i = begin; i < end; ++i) {
-      of_heads[i] = backward_head(in, grad_output, i / s.heads, i % s.heads, samples, grad);
+      head_grads[i] = backward_head(in, grad_output, i / s.heads, i % s.heads, samples, grad);
     }
   });
   double grad_power = 0;
-  for (const double of_head : of_heads) grad_power += of_head;
+  for (const double head_grad : head_grads) grad_power += head_grad;
   return grad_power;
 }
 
@@ -286,7 +283,7 @@ Tensor run_forward(const PointDeformAttnArguments& a, const PointDeformAttnSizes
   const Prepared prepared(a, s);
   const ScalarType precision = a.power.scalar_type();
   Tensor output =
-      torch::stable::new_empty(a.values, {s.batch, s.queries, s.heads * s.channels}, precision);
+      torch::stable::new_empty(a.values, s.output(), precision);
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     forward(prepared.inputs<T>(), output.mutable_data_ptr<T>());
@@ -318,9 +315,8 @@ PointDeformAttnGradients run_backward(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("point_deform_attn", TORCH_BOX(&point_deform_attn_operator<run_forward>));
-  library.impl(
-      "point_deform_attn_backward", TORCH_BOX(&point_deform_attn_backward_operator<run_backward>));
+  library.impl("point_deform_attn", TORCH_BOX(&PointDeformAttn::forward<run_forward>));
+  library.impl("point_deform_attn_backward", TORCH_BOX(&PointDeformAttn::backward<run_backward>));
 }
 
 }  // namespace segcore

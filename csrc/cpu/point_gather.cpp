@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../common/dispatch.h"
+#include "dot.h"
+#include "grain.h"
 #include "in_precision.h"
 #include "index_range.h"
 #include "inverse_lists.h"
@@ -14,13 +16,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Multiply-adds below which one more thread costs more than it brings.
-constexpr int64_t kWorkPerThread = 1 << 16;
-
-int64_t grain(int64_t work) {
-  return std::max<int64_t>(1, kWorkPerThread / std::max<int64_t>(1, work));
-}
 
 // Output of the queries [begin, end) of all images.
 template <typename T>
@@ -35,7 +30,7 @@ SEGCORE_TARGET_CLONES void gather_queries(
   for (int64_t i = begin; i < end; ++i) {
     const T* rows = features + i / s.queries * s.tokens * s.channels;
     weighted_sum(
-        rows, s.channels, indices + i * s.neighbours, weights + i * s.neighbours, s.neighbours,
+        rows, s.channels, indices + i * s.neighbors, weights + i * s.neighbors, s.neighbors,
         output + i * s.channels);
   }
 }
@@ -52,9 +47,9 @@ SEGCORE_TARGET_CLONES void weight_gradients(
     T* grad_weights) {
   for (int64_t i = begin; i < end; ++i) {
     const T* rows = features + i / s.queries * s.tokens * s.channels;
-    for (int64_t e = i * s.neighbours; e < (i + 1) * s.neighbours; ++e) {
+    for (int64_t e = i * s.neighbors; e < (i + 1) * s.neighbors; ++e) {
       grad_weights[e] =
-          dot_product(grad_output + i * s.channels, rows + indices[e] * s.channels, s.channels);
+          dot(grad_output + i * s.channels, rows + indices[e] * s.channels, s.channels);
     }
   }
 }
@@ -75,9 +70,9 @@ SEGCORE_TARGET_CLONES void feature_gradients(
     row.clear();
     weight.clear();
     for (int64_t i = 0; i < lists.count(j); ++i) {
-      const int64_t place = lists.places(j)[i];
-      row.push_back(place / s.neighbours);
-      weight.push_back(weights[place]);
+      const int64_t entry = lists.entries_of(j)[i];
+      row.push_back(entry / s.neighbors);
+      weight.push_back(weights[entry]);
     }
     weighted_sum(
         grad_output, s.channels, row.data(), weight.data(), lists.count(j),
@@ -97,7 +92,7 @@ void forward(
   const T* weight = weights.const_data_ptr<T>();
   T* out = output.mutable_data_ptr<T>();
   torch::stable::parallel_for(
-      0, s.batch * s.queries, grain(s.neighbours * s.channels), [&](int64_t begin, int64_t end) {
+      0, s.batch * s.queries, grain(s.neighbors * s.channels), [&](int64_t begin, int64_t end) {
         gather_queries(s, feature, index, weight, begin, end, out);
       });
 }
@@ -117,16 +112,16 @@ void backward(
   const T* weight = weights.const_data_ptr<T>();
   T* grad_feature = grad_features.mutable_data_ptr<T>();
   T* grad_weight = grad_weights.mutable_data_ptr<T>();
-  const int64_t work = grain(s.neighbours * s.channels);
+  const int64_t work = grain(s.neighbors * s.channels);
   torch::stable::parallel_for(0, s.batch * s.queries, work, [&](int64_t begin, int64_t end) {
     weight_gradients(s, grad, feature, index, begin, end, grad_weight);
   });
-  const int64_t places = s.queries * s.neighbours;
-  const auto lists = invert(index, nullptr, s.batch, places, s.tokens);
+  const int64_t entries = s.queries * s.neighbors;
+  const auto lists = invert(index, nullptr, s.batch, entries, s.tokens);
   for (int64_t n = 0; n < s.batch; ++n) {
     torch::stable::parallel_for(0, s.tokens, work, [&](int64_t begin, int64_t end) {
       feature_gradients(
-          s, grad + n * s.queries * s.channels, weight + n * places, lists[n], begin, end,
+          s, grad + n * s.queries * s.channels, weight + n * entries, lists[n], begin, end,
           grad_feature + n * s.tokens * s.channels);
     });
   }
@@ -135,7 +130,7 @@ void backward(
 Tensor checked_indices(const PointGatherSizes& s, const Tensor& indices) {
   const Tensor packed = torch::stable::contiguous(indices);
   check_index_range(
-      "indices", packed.const_data_ptr<int64_t>(), s.batch * s.queries * s.neighbours, 0, s.tokens);
+      "indices", packed.const_data_ptr<int64_t>(), s.batch * s.queries * s.neighbors, 0, s.tokens);
   return packed;
 }
 
@@ -152,14 +147,14 @@ struct Prepared {
 Tensor run_forward(const PointGatherArguments& a, const PointGatherSizes& s) {
   const Prepared p(a, s);
   const ScalarType precision = p.weights.scalar_type();
-  Tensor output = torch::stable::new_empty(a.features, {s.batch, s.queries, s.channels}, precision);
+  Tensor output = torch::stable::new_empty(a.features, s.output(), precision);
   for_precision(precision, [&](auto zero) {
     forward<decltype(zero)>(s, p.features, p.indices, p.weights, output);
   });
   return torch::stable::to(output, a.features.scalar_type());
 }
 
-std::tuple<Tensor, Tensor> run_backward(
+PointGatherGradients run_backward(
     const Tensor& grad_output, const PointGatherArguments& a, const PointGatherSizes& s) {
   const Prepared p(a, s);
   const ScalarType precision = p.weights.scalar_type();
@@ -176,9 +171,8 @@ std::tuple<Tensor, Tensor> run_backward(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("point_gather", TORCH_BOX(&point_gather_operator<run_forward>));
-  library.impl(
-      "point_gather_backward", TORCH_BOX(&point_gather_backward_operator<run_backward>));
+  library.impl("point_gather", TORCH_BOX(&PointGather::forward<run_forward>));
+  library.impl("point_gather_backward", TORCH_BOX(&PointGather::backward<run_backward>));
 }
 
 }  // namespace segcore

@@ -1,4 +1,4 @@
-// Powers of positive numbers in a form that loops over them vectorise with.
+// Powers of positive numbers in a form that loops over them vectorize with.
 #pragma once
 
 #include <cmath>

@@ -51,12 +51,4 @@ SEGCORE_INLINE void weighted_sum(
   }
 }
 
-template <typename T>
-SEGCORE_INLINE T dot_product(const T* a, const T* b, int64_t count) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t c = 0; c < count; ++c) sum += a[c] * b[c];
-  return sum;
-}
-
 }  // namespace segcore

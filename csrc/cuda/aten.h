@@ -1,4 +1,4 @@
-// PyTorch's own operators that the stable ABI has no function for, or one with more words.
+// PyTorch's operators that the stable ABI has no function for, and shorter calls of others.
 #pragma once
 
 #include <array>
@@ -36,7 +36,7 @@ inline std::pair<torch::stable::Tensor, torch::stable::Tensor> range_of(
       "aten::aminmax", "", {from(tensor), from(std::optional<int64_t>(1)), from(false)});
 }
 
-// (rows, columns) -> (columns), in one type of numbers, and the result in another.
+// Sum over dimension 0 of a matrix, converted to `type`.
 inline torch::stable::Tensor sum_of_rows(
     const torch::stable::Tensor& tensor, torch::headeronly::ScalarType type) {
   const std::array<int64_t, 1> dim = {0};

@@ -13,25 +13,25 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using torch::stable::accelerator::DeviceGuard;
 
-// What the tokens of each image are sorted by: (batch, tokens).
+// Keys by which the tokens of each image are sorted: (batch, tokens).
 Tensor sort_keys(
     const ClusteringSizes& s, const Patches& patches, const Tensor& positions, bool per_image) {
   const cudaStream_t stream = current_stream(positions);
   const int64_t tokens = s.batch * s.tokens;
-  const float* position = numbers<float>(positions);
+  const float* position = data_ptr<float>(positions);
   if (patches.count() == 1) {
     Tensor keys = torch::stable::new_empty(positions, {s.batch, s.tokens}, ScalarType::Long);
-    launch(x_then_y_keys_kernel, tokens, stream, position, tokens, numbers<int64_t>(keys));
+    launch(x_then_y_keys_kernel, tokens, stream, position, tokens, data_ptr<int64_t>(keys));
     return keys;
   }
   Tensor ratios = torch::stable::new_empty(positions, {s.batch, s.tokens});
-  launch(ratios_kernel, tokens, stream, patches, position, tokens, numbers<float>(ratios));
-  const Tensor of_images = torch::stable::amax(ratios, 1);
-  const Tensor largest = per_image ? of_images : torch::stable::amax(of_images, 0);
+  launch(ratios_kernel, tokens, stream, patches, position, tokens, data_ptr<float>(ratios));
+  const Tensor image_ratios = torch::stable::amax(ratios, 1);
+  const Tensor largest = per_image ? image_ratios : torch::stable::amax(image_ratios, 0);
   Tensor keys = torch::stable::new_empty(positions, {s.batch, s.tokens});
   launch(
-      patch_keys_kernel, tokens, stream, s, patches, position, numbers<float>(largest), per_image,
-      numbers<float>(keys));
+      patch_keys_kernel, tokens, stream, s, patches, position, data_ptr<float>(largest), per_image,
+      data_ptr<float>(keys));
   return keys;
 }
 
@@ -45,7 +45,7 @@ Tensor run(
   const Tensor order = stable_sort(sort_keys(s, patches, positions, per_image)).second;
   launch(
       centers_kernel, s.batch * s.clusters(), current_stream(positions), s,
-      numbers<float>(positions), numbers<int64_t>(order), numbers<float>(centers));
+      data_ptr<float>(positions), data_ptr<int64_t>(order), data_ptr<float>(centers));
   return order;
 }
 

@@ -12,7 +12,7 @@ namespace {
 using torch::stable::Tensor;
 using torch::stable::accelerator::DeviceGuard;
 
-// Whether every row can be read 16 bytes at a time.
+// True if every row can be read 16 bytes at a time.
 template <typename T>
 bool is_aligned(const Rows<const T>& rows) {
   constexpr int64_t kCount = kVectorBytes / sizeof(T);
@@ -48,19 +48,19 @@ struct Prepared {
         rows_of<T>(q, q.stride(2)),
         rows_of<T>(k, k.stride(2)),
         rows_of<T>(v, v.stride(2)),
-        numbers<int32_t>(clusters),
-        numbers<A>(positions),
-        numbers<A>(pos_weight),
-        numbers<A>(pos_bias),
-        numbers<A>(blank_k),
-        numbers<A>(blank_v)};
+        data_ptr<int32_t>(clusters),
+        data_ptr<A>(positions),
+        data_ptr<A>(pos_weight),
+        data_ptr<A>(pos_bias),
+        data_ptr<A>(blank_k),
+        data_ptr<A>(blank_v)};
   }
 };
 
 Tensor run_forward(const ClusterAttentionArguments& a, const ClusterAttentionSizes& s) {
   const DeviceGuard guard(a.q.get_device_index());
   const Prepared prepared(a, s);
-  Tensor output = torch::stable::new_empty(a.q, {s.batch, s.tokens, s.heads * s.channels});
+  Tensor output = torch::stable::new_empty(a.q, s.output());
   for_value_type(a.q.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     constexpr int kVector = kVectorBytes / sizeof(T);
@@ -68,7 +68,7 @@ Tensor run_forward(const ClusterAttentionArguments& a, const ClusterAttentionSiz
     const bool aligned = s.channels % kVector == 0 && is_aligned(in.q) && is_aligned(in.k);
     launch(
         aligned ? forward_kernel<T, kVector> : forward_kernel<T, 1>, in.triples() * kWarp,
-        current_stream(output), in, numbers<T>(output));
+        current_stream(output), in, data_ptr<T>(output));
   });
   return output;
 }
@@ -88,14 +88,14 @@ void launch_backward(
   const ClusterAttentionSizes& s = all.forward.sizes;
   const int64_t threads = all.forward.triples() * kWarp;
   launch(
-      backward_queries_kernel<T, kVector>, threads, stream, all, numbers<T>(grad.q), sums);
+      backward_queries_kernel<T, kVector>, threads, stream, all, data_ptr<T>(grad.q), sums);
   launch(
-      backward_keys_kernel<T, kVector>, threads, stream, all, sums, numbers<T>(grad.k),
-      numbers<T>(grad.v));
+      backward_keys_kernel<T, kVector>, threads, stream, all, sums, data_ptr<T>(grad.k),
+      data_ptr<T>(grad.v));
   launch(
       backward_parameters_kernel<T>, s.heads * parameters_of_head(s) * kWarp, stream, all, sums,
-      numbers<A>(grad.pos_weight), numbers<A>(grad.pos_bias), numbers<A>(grad.blank_k),
-      numbers<A>(grad.blank_v));
+      data_ptr<A>(grad.pos_weight), data_ptr<A>(grad.pos_bias), data_ptr<A>(grad.blank_k),
+      data_ptr<A>(grad.blank_v));
 }
 
 template <typename T>
@@ -105,34 +105,33 @@ void backward(const BackwardInputs<T>& all, Gradients& grad, cudaStream_t stream
   const Inputs<T>& in = all.forward;
   const int64_t count = in.triples() * static_cast<int64_t>(sizeof(TokenSums<A>) / sizeof(A));
   Tensor sums = torch::stable::new_empty(grad.pos_bias, {count});
-  auto* to = reinterpret_cast<TokenSums<A>*>(numbers<A>(sums));
+  auto* target = reinterpret_cast<TokenSums<A>*>(data_ptr<A>(sums));
   if (in.sizes.channels % kVector == 0 && is_aligned(in.q) && is_aligned(in.k) &&
       is_aligned(in.v) && is_aligned(all.grad_output)) {
-    launch_backward<T, kVector>(all, to, grad, stream);
+    launch_backward<T, kVector>(all, target, grad, stream);
   } else {
-    launch_backward<T, 1>(all, to, grad, stream);
+    launch_backward<T, 1>(all, target, grad, stream);
   }
 }
 
 ClusterAttentionGradients run_backward(
     const Tensor& grad_output,
     const ClusterAttentionArguments& a,
-    const Tensor& users,
-    const Tensor& borders,
     const ClusterAttentionSizes& s) {
   const DeviceGuard guard(a.q.get_device_index());
-  const auto like = [](const Tensor& tensor) {
-    return torch::stable::new_empty(tensor, tensor.sizes());
+  const auto empty = [](const Tensor& argument) {
+    return torch::stable::new_empty(argument, argument.sizes());
   };
-  Gradients grad = {like(a.q),        like(a.k),       like(a.v),      like(a.pos_weight),
-                    like(a.pos_bias), like(a.blank_k), like(a.blank_v)};
+  Gradients grad = {empty(a.q),        empty(a.k),       empty(a.v),      empty(a.pos_weight),
+                    empty(a.pos_bias), empty(a.blank_k), empty(a.blank_v)};
   const Prepared prepared(a, s);
+  const InverseClusters inverse(a, s);
   const Tensor upstream = with_rows(grad_output);
   for_value_type(a.q.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const BackwardInputs<T> all = {
-        prepared.inputs<T>(), rows_of<T>(upstream, s.channels), numbers<int32_t>(users),
-        numbers<int64_t>(borders)};
+        prepared.inputs<T>(), rows_of<T>(upstream, s.channels),
+        data_ptr<int32_t>(inverse.indices), data_ptr<int64_t>(inverse.offsets)};
     backward(all, grad, current_stream(upstream));
   });
   return {grad.q,        grad.k,       grad.v,      grad.pos_weight,
@@ -145,8 +144,8 @@ ClusterAttentionGradients run_backward(
 STABLE_TORCH_LIBRARY_IMPL(segcore, CUDA, library) {
   using namespace segcore;
   library.impl(
-      "cluster_attention", TORCH_BOX(&cluster_attention_operator<cluster_attention::run_forward>));
+      "cluster_attention", TORCH_BOX(&ClusterAttention::forward<cluster_attention::run_forward>));
   library.impl(
       "cluster_attention_backward",
-      TORCH_BOX(&cluster_attention_backward_operator<cluster_attention::run_backward>));
+      TORCH_BOX(&ClusterAttention::backward<cluster_attention::run_backward>));
 }

@@ -33,16 +33,16 @@ struct Inputs {
   C10_HOST_DEVICE int64_t slots() const { return sizes.clusters_per_token * sizes.cluster_size; }
 };
 
-// What else the backward reads.
+// Further inputs of the backward.
 template <typename T>
 struct BackwardInputs {
   Inputs<T> forward;
   Rows<const T> grad_output;
-  const int32_t* users;    // (batch, tokens * clusters_per_token)
-  const int64_t* borders;  // (batch, clusters + 1)
+  const int32_t* indices;  // (batch, tokens * clusters_per_token)
+  const int64_t* offsets;  // (batch, clusters + 1)
 };
 
-// What the gradients of queries leave for those of keys, values and parameters, of one triple.
+// Results of the gradients of queries for those of keys, values and parameters, of one triple.
 template <typename A>
 struct TokenSums {
   A log_sum;                        // of the exponentials of all logits
@@ -51,7 +51,7 @@ struct TokenSums {
   A position[kOffsetFeatures + 1];  // gradients of pos_weight and pos_bias
 };
 
-// Which (batch, token, head) triple and lane a thread is.
+// The (batch, token, head) triple and lane of a thread.
 struct Place : Group<kWarp> {
   int64_t triple, n, i, a;
 
@@ -63,13 +63,14 @@ struct Place : Group<kWarp> {
   }
 };
 
-// The token in a slot of the neighbourhood of token i; -1 for an empty one.
+// The token in a slot of the neighborhood of token i; -1 for an empty one.
 template <typename T>
 __device__ inline int64_t member(const Inputs<T>& in, int64_t n, int64_t i, int64_t slot) {
   const ClusterAttentionSizes& s = in.sizes;
   if (slot >= in.slots()) return -1;
   const int64_t entry = (n * s.tokens + i) * s.clusters_per_token + slot / s.cluster_size;
-  const int64_t cluster = in.clusters[entry], token = cluster * s.cluster_size + slot % s.cluster_size;
+  const int64_t cluster = in.clusters[entry];
+  const int64_t token = cluster * s.cluster_size + slot % s.cluster_size;
   return cluster >= 0 && token < s.tokens ? token : -1;
 }
 
@@ -128,9 +129,9 @@ __device__ inline void add_rows(
     A (&sum)[kChannelsOfLane]) {
   for (int l = 0; l < count; ++l) {
     const A factor = from_lane<kWarp>(weight, l);
-    const int64_t of = from_lane<kWarp>(token, l);
-    if (of < 0) continue;
-    const T* row = rows.row(n, of, a);
+    const int64_t source = from_lane<kWarp>(token, l);
+    if (source < 0) continue;
+    const T* row = rows.row(n, source, a);
     for (int r = 0; r < kChannelsOfLane; ++r) {
       const int64_t c = start + r * kWarp + lane;
       if (c < channels) sum[r] += factor * static_cast<A>(row[c]);
@@ -152,12 +153,12 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
     }
     for (int64_t first = 0; first < in.slots(); first += kWarp) {
       const int64_t j = member(in, p.n, p.i, first + p.lane);
-      A own = -std::numeric_limits<A>::infinity();
-      if (j >= 0) own = logit<kVector>(in, features(in, p.n, p.i, j), p.n, p.i, j, p.a);
+      A lane_logit = -std::numeric_limits<A>::infinity();
+      if (j >= 0) lane_logit = logit<kVector>(in, features(in, p.n, p.i, j), p.n, p.i, j, p.a);
       const A before = largest;
-      largest = max_of_lanes<kWarp>(own > largest ? own : largest);
+      largest = max_of_lanes<kWarp>(lane_logit > largest ? lane_logit : largest);
       const A shrink = std::exp(before - largest);
-      const A weight = j >= 0 ? std::exp(own - largest) : A(0);
+      const A weight = j >= 0 ? std::exp(lane_logit - largest) : A(0);
       sum = sum * shrink + sum_of_lanes<kWarp>(weight);
       for (A& number : part) number *= shrink;
       const int count = chunk_size<kWarp>(in.slots(), first);
@@ -183,15 +184,15 @@ __device__ inline TokenSums<Accumulator<T>> softmax_backward(
   A largest = blank, sum = 1, products = blank_product;
   for (int64_t first = 0; first < in.slots(); first += kWarp) {
     const int64_t j = member(in, p.n, p.i, first + p.lane);
-    A own = -std::numeric_limits<A>::infinity(), product = 0;
+    A lane_logit = -std::numeric_limits<A>::infinity(), product = 0;
     if (j >= 0) {
-      own = logit<kVector>(in, features(in, p.n, p.i, j), p.n, p.i, j, p.a);
+      lane_logit = logit<kVector>(in, features(in, p.n, p.i, j), p.n, p.i, j, p.a);
       product = dot<kVector>(go, in.v.row(p.n, j, p.a), channels);
     }
     const A before = largest;
-    largest = max_of_lanes<kWarp>(own > largest ? own : largest);
+    largest = max_of_lanes<kWarp>(lane_logit > largest ? lane_logit : largest);
     const A shrink = std::exp(before - largest);
-    const A weight = j >= 0 ? std::exp(own - largest) : A(0);
+    const A weight = j >= 0 ? std::exp(lane_logit - largest) : A(0);
     sum = sum * shrink + sum_of_lanes<kWarp>(weight);
     products = products * shrink + sum_of_lanes<kWarp>(weight * product);
   }
@@ -211,23 +212,23 @@ __global__ void backward_queries_kernel(
   const Place p(in.sizes, in.triples());
   const int64_t channels = in.sizes.channels;
   const T* go = all.grad_output.row(p.n, p.i, p.a);
-  TokenSums<A> own = softmax_backward<kVector>(all, p);
+  TokenSums<A> token_sums = softmax_backward<kVector>(all, p);
   for (int64_t start = 0; start < channels; start += kPart) {
     A part[kChannelsOfLane] = {};
     for (int r = 0; r < kChannelsOfLane; ++r) {
       const int64_t c = start + r * kWarp + p.lane;
-      if (c < channels) part[r] = own.blank_grad * in.blank_k[p.a * channels + c];
+      if (c < channels) part[r] = token_sums.blank_grad * in.blank_k[p.a * channels + c];
     }
     for (int64_t first = 0; first < in.slots(); first += kWarp) {
       const int64_t j = member(in, p.n, p.i, first + p.lane);
       A grad = 0;
       if (j >= 0) {
         const OffsetFeatures<A> f = features(in, p.n, p.i, j);
-        const A weight = std::exp(logit<kVector>(in, f, p.n, p.i, j, p.a) - own.log_sum);
-        grad = weight * (dot<kVector>(go, in.v.row(p.n, j, p.a), channels) - own.mean);
+        const A weight = std::exp(logit<kVector>(in, f, p.n, p.i, j, p.a) - token_sums.log_sum);
+        grad = weight * (dot<kVector>(go, in.v.row(p.n, j, p.a), channels) - token_sums.mean);
         if (start == 0) {
           const A factors[] = {f.x, f.y, f.distance, f.sine, f.cosine, A(1)};
-          for (int k = 0; k <= kOffsetFeatures; ++k) own.position[k] += grad * factors[k];
+          for (int k = 0; k <= kOffsetFeatures; ++k) token_sums.position[k] += grad * factors[k];
         }
       }
       const int count = chunk_size<kWarp>(in.slots(), first);
@@ -240,8 +241,8 @@ __global__ void backward_queries_kernel(
       }
     }
   }
-  for (A& number : own.position) number = sum_of_lanes<kWarp>(number);
-  if (p.active && p.lane == 0) sums[p.triple] = own;
+  for (A& number : token_sums.position) number = sum_of_lanes<kWarp>(number);
+  if (p.active && p.lane == 0) sums[p.triple] = token_sums;
 }
 
 // Here the token of a warp is a key, and each lane has one of the tokens that see its cluster.
@@ -253,23 +254,23 @@ __global__ void backward_keys_kernel(
   const ClusterAttentionSizes& s = in.sizes;
   const Place p(s, in.triples());
   const int64_t cluster = p.i / s.cluster_size;
-  const int64_t* border = all.borders + p.n * (s.clusters() + 1) + cluster;
-  const int32_t* users = all.users + p.n * s.tokens * s.clusters_per_token;
+  const int64_t* offset = all.offsets + p.n * (s.clusters() + 1) + cluster;
+  const int32_t* queries = all.indices + p.n * s.tokens * s.clusters_per_token;
   for (int64_t start = 0; start < s.channels; start += kPart) {
     A part_k[kChannelsOfLane] = {}, part_v[kChannelsOfLane] = {};
-    for (int64_t first = border[0]; first < border[1]; first += kWarp) {
-      const int64_t user = first + p.lane < border[1] ? users[first + p.lane] : -1;
+    for (int64_t first = offset[0]; first < offset[1]; first += kWarp) {
+      const int64_t query = first + p.lane < offset[1] ? queries[first + p.lane] : -1;
       A weight = 0, grad = 0;
-      if (user >= 0) {
-        const TokenSums<A>& of = sums[(p.n * s.tokens + user) * s.heads + p.a];
-        const OffsetFeatures<A> f = features(in, p.n, user, p.i);
-        const T* go = all.grad_output.row(p.n, user, p.a);
-        weight = std::exp(logit<kVector>(in, f, p.n, user, p.i, p.a) - of.log_sum);
-        grad = weight * (dot<kVector>(go, in.v.row(p.n, p.i, p.a), s.channels) - of.mean);
+      if (query >= 0) {
+        const TokenSums<A>& query_sums = sums[(p.n * s.tokens + query) * s.heads + p.a];
+        const OffsetFeatures<A> f = features(in, p.n, query, p.i);
+        const T* go = all.grad_output.row(p.n, query, p.a);
+        weight = std::exp(logit<kVector>(in, f, p.n, query, p.i, p.a) - query_sums.log_sum);
+        grad = weight * (dot<kVector>(go, in.v.row(p.n, p.i, p.a), s.channels) - query_sums.mean);
       }
-      const int count = chunk_size<kWarp>(border[1], first);
-      add_rows(in.q, p.n, p.a, user, grad, count, start, p.lane, s.channels, part_k);
-      add_rows(all.grad_output, p.n, p.a, user, weight, count, start, p.lane, s.channels, part_v);
+      const int count = chunk_size<kWarp>(offset[1], first);
+      add_rows(in.q, p.n, p.a, query, grad, count, start, p.lane, s.channels, part_k);
+      add_rows(all.grad_output, p.n, p.a, query, weight, count, start, p.lane, s.channels, part_v);
     }
     for (int r = 0; r < kChannelsOfLane; ++r) {
       const int64_t c = start + r * kWarp + p.lane;
@@ -305,14 +306,14 @@ __global__ void backward_parameters_kernel(
   const bool of_key = !of_position && which <= kOffsetFeatures + s.channels;
   double sum = 0;
   for (int64_t item = group.lane; item < s.batch * s.tokens; item += kWarp) {
-    const TokenSums<A>& of = sums[item * s.heads + a];
+    const TokenSums<A>& token_sums = sums[item * s.heads + a];
     const int64_t n = item / s.tokens, i = item % s.tokens;
     if (of_position) {
-      sum += of.position[which];
+      sum += token_sums.position[which];
     } else if (of_key) {
-      sum += of.blank_grad * static_cast<A>(in.q.row(n, i, a)[c]);
+      sum += token_sums.blank_grad * static_cast<A>(in.q.row(n, i, a)[c]);
     } else {
-      sum += of.blank_weight * static_cast<A>(all.grad_output.row(n, i, a)[c]);
+      sum += token_sums.blank_weight * static_cast<A>(all.grad_output.row(n, i, a)[c]);
     }
   }
   sum = sum_of_lanes<kWarp>(sum);

@@ -1,4 +1,4 @@
-// Where each token is listed: turns sums that would scatter into sums that gather, which need no
+// Inverse of lists of tokens: turns sums that would scatter into sums that gather, which need no
 // atomics and always add in the same order.
 #pragma once
 
@@ -8,16 +8,21 @@
 
 namespace segcore {
 
-// The places of all lists, one image after the other, that hold token j of the whole batch are
-// place[first[j]] up to place[first[j + 1]], ascending.
+// Compressed rows: the entries of all lists, one image after the other, that hold token j of the whole
+// batch are entries[offsets[j]] up to entries[offsets[j + 1]], ascending.
 struct InverseLists {
-  const int64_t *first, *place;
+  const int64_t *offsets, *entries;
 };
 
-// keys[i]: the token of the whole batch that place i holds; one beyond the last token where it does
-// not count (by `mask`, which may be null) or is out of range. `size` places an image.
-static __global__ void token_of_places_kernel(
-    const int64_t* list, const bool* mask, int64_t batch, int64_t size, int64_t tokens, int64_t* keys) {
+// keys[i]: the token of the whole batch in entry i; one beyond the last token where the entry does not
+// count (by `mask`, which may be null) or is out of range. `size` entries an image.
+static __global__ void entry_tokens_kernel(
+    const int64_t* list,
+    const bool* mask,
+    int64_t batch,
+    int64_t size,
+    int64_t tokens,
+    int64_t* keys) {
   const int64_t i = thread_index();
   if (i >= batch * size) return;
   const int64_t token = list[i];
@@ -25,9 +30,9 @@ static __global__ void token_of_places_kernel(
   keys[i] = counts ? i / size * tokens + token : batch * tokens;
 }
 
-// first[j]: how many of the ascending keys are less than j, for j up to `bins`.
-static __global__ void first_of_bins_kernel(
-    const int64_t* keys, int64_t count, int64_t bins, int64_t* first) {
+// offsets[j]: how many of the ascending keys are less than j, for j up to `bins`.
+static __global__ void bin_offsets_kernel(
+    const int64_t* keys, int64_t count, int64_t bins, int64_t* offsets) {
   const int64_t j = thread_index();
   if (j > bins) return;
   int64_t low = 0, high = count;
@@ -39,7 +44,7 @@ static __global__ void first_of_bins_kernel(
       high = middle;
     }
   }
-  first[j] = low;
+  offsets[j] = low;
 }
 
 }  // namespace segcore

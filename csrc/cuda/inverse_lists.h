@@ -8,25 +8,25 @@
 
 namespace segcore {
 
-// The tensors of what is sorted into bins.
+// Entries sorted into bins, in compressed rows.
 struct __attribute__((visibility("hidden"))) Bins {
-  torch::stable::Tensor first, place;
+  torch::stable::Tensor offsets, entries;
 
-  InverseLists lists() const { return {numbers<int64_t>(first), numbers<int64_t>(place)}; }
+  InverseLists lists() const { return {data_ptr<int64_t>(offsets), data_ptr<int64_t>(entries)}; }
 };
 
-// Sorts places by the bin that `keys` has for each; those with a key of `bins` or more are left out.
+// Sorts entries by the bin that `keys` has for each; those with a key of `bins` or more are left out.
 inline Bins sort_into_bins(const torch::stable::Tensor& keys, int64_t bins) {
-  const auto [sorted, place] = stable_sort(keys);
-  torch::stable::Tensor first = torch::stable::new_empty(keys, {bins + 1});
+  const auto [sorted, entries] = stable_sort(keys);
+  torch::stable::Tensor offsets = torch::stable::new_empty(keys, {bins + 1});
   launch(
-      first_of_bins_kernel, bins + 1, current_stream(keys), numbers<int64_t>(sorted),
-      keys.numel(), bins, numbers<int64_t>(first));
-  return {first, place};
+      bin_offsets_kernel, bins + 1, current_stream(keys), data_ptr<int64_t>(sorted), keys.numel(),
+      bins, data_ptr<int64_t>(offsets));
+  return {offsets, entries};
 }
 
-// The inverse of contiguous int64 lists (batch, ...) of tokens from 0 to tokens - 1; `mask` says which
-// places count.
+// The inverse of contiguous int64 lists (batch, ...) of tokens from 0 to tokens - 1; `mask` marks the
+// entries that count.
 inline Bins invert(
     const torch::stable::Tensor& lists,
     const std::optional<torch::stable::Tensor>& mask,
@@ -34,9 +34,9 @@ inline Bins invert(
   const int64_t batch = lists.size(0), count = lists.numel();
   torch::stable::Tensor keys = torch::stable::new_empty(lists, {count});
   launch(
-      token_of_places_kernel, count, current_stream(lists), numbers<int64_t>(lists),
-      mask ? numbers<bool>(*mask) : nullptr, batch, batch > 0 ? count / batch : 0, tokens,
-      numbers<int64_t>(keys));
+      entry_tokens_kernel, count, current_stream(lists), data_ptr<int64_t>(lists),
+      mask ? data_ptr<bool>(*mask) : nullptr, batch, batch > 0 ? count / batch : 0, tokens,
+      data_ptr<int64_t>(keys));
   return sort_into_bins(keys, batch * tokens);
 }
 

@@ -16,7 +16,8 @@ using torch::stable::accelerator::DeviceGuard;
 
 Tensor run(const Tensor& queries, const Tensor& points, const KnnSizes& s) {
   const DeviceGuard guard(queries.get_device_index());
-  const Tensor query = torch::stable::contiguous(queries), point = torch::stable::contiguous(points);
+  const Tensor query = torch::stable::contiguous(queries);
+  const Tensor point = torch::stable::contiguous(points);
   Tensor output = torch::stable::new_empty(queries, {s.batch, s.queries, s.k}, ScalarType::Long);
   if (output.numel() == 0) return output;
   const auto [smallest, largest] = range_of(point);
@@ -25,16 +26,16 @@ Tensor run(const Tensor& queries, const Tensor& points, const KnnSizes& s) {
       s.queries,
       s.points,
       s.k,
-      numbers<float>(query),
-      numbers<float>(point),
-      numbers<float>(smallest),
-      numbers<float>(largest)};
+      data_ptr<float>(query),
+      data_ptr<float>(point),
+      data_ptr<float>(smallest),
+      data_ptr<float>(largest)};
   const cudaStream_t stream = current_stream(queries);
   Tensor keys = torch::stable::new_empty(queries, {s.batch * s.points}, ScalarType::Long);
-  launch(bucket_of_points_kernel, keys.numel(), stream, in, numbers<int64_t>(keys));
+  launch(bucket_of_points_kernel, keys.numel(), stream, in, data_ptr<int64_t>(keys));
   const Bins bins = sort_into_bins(keys, s.batch * in.buckets());
   const auto search = [&](auto kernel) {
-    launch(kernel, s.batch * s.queries, stream, in, bins.lists(), numbers<int64_t>(output));
+    launch(kernel, s.batch * s.queries, stream, in, bins.lists(), data_ptr<int64_t>(output));
   };
   if (s.k <= 4) {
     search(search_kernel<4>);

@@ -1,4 +1,4 @@
-// Kernels of the search for nearest neighbours: points are sorted into a grid of buckets, then each
+// Kernels of the search for nearest neighbors: points are sorted into a grid of buckets, then each
 // thread searches for one query. To be included before all else: the distances have to be exact.
 #pragma once
 
@@ -16,7 +16,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 struct Axis : BucketAxis {
   static constexpr double kMargin = 1.0 / (1 << 20);
 
-  // How far a query is at least from the points in cells below `first`, and in those beyond `last`.
+  // Lower bound of the distance of a query from the points in cells below `first`, and in those beyond `last`.
   __device__ float distance_below(float query, int64_t first) const {
     return first == 0 ? kInfinity : at_least(query - border(first, 1 + kMargin));
   }
@@ -64,14 +64,14 @@ struct Buckets {
   Axis x, y;
   int64_t first_point;  // of the image
   const float* points;
-  const int64_t *first, *place;
+  const int64_t *offsets, *entries;
 
   template <typename Nearest>
   __device__ void scan(int64_t row, int64_t left, int64_t right, Nearest& nearest) const {
     if (left > right) return;
-    const int64_t end = first[row * x.cells + right + 1];
-    for (int64_t i = first[row * x.cells + left]; i < end; ++i) {
-      const int64_t point = place[i];
+    const int64_t end = offsets[row * x.cells + right + 1];
+    for (int64_t i = offsets[row * x.cells + left]; i < end; ++i) {
+      const int64_t point = entries[i];
       nearest.offer(
           points[2 * point], points[2 * point + 1], static_cast<uint32_t>(point - first_point));
     }
@@ -79,7 +79,7 @@ struct Buckets {
 };
 
 // The keys of the kCapacity nearest points so far, ascending, in registers. The smallest possible keys
-// take the places that are not asked for.
+// fill the slots that are not asked for.
 template <int kCapacity>
 struct NearestInRegisters {
   float x, y;  // the query
@@ -98,7 +98,7 @@ struct NearestInRegisters {
     if (key < keys[0]) keys[0] = key;
   }
 
-  // A place that is still free holds no number.
+  // A slot that is still free holds NaN.
   __device__ bool are_within(float distance) const {
     return float_of_key(keys[kCapacity - 1]) < distance * distance;
   }
@@ -119,7 +119,7 @@ __global__ void search_kernel(const Inputs in, const InverseLists bins, int64_t*
   const int64_t n = i / in.queries;
   const BucketGrid grid = in.grid(n);
   const Buckets buckets = {
-      {grid.x}, {grid.y}, n * in.points, in.point, bins.first + n * in.buckets(), bins.place};
+      {grid.x}, {grid.y}, n * in.points, in.point, bins.offsets + n * in.buckets(), bins.entries};
   const float x = in.query[2 * i], y = in.query[2 * i + 1];
   indices += i * in.k;
   if constexpr (kCapacity > 0) {

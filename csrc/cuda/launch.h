@@ -1,4 +1,4 @@
-// How kernels are started: on the stream that PyTorch works on, with as wide an access to rows of
+// Starting of kernels: on the stream that PyTorch works on, with as wide an access to rows of
 // channels as they allow.
 #pragma once
 
@@ -42,17 +42,17 @@ void launch(
   STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
-// The numbers of a tensor that lie side by side.
+// The data of a contiguous tensor; T may be a type that the stable ABI does not know.
 template <typename T>
-const T* numbers(const torch::stable::Tensor& tensor) {
+const T* data_ptr(const torch::stable::Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
 }
 template <typename T>
-T* numbers(torch::stable::Tensor& tensor) {
+T* data_ptr(torch::stable::Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// Whether an access of 16 bytes may begin at all of these addresses.
+// True if an access of 16 bytes may begin at all of these addresses.
 template <typename... T>
 bool are_aligned(const T*... addresses) {
   return ((reinterpret_cast<uintptr_t>(addresses) % kVectorBytes == 0) && ...);

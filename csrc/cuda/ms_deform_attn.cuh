@@ -1,6 +1,6 @@
 // Kernels of multi-scale deformable attention. kLanes lanes work on one (batch, query, head) triple:
 // each prepares one of its samples in turn and shares it with the others, and each reads kVector
-// neighbouring channels of every corner. Nothing here knows of PyTorch's tensors, so that
+// neighboring channels of every corner. Nothing here knows of PyTorch's tensors, so that
 // tests/csrc can run the kernels without a GPU.
 #pragma once
 
@@ -57,7 +57,7 @@ __device__ inline SharedSample<A> sample_from_lane(const SharedSample<A>& sample
 
 // A sample as the lane that prepares it knows it.
 template <typename A>
-struct OwnSample {
+struct LaneSample {
   AxisSample<A> x, y;
   A attention;
   Level level;
@@ -66,28 +66,29 @@ struct OwnSample {
 
 // Sample `index` of a triple; one that does not touch the map if there are not as many.
 template <typename T>
-__device__ inline OwnSample<Accumulator<T>> prepare_sample(
+__device__ inline LaneSample<Accumulator<T>> prepare_sample(
     const Inputs<T>& in, int64_t triple, int64_t index) {
   using A = Accumulator<T>;
-  OwnSample<A> own = {};
-  own.shared.token = -1;
-  if (index >= in.sizes.samples()) return own;
-  own.level = in.level[index / in.sizes.points];
-  const int64_t sample = triple * in.sizes.samples() + index;
-  const A x = cell_position(in.locations[2 * sample], own.level.width);
-  const A y = cell_position(in.locations[2 * sample + 1], own.level.height);
-  if (!touches_map(x, own.level.width) || !touches_map(y, own.level.height)) return own;
-  own.x = sample_axis(x, own.level.width);
-  own.y = sample_axis(y, own.level.height);
-  own.attention = in.weights[sample];
-  own.shared.token =
-      own.level.first_token + own.y.cell[0] * own.level.width + own.x.cell[0];
-  own.shared.right = static_cast<int>(own.x.cell[1] - own.x.cell[0]);
-  own.shared.down = static_cast<int>((own.y.cell[1] - own.y.cell[0]) * own.level.width);
+  LaneSample<A> sample = {};
+  sample.shared.token = -1;
+  if (index >= in.sizes.samples()) return sample;
+  sample.level = in.level[index / in.sizes.points];
+  const int64_t number = triple * in.sizes.samples() + index;
+  const A x = cell_position(in.locations[2 * number], sample.level.width);
+  const A y = cell_position(in.locations[2 * number + 1], sample.level.height);
+  if (!touches_map(x, sample.level.width) || !touches_map(y, sample.level.height)) return sample;
+  sample.x = sample_axis(x, sample.level.width);
+  sample.y = sample_axis(y, sample.level.height);
+  sample.attention = in.weights[number];
+  sample.shared.token =
+      sample.level.first_token + sample.y.cell[0] * sample.level.width + sample.x.cell[0];
+  sample.shared.right = static_cast<int>(sample.x.cell[1] - sample.x.cell[0]);
+  sample.shared.down =
+      static_cast<int>((sample.y.cell[1] - sample.y.cell[0]) * sample.level.width);
   for (int k = 0; k < 4; ++k) {
-    own.shared.weight[k] = own.attention * own.y.weight[k / 2] * own.x.weight[k % 2];
+    sample.shared.weight[k] = sample.attention * sample.y.weight[k / 2] * sample.x.weight[k % 2];
   }
-  return own;
+  return sample;
 }
 
 template <typename T, int kVector, int kLanes>
@@ -101,9 +102,9 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
     const bool reads = channel < channels;
     A sum[kVector] = {};
     for (int64_t first = 0; first < samples; first += kLanes) {
-      const OwnSample<A> own = prepare_sample(in, group.item, first + group.lane);
+      const LaneSample<A> lane_sample = prepare_sample(in, group.item, first + group.lane);
       for (int i = 0; i < chunk_size<kLanes>(samples, first); ++i) {
-        const SharedSample<A> sample = sample_from_lane<kLanes>(own.shared, i);
+        const SharedSample<A> sample = sample_from_lane<kLanes>(lane_sample.shared, i);
         if (sample.token < 0 || !reads) continue;
         for (int k = 0; k < 4; ++k) {
           const T* corner = value + sample.corner_token(k) * in.token_stride();
@@ -129,11 +130,11 @@ __global__ void backward_kernel(
   grad_output += group.item * in.sizes.channels;
   const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
   for (int64_t first = 0; first < samples; first += kLanes) {
-    const OwnSample<A> own = prepare_sample(in, group.item, first + group.lane);
-    A own_dots[4] = {};
+    const LaneSample<A> lane_sample = prepare_sample(in, group.item, first + group.lane);
+    A lane_dots[4] = {};
     const int count = chunk_size<kLanes>(samples, first);
     for (int i = 0; i < count; ++i) {
-      const SharedSample<A> sample = sample_from_lane<kLanes>(own.shared, i);
+      const SharedSample<A> sample = sample_from_lane<kLanes>(lane_sample.shared, i);
       A dots[4] = {};
       if (group.active && sample.token >= 0) {
         for (int64_t channel = group.lane * kVector; channel < channels;
@@ -151,17 +152,17 @@ __global__ void backward_kernel(
       }
       for (int k = 0; k < 4; ++k) {
         const A total = sum_of_lanes<kLanes>(dots[k]);
-        if (group.lane == i) own_dots[k] = total;
+        if (group.lane == i) lane_dots[k] = total;
       }
     }
     if (group.active && group.lane < count) {
-      const SampleGradient<A> gradient = sample_gradient(own.y, own.x, own_dots);
+      const SampleGradient<A> gradient = sample_gradient(lane_sample.y, lane_sample.x, lane_dots);
       const int64_t sample = group.item * samples + first + group.lane;
       grad_weights[sample] = gradient.weight;
       grad_locations[2 * sample] =
-          own.attention * static_cast<A>(own.level.width) * gradient.x;
+          lane_sample.attention * static_cast<A>(lane_sample.level.width) * gradient.x;
       grad_locations[2 * sample + 1] =
-          own.attention * static_cast<A>(own.level.height) * gradient.y;
+          lane_sample.attention * static_cast<A>(lane_sample.level.height) * gradient.y;
     }
   }
 }

@@ -1,5 +1,5 @@
-// Kernels of the merging of neighbourhoods. kLanes lanes work on one query: each computes the weights of
-// one member and shares them with the others, each of which reads kVector neighbouring channels. The
+// Kernels of the merging of neighborhoods. kLanes lanes work on one query: each computes the weights of
+// one member and shares them with the others, each of which reads kVector neighboring channels. The
 // gradients of the tokens are summed by kLanes lanes a token. Nothing is written by two groups, and all
 // sums have a fixed order.
 #pragma once
@@ -33,8 +33,8 @@ template <typename T>
 __device__ inline MergeParameters<Accumulator<T>> load_net(const Inputs<T>& in) {
   MergeParameters<Accumulator<T>> net;
   for (int r = 0; r < kMergeWeights; ++r) {
-    for (int f = 0; f < kMergeFeatures; ++f) {
-      net.matrix[r][f] = in.linear_weight[r * kMergeFeatures + f];
+    for (int f = 0; f < kOffsetFeatures; ++f) {
+      net.matrix[r][f] = in.linear_weight[r * kOffsetFeatures + f];
     }
     net.bias[r] = in.linear_bias[r];
     net.scale[r] = in.norm_weight[r];
@@ -46,8 +46,8 @@ __device__ inline MergeParameters<Accumulator<T>> load_net(const Inputs<T>& in) 
 // A member as the lane that prepares it knows it.
 template <typename A>
 struct Member {
-  int64_t place, token;  // in the lists of the batch; token of the batch, -1 if it takes no part
-  A importance, features[kMergeFeatures];
+  int64_t entry, token;  // of the lists, of the tokens of the batch; token -1 if it takes no part
+  A importance, features[kOffsetFeatures];
   MergeHidden<A> hidden;
   Gelu<A> activation[kMergeWeights];
 
@@ -60,12 +60,12 @@ __device__ inline Member<A> prepare_member(
     const Inputs<T>& in, const MergeParameters<A>& net, int64_t query, int64_t number) {
   const NeighborhoodMergeSizes& s = in.sizes;
   Member<A> member = {};
-  member.place = query * s.members + number;
+  member.entry = query * s.members + number;
   member.token = -1;
-  if (number >= s.members || (in.mask != nullptr && !in.mask[member.place])) return member;
-  const int64_t of_image = in.members[member.place];
-  if (of_image < 0 || of_image >= s.tokens) return member;
-  const int64_t token = query / s.queries * s.tokens + of_image;
+  if (number >= s.members || (in.mask != nullptr && !in.mask[member.entry])) return member;
+  const int64_t image_token = in.members[member.entry];
+  if (image_token < 0 || image_token >= s.tokens) return member;
+  const int64_t token = query / s.queries * s.tokens + image_token;
   const OffsetFeatures<A> f = offset_features(
       in.positions[2 * token] - in.centers[2 * query],
       in.positions[2 * token + 1] - in.centers[2 * query + 1]);
@@ -93,11 +93,11 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
     const bool reads = channel < channels;
     A sum[kMergeWeights][kVector] = {};
     for (int64_t first = 0; first < members; first += kLanes) {
-      const Member<A> own = prepare_member(in, net, group.item, first + group.lane);
+      const Member<A> member = prepare_member(in, net, group.item, first + group.lane);
       for (int i = 0; i < chunk_size<kLanes>(members, first); ++i) {
-        const int64_t token = from_lane<kLanes>(own.token, i);
+        const int64_t token = from_lane<kLanes>(member.token, i);
         A weight[kMergeWeights];
-        for (int r = 0; r < kMergeWeights; ++r) weight[r] = from_lane<kLanes>(own.weight(r), i);
+        for (int r = 0; r < kMergeWeights; ++r) weight[r] = from_lane<kLanes>(member.weight(r), i);
         if (token < 0 || !reads) continue;
         A row[kVector];
         load(in.features + token * channels + channel, row);
@@ -114,15 +114,17 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
 // Gradients of the weight net, from one query or a lane of it.
 template <typename A>
 struct ParameterSums {
-  A matrix[kMergeWeights][kMergeFeatures] = {};
+  A matrix[kMergeWeights][kOffsetFeatures] = {};
   A bias[kMergeWeights] = {}, scale[kMergeWeights] = {}, shift[kMergeWeights] = {};
 
   __device__ void add(
-      const MergeParameters<A>& net, const Member<A>& member, const A (&grad_output)[kMergeWeights]) {
+      const MergeParameters<A>& net,
+      const Member<A>& member,
+      const A (&grad_output)[kMergeWeights]) {
     A linear[kMergeWeights];
     merge_hidden_backward(net, member.hidden, grad_output, linear);
     for (int r = 0; r < kMergeWeights; ++r) {
-      for (int f = 0; f < kMergeFeatures; ++f) matrix[r][f] += linear[r] * member.features[f];
+      for (int f = 0; f < kOffsetFeatures; ++f) matrix[r][f] += linear[r] * member.features[f];
       bias[r] += linear[r];
       scale[r] += grad_output[r] * member.hidden.normalized[r];
       shift[r] += grad_output[r];
@@ -130,12 +132,13 @@ struct ParameterSums {
   }
 };
 
-// What the gradients of the net leave for those of the tokens: of each place in the lists, the weights
-// and what it adds to the gradient of the importance. Places that take no part are left as they are.
+// Results of the weight net, for each entry of the lists of members, that the gradients of the tokens
+// need: the weights, and what the entry adds to the gradient of the importance. Entries that take no
+// part are left as they are.
 template <typename A>
-struct OfPlaces {
-  A* weights;          // (places, kMergeWeights)
-  A* grad_importance;  // (places)
+struct MemberBuffers {
+  A* weights;          // (entries, kMergeWeights)
+  A* grad_importance;  // (entries)
 };
 
 // Sums the numbers of all lanes; one of them writes the totals one after the other.
@@ -152,7 +155,10 @@ __device__ inline void write_totals(
 // grad_net (queries, MergeParameters::kCount): matrix, bias, scale, shift.
 template <typename T, int kVector, int kLanes>
 __global__ void net_gradients_kernel(
-    const Inputs<T> in, const T* grad_output, OfPlaces<Accumulator<T>> places, double* grad_net) {
+    const Inputs<T> in,
+    const T* grad_output,
+    MemberBuffers<Accumulator<T>> buffers,
+    double* grad_net) {
   using A = Accumulator<T>;
   const Group<kLanes> group(in.queries());
   const MergeParameters<A> net = load_net(in);
@@ -160,10 +166,10 @@ __global__ void net_gradients_kernel(
   const T* grad = grad_output + group.item * kMergeWeights * channels;
   ParameterSums<A> sums;
   for (int64_t first = 0; first < members; first += kLanes) {
-    const Member<A> own = prepare_member(in, net, group.item, first + group.lane);
-    A own_dots[kMergeWeights] = {};
+    const Member<A> member = prepare_member(in, net, group.item, first + group.lane);
+    A member_dots[kMergeWeights] = {};
     for (int i = 0; i < chunk_size<kLanes>(members, first); ++i) {
-      const int64_t token = from_lane<kLanes>(own.token, i);
+      const int64_t token = from_lane<kLanes>(member.token, i);
       for (int r = 0; r < kMergeWeights; ++r) {
         A dot = 0;
         if (token >= 0) {
@@ -171,18 +177,18 @@ __global__ void net_gradients_kernel(
           dot = dot_of_lane<kVector, kLanes>(grad + r * channels, row, channels, group.lane);
         }
         dot = sum_of_lanes<kLanes>(dot);
-        if (group.lane == i) own_dots[r] = dot;
+        if (group.lane == i) member_dots[r] = dot;
       }
     }
-    if (own.token < 0 || !group.active) continue;
+    if (member.token < 0 || !group.active) continue;
     A grad_importance = 0, grad_hidden[kMergeWeights];
     for (int r = 0; r < kMergeWeights; ++r) {
-      places.weights[own.place * kMergeWeights + r] = own.weight(r);
-      grad_importance += own.activation[r].value * own_dots[r];
-      grad_hidden[r] = own.importance * own.activation[r].slope * own_dots[r];
+      buffers.weights[member.entry * kMergeWeights + r] = member.weight(r);
+      grad_importance += member.activation[r].value * member_dots[r];
+      grad_hidden[r] = member.importance * member.activation[r].slope * member_dots[r];
     }
-    places.grad_importance[own.place] = grad_importance;
-    sums.add(net, own, grad_hidden);
+    buffers.grad_importance[member.entry] = grad_importance;
+    sums.add(net, member, grad_hidden);
   }
   grad_net += group.item * MergeParameters<A>::kCount;
   for (const auto& row : sums.matrix) write_totals(group, row, grad_net);
@@ -196,21 +202,21 @@ template <typename T, int kVector, int kLanes>
 __global__ void token_gradients_kernel(
     const Inputs<T> in,
     const T* grad_output,
-    OfPlaces<Accumulator<T>> places,
+    MemberBuffers<Accumulator<T>> buffers,
     const InverseLists lists,
     T* grad_features,
     Accumulator<T>* grad_importance) {
   using A = Accumulator<T>;
   const Group<kLanes> group(in.tokens());
   const int64_t channels = in.sizes.channels;
-  const int64_t begin = lists.first[group.item], end = lists.first[group.item + 1];
+  const int64_t begin = lists.offsets[group.item], end = lists.offsets[group.item + 1];
   for (int64_t c = group.lane * kVector; group.active && c < channels; c += kVector * kLanes) {
     A sum[kVector] = {};
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t place = lists.place[i];
-      const T* rows = grad_output + place / in.sizes.members * kMergeWeights * channels + c;
+      const int64_t entry = lists.entries[i];
+      const T* rows = grad_output + entry / in.sizes.members * kMergeWeights * channels + c;
       for (int r = 0; r < kMergeWeights; ++r) {
-        add_scaled(places.weights[place * kMergeWeights + r], rows + r * channels, sum);
+        add_scaled(buffers.weights[entry * kMergeWeights + r], rows + r * channels, sum);
       }
     }
     store(grad_features + group.item * channels + c, sum);
@@ -218,7 +224,7 @@ __global__ void token_gradients_kernel(
   if (grad_importance == nullptr) return;
   A sum = 0;
   for (int64_t i = begin + group.lane; i < end; i += kLanes) {
-    sum += places.grad_importance[lists.place[i]];
+    sum += buffers.grad_importance[lists.entries[i]];
   }
   sum = sum_of_lanes<kLanes>(sum);
   if (group.active && group.lane == 0) grad_importance[group.item] = sum;

@@ -17,13 +17,13 @@ using torch::stable::accelerator::DeviceGuard;
 // The arguments as the kernels read them.
 struct Prepared {
   const PointDeformAttnSizes sizes;
-  const Tensor values, positions, neighbours, locations, attention, power;
+  const Tensor values, positions, neighbors, locations, attention, power;
 
   Prepared(const PointDeformAttnArguments& a, const PointDeformAttnSizes& s)
       : sizes(s),
         values(torch::stable::contiguous(a.values)),
         positions(torch::stable::contiguous(a.positions)),
-        neighbours(torch::stable::contiguous(a.neighbours)),
+        neighbors(torch::stable::contiguous(a.neighbors)),
         locations(torch::stable::contiguous(a.locations)),
         attention(torch::stable::contiguous(a.attention)),
         power(a.power) {}
@@ -33,28 +33,28 @@ struct Prepared {
     using A = Accumulator<T>;
     return {
         sizes,
-        numbers<T>(values),
-        numbers<A>(positions),
-        numbers<int64_t>(neighbours),
-        numbers<A>(locations),
-        numbers<A>(attention),
-        numbers<A>(power)};
+        data_ptr<T>(values),
+        data_ptr<A>(positions),
+        data_ptr<int64_t>(neighbors),
+        data_ptr<A>(locations),
+        data_ptr<A>(attention),
+        data_ptr<A>(power)};
   }
 };
 
 Tensor run_forward(const PointDeformAttnArguments& a, const PointDeformAttnSizes& s) {
   const DeviceGuard guard(a.values.get_device_index());
   const Prepared prepared(a, s);
-  Tensor output = torch::stable::new_empty(a.values, {s.batch, s.queries, s.heads * s.channels});
+  Tensor output = torch::stable::new_empty(a.values, s.output());
   const cudaStream_t stream = current_stream(output);
   for_value_type(a.values.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const Inputs<T> in = prepared.inputs<T>();
-    T* to = numbers<T>(output);
-    for_row_access<T>(s.channels, are_aligned(in.values, to), [&](auto access) {
+    T* target = data_ptr<T>(output);
+    for_row_access<T>(s.channels, are_aligned(in.values, target), [&](auto access) {
       launch(
           forward_kernel<T, access.kVector, access.kLanes>, in.triples() * access.kLanes, stream,
-          in, to);
+          in, target);
     });
   });
   return output;
@@ -76,13 +76,13 @@ PointDeformAttnGradients run_backward(
     using T = decltype(zero);
     using A = Accumulator<T>;
     const Inputs<T> in = prepared.inputs<T>();
-    const T* grad = numbers<T>(upstream);
-    A* to = numbers<A>(grad_values);
-    for_row_access<T>(s.channels, are_aligned(in.values, grad, to), [&](auto access) {
+    const T* grad = data_ptr<T>(upstream);
+    A* target = data_ptr<A>(grad_values);
+    for_row_access<T>(s.channels, are_aligned(in.values, grad, target), [&](auto access) {
       launch(
           backward_kernel<T, access.kVector, access.kLanes>, in.triples() * access.kLanes, stream,
-          in, grad, to, numbers<A>(grad_locations), numbers<A>(grad_attention),
-          numbers<double>(grad_power));
+          in, grad, target, data_ptr<A>(grad_locations), data_ptr<A>(grad_attention),
+          data_ptr<double>(grad_power));
     });
   });
   return {
@@ -96,8 +96,8 @@ PointDeformAttnGradients run_backward(
 STABLE_TORCH_LIBRARY_IMPL(segcore, CUDA, library) {
   using namespace segcore;
   library.impl(
-      "point_deform_attn", TORCH_BOX(&point_deform_attn_operator<point_deform_attn::run_forward>));
+      "point_deform_attn", TORCH_BOX(&PointDeformAttn::forward<point_deform_attn::run_forward>));
   library.impl(
       "point_deform_attn_backward",
-      TORCH_BOX(&point_deform_attn_backward_operator<point_deform_attn::run_backward>));
+      TORCH_BOX(&PointDeformAttn::backward<point_deform_attn::run_backward>));
 }

@@ -1,6 +1,6 @@
 // Kernels of deformable attention over tokens. kLanes lanes work on one (batch, query, head) triple:
-// each prepares one of its samples, and one neighbour of it after the other is shared with the others,
-// each of which reads kVector neighbouring channels.
+// each prepares one of its samples, and one neighbor of it after the other is shared with the others,
+// each of which reads kVector neighboring channels.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@ struct Inputs {
   PointDeformAttnSizes sizes;
   const T* values;            // (batch, tokens, heads, channels)
   const A* positions;         // (batch, tokens, 2)
-  const int64_t* neighbours;  // (batch, levels, cells, neighbours)
+  const int64_t* neighbors;  // (batch, levels, cells, neighbors)
   const A* locations;         // (batch, queries, heads, levels, points, 2)
   const A* attention;         // (batch, queries, heads, levels, points)
   const A* power;             // (1)
@@ -39,9 +39,9 @@ struct Exponent {
   __device__ Power<A> operator()(A x) const { return {std::pow(x, exponent), std::log2(x)}; }
 };
 
-// A neighbour of a sample: no token (-1), and a negative distance, where there is none.
+// A neighbor of a sample: no token (-1), and a negative distance, where there is none.
 template <typename A>
-struct Neighbour {
+struct Neighbor {
   int64_t token;
   A x, y, squared_distance;  // from the token to the location
 };
@@ -51,17 +51,18 @@ template <typename A>
 struct Sample {
   int64_t index;              // among all samples of the batch
   A x, y, attention;
-  A total;                    // inverse distance of all neighbours
+  A total;                    // inverse distance of all neighbors
   const A* positions;         // of its image
-  const int64_t* neighbours;  // null if there is no such sample
+  const int64_t* neighbors;  // null if there is no such sample
 };
 
 template <typename T, typename A>
-__device__ inline Neighbour<A> neighbour(
+__device__ inline Neighbor<A> neighbor(
     const Inputs<T>& in, const Sample<A>& sample, int64_t number) {
-  const int64_t token = sample.neighbours == nullptr ? -1 : sample.neighbours[number];
+  const int64_t token = sample.neighbors == nullptr ? -1 : sample.neighbors[number];
   if (token < 0 || token >= in.sizes.tokens) return {-1, 0, 0, -1};
-  const A x = sample.x - sample.positions[2 * token], y = sample.y - sample.positions[2 * token + 1];
+  const A x = sample.x - sample.positions[2 * token];
+  const A y = sample.y - sample.positions[2 * token + 1];
   return {token, x, y, x * x + y * y};
 }
 
@@ -79,20 +80,20 @@ __device__ inline Sample<Accumulator<T>> prepare_sample(
   sample.attention = in.attention[sample.index];
   sample.positions = in.positions + 2 * n * s.tokens;
   const int64_t cell = nearest_cell(sample.y, s.height) * s.width + nearest_cell(sample.x, s.width);
-  sample.neighbours = in.neighbours + ((n * s.levels + level) * s.cells() + cell) * s.neighbours;
-  for (int64_t k = 0; k < s.neighbours; ++k) {
-    const A squared_distance = neighbour(in, sample, k).squared_distance;
+  sample.neighbors = in.neighbors + ((n * s.levels + level) * s.cells() + cell) * s.neighbors;
+  for (int64_t k = 0; k < s.neighbors; ++k) {
+    const A squared_distance = neighbor(in, sample, k).squared_distance;
     sample.total += inverse_distance(Exponent<A>{*in.power}, squared_distance);
   }
   return sample;
 }
 
-// The weight of a neighbour in the interpolation.
+// The weight of a neighbor in the interpolation.
 template <typename T, typename A>
 __device__ inline A weight_of(
-    const Inputs<T>& in, const Sample<A>& sample, const Neighbour<A>& neighbour) {
-  if (neighbour.token < 0) return 0;
-  return inverse_distance(Exponent<A>{*in.power}, neighbour.squared_distance) / sample.total;
+    const Inputs<T>& in, const Sample<A>& sample, const Neighbor<A>& neighbor) {
+  if (neighbor.token < 0) return 0;
+  return inverse_distance(Exponent<A>{*in.power}, neighbor.squared_distance) / sample.total;
 }
 
 template <typename T, int kVector, int kLanes>
@@ -106,12 +107,12 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
     const bool reads = channel < channels;
     A sum[kVector] = {};
     for (int64_t first = 0; first < samples; first += kLanes) {
-      const Sample<A> own = prepare_sample(in, group.item, first + group.lane);
-      for (int64_t k = 0; k < in.sizes.neighbours; ++k) {
-        const Neighbour<A> near = neighbour(in, own, k);
-        const A coefficient = weight_of(in, own, near) * own.attention;
+      const Sample<A> sample = prepare_sample(in, group.item, first + group.lane);
+      for (int64_t k = 0; k < in.sizes.neighbors; ++k) {
+        const Neighbor<A> nearest = neighbor(in, sample, k);
+        const A coefficient = weight_of(in, sample, nearest) * sample.attention;
         for (int i = 0; i < chunk_size<kLanes>(samples, first); ++i) {
-          const int64_t token = from_lane<kLanes>(near.token, i);
+          const int64_t token = from_lane<kLanes>(nearest.token, i);
           const A scale = from_lane<kLanes>(coefficient, i);
           if (token < 0 || !reads) continue;
           add_scaled(scale, values + token * in.token_stride() + channel, sum);
@@ -122,14 +123,14 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
   }
 }
 
-// The sum over neighbours of slope * (dot - mean), whose mean is known only after the last of them.
+// The sum over neighbors of slope * (dot - mean), whose mean is known only after the last of them.
 template <typename A>
 struct SlopeSum {
   A product = 0, slope = 0;
 
-  __device__ void add(A slope_of_neighbour, A dot) {
-    product += slope_of_neighbour * dot;
-    slope += slope_of_neighbour;
+  __device__ void add(A neighbor_slope, A dot) {
+    product += neighbor_slope * dot;
+    slope += neighbor_slope;
   }
   __device__ A around(A mean) const { return product - slope * mean; }
 };
@@ -151,16 +152,16 @@ __global__ void backward_kernel(
   const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
   A power = 0;
   for (int64_t first = 0; first < samples; first += kLanes) {
-    const Sample<A> own = prepare_sample(in, group.item, first + group.lane);
+    const Sample<A> sample = prepare_sample(in, group.item, first + group.lane);
     const int count = chunk_size<kLanes>(samples, first);
     SlopeSum<A> x, y, exponent;
     A mean = 0;
-    for (int64_t k = 0; k < in.sizes.neighbours; ++k) {
-      const Neighbour<A> near = neighbour(in, own, k);
-      const A weight = weight_of(in, own, near), coefficient = weight * own.attention;
-      A own_dot = 0;
+    for (int64_t k = 0; k < in.sizes.neighbors; ++k) {
+      const Neighbor<A> nearest = neighbor(in, sample, k);
+      const A weight = weight_of(in, sample, nearest), coefficient = weight * sample.attention;
+      A sample_dot = 0;
       for (int i = 0; i < count; ++i) {
-        const int64_t token = from_lane<kLanes>(near.token, i);
+        const int64_t token = from_lane<kLanes>(nearest.token, i);
         const A scale = from_lane<kLanes>(coefficient, i);
         A dot = 0;
         if (group.active && token >= 0) {
@@ -173,20 +174,20 @@ __global__ void backward_kernel(
           }
         }
         dot = sum_of_lanes<kLanes>(dot);
-        if (group.lane == i) own_dot = dot;
+        if (group.lane == i) sample_dot = dot;
       }
       const InverseDistanceSlopes<A> slopes = inverse_distance_slopes(
-          Exponent<A>{*in.power}, *in.power, coefficient, near.squared_distance);
-      mean += weight * own_dot;
-      x.add(slopes.offset * near.x, own_dot);
-      y.add(slopes.offset * near.y, own_dot);
-      exponent.add(slopes.power, own_dot);
+          Exponent<A>{*in.power}, *in.power, coefficient, nearest.squared_distance);
+      mean += weight * sample_dot;
+      x.add(slopes.offset * nearest.x, sample_dot);
+      y.add(slopes.offset * nearest.y, sample_dot);
+      exponent.add(slopes.power, sample_dot);
     }
     power += exponent.around(mean);
     if (group.active && group.lane < count) {
-      grad_attention[own.index] = mean;
-      grad_locations[2 * own.index] = x.around(mean);
-      grad_locations[2 * own.index + 1] = y.around(mean);
+      grad_attention[sample.index] = mean;
+      grad_locations[2 * sample.index] = x.around(mean);
+      grad_locations[2 * sample.index + 1] = y.around(mean);
     }
   }
   power = sum_of_lanes<kLanes>(power);

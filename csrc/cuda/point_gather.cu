@@ -27,7 +27,10 @@ struct Prepared {
   template <typename T>
   Inputs<T> inputs() const {
     return {
-        sizes, numbers<T>(features), numbers<int64_t>(indices), numbers<Accumulator<T>>(weights)};
+        sizes,
+        data_ptr<T>(features),
+        data_ptr<int64_t>(indices),
+        data_ptr<Accumulator<T>>(weights)};
   }
 };
 
@@ -63,15 +66,15 @@ void backward(
 Tensor run_forward(const PointGatherArguments& a, const PointGatherSizes& s) {
   const DeviceGuard guard(a.features.get_device_index());
   const Prepared prepared(a, s);
-  Tensor output = torch::stable::new_empty(a.features, {s.batch, s.queries, s.channels});
+  Tensor output = torch::stable::new_empty(a.features, s.output());
   for_value_type(a.features.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    forward<T>(prepared.inputs<T>(), numbers<T>(output), current_stream(output));
+    forward<T>(prepared.inputs<T>(), data_ptr<T>(output), current_stream(output));
   });
   return output;
 }
 
-std::tuple<Tensor, Tensor> run_backward(
+PointGatherGradients run_backward(
     const Tensor& grad_output, const PointGatherArguments& a, const PointGatherSizes& s) {
   const DeviceGuard guard(a.features.get_device_index());
   const Prepared prepared(a, s);
@@ -82,8 +85,8 @@ std::tuple<Tensor, Tensor> run_backward(
   for_value_type(a.features.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     backward<T>(
-        prepared.inputs<T>(), numbers<T>(grad), bins.lists(), numbers<T>(grad_features),
-        numbers<Accumulator<T>>(grad_weights), current_stream(grad));
+        prepared.inputs<T>(), data_ptr<T>(grad), bins.lists(), data_ptr<T>(grad_features),
+        data_ptr<Accumulator<T>>(grad_weights), current_stream(grad));
   });
   return {grad_features, grad_weights};
 }
@@ -93,8 +96,7 @@ std::tuple<Tensor, Tensor> run_backward(
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CUDA, library) {
   using namespace segcore;
-  library.impl("point_gather", TORCH_BOX(&point_gather_operator<point_gather::run_forward>));
+  library.impl("point_gather", TORCH_BOX(&PointGather::forward<point_gather::run_forward>));
   library.impl(
-      "point_gather_backward",
-      TORCH_BOX(&point_gather_backward_operator<point_gather::run_backward>));
+      "point_gather_backward", TORCH_BOX(&PointGather::backward<point_gather::run_backward>));
 }

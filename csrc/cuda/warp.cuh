@@ -11,7 +11,7 @@ namespace segcore {
 constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
-// What sums over values of type T are accumulated in.
+// Type that sums over values of type T are accumulated in.
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
@@ -19,7 +19,7 @@ __device__ inline int64_t thread_index() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
-// Which item and lane a thread is, kLanes an item. Threads beyond the last item repeat it, without
+// The item and lane of a thread, kLanes an item. Threads beyond the last item repeat it, without
 // results, since whole warps exchange values. There has to be an item.
 template <int kLanes>
 struct Group {
@@ -35,7 +35,7 @@ struct Group {
   }
 };
 
-// How many items a chunk of kLanes has, one a lane, that begins at `first`.
+// Number of items that a chunk of kLanes has, one a lane, that begins at `first`.
 template <int kLanes>
 __device__ inline int chunk_size(int64_t count, int64_t first) {
   return static_cast<int>(count - first < kLanes ? count - first : kLanes);
@@ -94,7 +94,7 @@ __device__ inline void add_scaled(A scale, const T* row, A (&sum)[kCount]) {
   for (int j = 0; j < kCount; ++j) sum[j] += scale * numbers[j];
 }
 
-// What one of kLanes lanes adds to the product of two rows.
+// Part of the product of two rows that one of kLanes lanes sums.
 template <int kVector, int kLanes, typename T>
 __device__ inline Accumulator<T> dot_of_lane(
     const T* a, const T* b, int64_t channels, int lane) {
@@ -108,7 +108,7 @@ __device__ inline Accumulator<T> dot_of_lane(
   return sum;
 }
 
-// Whether four floats can be added at once.
+// True if four floats can be added at once.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 constexpr bool kHasVectorAtomics = true;
 #else

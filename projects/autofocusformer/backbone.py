@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from autofocusformer.block import Block
 from autofocusformer.clustering import nearest_clusters
 from autofocusformer.downsampling import AdaptiveDownsampling
-from autofocusformer.tokens import Tokens, grid_positions, take
+from autofocusformer.tokens import Tokens, grid_positions
 from segcore.backbones.features import FEATURES, TokenShape, drop_path_rates
 from segcore.losses import at_least_float32
-from segcore.ops import ClusterNeighbourhood
+from segcore.ops import ClusterNeighborhood, take
 
 # Pixels between the cells of the canvas.
 PATCH = 4
@@ -71,7 +71,7 @@ class Stage(nn.Module):
         drop_paths: Sequence[float],
         *,
         cluster_size: int,
-        neighbourhood_size: int,
+        neighborhood_size: int,
         per_image: bool,
         block: dict[str, Any],
         downsampling: dict[str, Any] | None,
@@ -79,7 +79,7 @@ class Stage(nn.Module):
         super().__init__()
         self.on_grid = number == 0
         self.cluster_size = cluster_size
-        self.neighbourhood_size = neighbourhood_size
+        self.neighborhood_size = neighborhood_size
         self.per_image = per_image
         self.blocks = nn.ModuleList(
             Block(dim, drop_path=drop_path, **block) for drop_path in drop_paths
@@ -89,12 +89,12 @@ class Stage(nn.Module):
             self.prob_net = nn.Linear(dim, 1)
             self.downsample = AdaptiveDownsampling(dim, stride=2 ** (number + 1), **downsampling)
 
-    def forward(self, tokens: Tokens) -> tuple[Tokens, ClusterNeighbourhood]:
+    def forward(self, tokens: Tokens) -> tuple[Tokens, ClusterNeighborhood]:
         """The tokens after the blocks, in the order of their clusters."""
-        order, neighbourhood = nearest_clusters(
+        order, neighborhood = nearest_clusters(
             tokens,
             cluster_size=self.cluster_size,
-            neighbourhood_size=self.neighbourhood_size,
+            neighborhood_size=self.neighborhood_size,
             per_image=self.per_image,
             same_positions=self.on_grid,
         )
@@ -102,12 +102,12 @@ class Stage(nn.Module):
             features, positions = take(tokens.features, order), take(tokens.positions, order)
             tokens = Tokens(features, positions, tokens.canvas)
         for block in self.blocks:
-            tokens = block(tokens, neighbourhood)
-        return tokens, neighbourhood
+            tokens = block(tokens, neighborhood)
+        return tokens, neighborhood
 
-    def down(self, tokens: Tokens, neighbourhood: ClusterNeighbourhood) -> Tokens:
+    def down(self, tokens: Tokens, neighborhood: ClusterNeighborhood) -> Tokens:
         """The tokens that go on to the next stage."""
-        return self.downsample(tokens, self.importance(tokens), neighbourhood)
+        return self.downsample(tokens, self.importance(tokens), neighborhood)
 
     def importance(self, tokens: Tokens) -> Tensor:
         """How much each token after the blocks asks to stay: (B, N), in (0, 1)."""
@@ -119,14 +119,14 @@ class AutoFocusFormerTrunk(nn.Module):
 
     Args:
         in_channels: of the images.
-        embed_dim, depths, num_heads, neighbourhood_size: of each stage.
+        embed_dim, depths, num_heads, neighborhood_size: of each stage.
         mlp_ratio: width of the MLPs' hidden layers over that of the stage.
         cluster_size: tokens a cluster.
         layer_scale: initial factor of each channel's residuals; 0: none.
         alpha, rate, reserve: see :class:`AdaptiveDownsampling`.
         dropout: of embeddings, projections and MLPs.
         drop_path_rate: stochastic depth of the last block, linear from 0 at the first.
-        patch_norm: normalise the embedded patches.
+        patch_norm: normalize the embedded patches.
         pad: see :class:`PatchEmbedding`.
         per_image: cluster each image by itself. The published program, and so the training of
             official weights, lets an image's clusters depend on the others in its batch.
@@ -141,7 +141,7 @@ class AutoFocusFormerTrunk(nn.Module):
         num_heads: Sequence[int] = (2, 4, 8, 16),
         mlp_ratio: float = 2.0,
         cluster_size: int = 8,
-        neighbourhood_size: Sequence[int] = (48, 48, 48, 48),
+        neighborhood_size: Sequence[int] = (48, 48, 48, 48),
         layer_scale: float = 0.0,
         alpha: float = 4.0,
         rate: float = 0.25,
@@ -157,7 +157,7 @@ class AutoFocusFormerTrunk(nn.Module):
             "embed_dim": embed_dim,
             "depths": depths,
             "num_heads": num_heads,
-            "neighbourhood_size": neighbourhood_size,
+            "neighborhood_size": neighborhood_size,
         }
         for name, values in by_stage.items():
             if len(values) != len(depths) or any(value < 1 for value in values):
@@ -183,7 +183,7 @@ class AutoFocusFormerTrunk(nn.Module):
                 number,
                 drop_paths[number],
                 cluster_size=cluster_size,
-                neighbourhood_size=neighbourhood_size[number],
+                neighborhood_size=neighborhood_size[number],
                 per_image=per_image,
                 block={
                     "num_heads": num_heads[number],
@@ -205,17 +205,17 @@ class AutoFocusFormerTrunk(nn.Module):
         tokens = self.patch_embed(images)
         tokens = tokens.with_features(self.pos_drop(tokens.features))
         for stage in self.layers:
-            tokens, neighbourhood = stage(tokens)
+            tokens, neighborhood = stage(tokens)
             yield tokens
             if stage.downsample is not None:
-                tokens = stage.down(tokens, neighbourhood)
+                tokens = stage.down(tokens, neighborhood)
 
     @torch.no_grad()
     def focus(self, images: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """Where the tokens of each stage are, for images (B, in_channels, height, width).
 
         Returns:
-            Of each stage the centres of its tokens (B, N, 2), as (x, y) in pixels, and their
+            Of each stage the centers of its tokens (B, N, 2), as (x, y) in pixels, and their
             importance (B, N), in (0, 1): what decides, with a grid, which of them stay. It is None
             for the last stage, which all of them leave.
         """
@@ -243,7 +243,7 @@ def trunk_arguments(cfg: CfgNode, in_channels: int) -> dict[str, Any]:
         "num_heads": aff.NUM_HEADS,
         "mlp_ratio": aff.MLP_RATIO,
         "cluster_size": aff.CLUSTER_SIZE,
-        "neighbourhood_size": aff.NBHD_SIZE,
+        "neighborhood_size": aff.NBHD_SIZE,
         "layer_scale": aff.LAYER_SCALE,
         "alpha": aff.ALPHA,
         "rate": aff.DS_RATE,
@@ -259,7 +259,7 @@ def trunk_arguments(cfg: CfgNode, in_channels: int) -> dict[str, Any]:
 class AutoFocusFormer(AutoFocusFormerTrunk, Backbone):
     """The tokens of the stages "res2" up to "res5", each set after a layer norm of its own.
 
-    What flows on to the next stage is un-normalised.
+    What flows on to the next stage is un-normalized.
 
     Args:
         out_features: which of them.

@@ -1,4 +1,4 @@
-"""Transformer block whose tokens attend to their neighbourhood (AutoFocusFormer, section 3.2)."""
+"""Transformer block whose tokens attend to their neighborhood (AutoFocusFormer, section 3.2)."""
 
 import torch
 from torch import Tensor, nn
@@ -6,10 +6,10 @@ from torchvision.ops import StochasticDepth
 
 from autofocusformer.tokens import Tokens
 from segcore.layers import FeedForward
-from segcore.ops import ClusterNeighbourhood, cluster_attention
+from segcore.ops import NUM_OFFSET_FEATURES, ClusterNeighborhood, cluster_attention
 
 
-class NeighbourhoodAttention(nn.Module):
+class NeighborhoodAttention(nn.Module):
     """Multi-head attention to the tokens of near clusters and to a learned blank token."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -21,13 +21,13 @@ class NeighbourhoodAttention(nn.Module):
         # Head by head, first the channels of the key, then those of the value.
         self.kv = nn.Linear(dim, 2 * dim)
         # Of the offset (dx, dy, d, sin, cos) to a member, to the bias of each head.
-        self.pos_embed = nn.Linear(5, num_heads)
+        self.pos_embed = nn.Linear(NUM_OFFSET_FEATURES, num_heads)
         self.blank_k = nn.Parameter(torch.randn(dim))
         self.blank_v = nn.Parameter(torch.randn(dim))
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, neighbourhood: ClusterNeighbourhood) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, neighborhood: ClusterNeighborhood) -> Tensor:
         """(B, N, C) features, (B, N, 2) positions, in the order of the clusters -> (B, N, C)."""
         query = self.q(x).unflatten(-1, (self.num_heads, -1))
         key, value = self.kv(x).unflatten(-1, (self.num_heads, 2, -1)).unbind(3)
@@ -36,7 +36,7 @@ class NeighbourhoodAttention(nn.Module):
             key,
             value,
             positions,
-            neighbourhood,
+            neighborhood,
             self.pos_embed.weight,
             self.pos_embed.bias,
             self.blank_k,
@@ -64,7 +64,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = NeighbourhoodAttention(dim, num_heads, dropout)
+        self.attn = NeighborhoodAttention(dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, int(dim * mlp_ratio), dropout)
         self.drop_path = StochasticDepth(drop_path, mode="row")
@@ -72,9 +72,9 @@ class Block(nn.Module):
             scale = nn.Parameter(torch.full((dim,), layer_scale)) if layer_scale > 0 else None
             self.register_parameter(name, scale)
 
-    def forward(self, tokens: Tokens, neighbourhood: ClusterNeighbourhood) -> Tokens:
+    def forward(self, tokens: Tokens, neighborhood: ClusterNeighborhood) -> Tokens:
         x = tokens.features
-        attended = self.attn(self.norm1(x), tokens.positions, neighbourhood)
+        attended = self.attn(self.norm1(x), tokens.positions, neighborhood)
         x = x + self.drop_path(_scaled(attended, self.gamma1))
         x = x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma2))
         return tokens.with_features(x)

@@ -7,11 +7,12 @@ from detectron2.config import CfgNode, configurable
 from torch import nn
 
 from autofocusformer.position_encoding import TokenPositionEncoding
-from autofocusformer.tokens import Tokens, take
+from autofocusformer.tokens import Tokens
 from mask2former.transformer_decoder import (
     TRANSFORMER_DECODER_REGISTRY,
     MultiScaleMaskedTransformerDecoder,
 )
+from segcore.ops import take
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()

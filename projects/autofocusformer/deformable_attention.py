@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autofocusformer.interpolation import NUM_NEIGHBOURS, interpolate, nearest_tokens
-from autofocusformer.tokens import Tokens, grid_positions, take
+from autofocusformer.interpolation import NUM_NEIGHBORS, interpolate, nearest_tokens
+from autofocusformer.tokens import Tokens, grid_positions
 from segcore.layers import MSDeformAttn
-from segcore.ops import point_deform_attn
+from segcore.ops import point_deform_attn, take
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class TokenLevels:
     Attributes:
         sizes: tokens of each level
         positions: (B, S, 2) of all levels one after the other
-        neighbours: (B, L, H * W, k) the up to 4 nearest tokens of each level for each cell, nearest
+        neighbors: (B, L, H * W, k) the up to 4 nearest tokens of each level for each cell, nearest
             first, numbered through all levels; -1 where a level has fewer
         canvas: (H, W)
     """
 
     sizes: Sequence[int]
     positions: Tensor
-    neighbours: Tensor
+    neighbors: Tensor
     canvas: tuple[int, int]
 
     @classmethod
@@ -41,7 +41,7 @@ class TokenLevels:
             raise ValueError(f"levels: expected one canvas for all, got {sorted(canvases)}")
         (canvas,) = canvases
         sizes = [level.positions.shape[1] for level in levels]
-        k = min(NUM_NEIGHBOURS, max(sizes))
+        k = min(NUM_NEIGHBORS, max(sizes))
         first = [sum(sizes[:number]) for number in range(len(sizes))]
         tables = [
             F.pad(table, (0, k - table.shape[-1]), value=-1)
@@ -64,7 +64,7 @@ class TokenLevels:
         Returns:
             (B, N, C).
         """
-        nearest = take(self.neighbours[:, level], target.cells)  # (B, N, k)
+        nearest = take(self.neighbors[:, level], target.cells)  # (B, N, k)
         valid = nearest >= 0
         nearest = torch.where(valid, nearest, nearest[..., :1])
         first, size = sum(self.sizes[:level]), self.sizes[level]
@@ -125,7 +125,7 @@ class PointDeformAttn(MSDeformAttn):
         sampled = point_deform_attn(
             self._values(value, padding_mask),
             levels.positions,
-            levels.neighbours,
+            levels.neighbors,
             levels.canvas,
             locations,
             weights,

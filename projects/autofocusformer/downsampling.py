@@ -1,31 +1,39 @@
 """Adaptive downsampling (AutoFocusFormer, section 3.3): which tokens stay, and what they take over
-from their neighbourhood."""
+from their neighborhood."""
 
 import torch
 from torch import Tensor, nn
 
-from autofocusformer.tokens import Tokens, take
-from segcore.ops import ClusterNeighbourhood, knn, neighborhood_merge
+from autofocusformer.tokens import Tokens
+from segcore.ops import (
+    NUM_OFFSET_FEATURES,
+    ClusterNeighborhood,
+    knn,
+    neighborhood_merge,
+    take,
+)
 
 # (dx, dy, d, sin, cos) of the opposite offset.
 OPPOSITE = (-1.0, -1.0, 1.0, -1.0, -1.0)
 
 
-class NeighbourhoodMerge(nn.Module):
-    """Weighted sums of a neighbourhood, four for each channel, projected to ``out_dim`` channels.
+class NeighborhoodMerge(nn.Module):
+    """Weighted sums of a neighborhood, four for each channel, projected to ``out_dim`` channels.
 
     The weights are a small network of the members' offsets: a PointConv (Wu et al., 2019).
 
     Args:
-        centre_minus_member: the sign of the offsets; else member minus centre.
+        center_minus_member: the sign of the offsets; else member minus center.
     """
 
-    def __init__(self, dim: int, out_dim: int, *, centre_minus_member: bool = False) -> None:
+    def __init__(self, dim: int, out_dim: int, *, center_minus_member: bool = False) -> None:
         super().__init__()
-        self.weight_net = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.GELU())
+        self.weight_net = nn.Sequential(
+            nn.Linear(NUM_OFFSET_FEATURES, 4), nn.LayerNorm(4), nn.GELU()
+        )
         self.norm = nn.LayerNorm(4 * dim)
         self.linear = nn.Linear(4 * dim, out_dim)
-        self.centre_minus_member = centre_minus_member
+        self.center_minus_member = center_minus_member
 
     def forward(
         self,
@@ -35,12 +43,12 @@ class NeighbourhoodMerge(nn.Module):
         valid: Tensor | None = None,
         importance: Tensor | None = None,
     ) -> Tensor:
-        """Merge the neighbourhoods of Q centres.
+        """Merge the neighborhoods of Q centers.
 
         Args:
             tokens: N of each image.
             centers: (B, Q, 2) positions.
-            members: (B, Q, m) integers: the tokens of each neighbourhood.
+            members: (B, Q, m) integers: the tokens of each neighborhood.
             valid: (B, Q, m) bool, False for members that do not count.
             importance: (B, N) factors of the members.
 
@@ -49,7 +57,7 @@ class NeighbourhoodMerge(nn.Module):
         """
         linear, norm, _ = self.weight_net
         weight = linear.weight
-        if self.centre_minus_member:
+        if self.center_minus_member:
             weight = weight * weight.new_tensor(OPPOSITE)
         merged = neighborhood_merge(
             tokens.features,
@@ -66,8 +74,8 @@ class NeighbourhoodMerge(nn.Module):
         return self.linear(self.norm(merged))
 
 
-class AdaptiveDownsampling(NeighbourhoodMerge):
-    """Keeps the most important tokens, and a coarse grid, and merges neighbourhoods into them.
+class AdaptiveDownsampling(NeighborhoodMerge):
+    """Keeps the most important tokens, and a coarse grid, and merges neighborhoods into them.
 
     Args:
         stride: 2, 4, 8, ...: cells between tokens of this stage if they were a grid, doubled.
@@ -86,11 +94,11 @@ class AdaptiveDownsampling(NeighbourhoodMerge):
         self.reserve = reserve
 
     def forward(
-        self, tokens: Tokens, importance: Tensor, neighbourhood: ClusterNeighbourhood
+        self, tokens: Tokens, importance: Tensor, neighborhood: ClusterNeighborhood
     ) -> Tokens:
         """``importance`` (B, N) of the tokens, in (0, 1) -> the kept tokens."""
         kept = self.select(tokens, importance)
-        members, valid = neighbourhood.members(kept)
+        members, valid = neighborhood.members(kept)
         positions = take(tokens.positions, kept)
         merged = super().forward(tokens, positions, members, valid, importance)
         return Tokens(merged, positions, tokens.canvas)

@@ -34,12 +34,12 @@ class AutoFocusFormerGrid(AutoFocusFormer):
 
 
 def to_map(tokens: Tokens, stride: int) -> Tensor:
-    """What the tokens say at the centres of squares of ``stride`` pixels: (B, C, H, W)."""
+    """What the tokens say at the centers of squares of ``stride`` pixels: (B, C, H, W)."""
     if stride == PATCH:
-        return tokens.map()  # the first stage has a token at each centre
+        return tokens.map()  # the first stage has a token at each center
     cells = stride // PATCH
     size = tuple(-(-side // cells) for side in tokens.canvas)
-    centres = (grid_positions(size, tokens.positions.device) + 0.5) * cells - 0.5
-    centres = centres.expand(len(tokens.positions), -1, -1)
-    features = interpolate(tokens, centres, nearest_tokens(centres, tokens.positions))
+    centers = (grid_positions(size, tokens.positions.device) + 0.5) * cells - 0.5
+    centers = centers.expand(len(tokens.positions), -1, -1)
+    features = interpolate(tokens, centers, nearest_tokens(centers, tokens.positions))
     return features.transpose(1, 2).unflatten(2, size).contiguous()

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from autofocusformer.tokens import Tokens, take
-from segcore.ops import inverse_distance_weights, knn, point_gather
+from autofocusformer.tokens import Tokens
+from segcore.ops import inverse_distance_weights, knn, point_gather, take
 
-NUM_NEIGHBOURS = 4
+NUM_NEIGHBORS = 4
 # Of the squared distance.
 POWER = 3.0
 
@@ -14,7 +14,7 @@ POWER = 3.0
 def nearest_tokens(queries: Tensor, positions: Tensor) -> Tensor:
     """The up to 4 tokens nearest to each point, nearest first: (B, Q, 2) and (B, N, 2) ->
     (B, Q, min(4, N)) int64."""
-    return knn(queries, positions, min(NUM_NEIGHBOURS, positions.shape[1]))
+    return knn(queries, positions, min(NUM_NEIGHBORS, positions.shape[1]))
 
 
 def interpolate(

@@ -11,7 +11,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from autofocusformer.deformable_attention import PointDeformAttn, TokenLevels
-from autofocusformer.downsampling import NeighbourhoodMerge
+from autofocusformer.downsampling import NeighborhoodMerge
 from autofocusformer.position_encoding import TokenPositionEncoding
 from autofocusformer.tokens import Tokens
 from segcore.layers import DeformableEncoder
@@ -51,11 +51,11 @@ class TokenTransformer(nn.Module):
         ]
 
 
-class PointConvolution(NeighbourhoodMerge):
+class PointConvolution(NeighborhoodMerge):
     """Convolution over the 9 nearest tokens."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
-        super().__init__(dim, out_dim, centre_minus_member=True)
+        super().__init__(dim, out_dim, center_minus_member=True)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """N tokens of each image -> (B, N, out_dim)."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from segcore.losses import at_least_float32
+from segcore.ops import take
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,6 @@ class Tokens:
         token = torch.arange(count, device=self.features.device).expand(batch, -1)
         token_of_cell = torch.empty_like(token).scatter_(1, self.cells, token)
         return take(self.features, token_of_cell).transpose(1, 2).unflatten(2, self.canvas)
-
-
-def take(rows: Tensor, indices: Tensor) -> Tensor:
-    """Rows by number, image by image: (B, N, ...) and (B, M) integers in [0, N) -> (B, M, ...)."""
-    first = torch.arange(len(rows), device=rows.device)[:, None] * rows.shape[1]
-    flat = rows.flatten(0, 1).index_select(0, (indices + first).flatten())
-    return flat.unflatten(0, indices.shape)
 
 
 def grid_positions(canvas: tuple[int, int], device: torch.device | str | None = None) -> Tensor:

@@ -27,7 +27,7 @@ def small_backbone(kind=AutoFocusFormer, **options):
         "depths": (1, 1, 2, 1),
         "num_heads": (2, 2, 4, 4),
         "cluster_size": 4,
-        "neighbourhood_size": (12, 12, 12, 12),
+        "neighborhood_size": (12, 12, 12, 12),
     }
     return kind(**(defaults | options)).eval()
 

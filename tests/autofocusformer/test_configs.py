@@ -19,7 +19,7 @@ TASKS = {
     "coco/instance": (80, "coco_instance_lsj", 64, 92_188, 4.0, 4.0, False),
     "coco/panoptic": (133, "coco_panoptic_lsj", 64, 92_188, 4.0, 4.0, False),
 }
-# size -> (first width, blocks, cluster size, neighbourhood, layer scale)
+# size -> (first width, blocks, cluster size, neighborhood, layer scale)
 SIZES = {
     "mini": (32, 12, 8, 48, 0.0),
     "tiny": (64, 30, 8, 48, 0.0),

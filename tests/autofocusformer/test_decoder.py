@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from autofocusformer.tokens import Tokens, take
+from autofocusformer.tokens import Tokens
+from segcore.ops import take
 
 DIM, QUERIES, CLASSES = 16, 5, 3
 

@@ -6,14 +6,14 @@ from autofocusformer.deformable_attention import PointDeformAttn, TokenLevels
 
 def test_nearest_tokens_of_each_cell(scatter):
     levels = TokenLevels.of([scatter((4, 5), 6, 3, seed=1), scatter((4, 5), 2, 3, seed=2)])
-    assert levels.neighbours.shape == (2, 2, 20, 4)
+    assert levels.neighbors.shape == (2, 2, 20, 4)
     assert levels.sizes == [6, 2]
-    few = levels.neighbours[:, 1]
+    few = levels.neighbors[:, 1]
     assert (few[..., 2:] == -1).all() and set(few[..., :2].unique().tolist()) == {6, 7}
     cells = torch.stack((torch.arange(20) % 5, torch.arange(20) // 5), -1).float().expand(2, -1, -1)
     distances = torch.cdist(cells, levels.positions[:, :6]).sort(dim=-1).values[..., :4]
     for image in range(2):
-        near = levels.positions[image, levels.neighbours[image, 0]]
+        near = levels.positions[image, levels.neighbors[image, 0]]
         torch.testing.assert_close((near - cells[image][:, None]).norm(dim=-1), distances[image])
 
 

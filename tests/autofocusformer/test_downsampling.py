@@ -3,12 +3,12 @@ import torch
 
 from autofocusformer.downsampling import (
     AdaptiveDownsampling,
-    NeighbourhoodMerge,
+    NeighborhoodMerge,
     grid_prior,
     on_grid,
 )
-from autofocusformer.tokens import Tokens, grid_positions, take
-from segcore.ops import ClusterNeighbourhood
+from autofocusformer.tokens import Tokens, grid_positions
+from segcore.ops import ClusterNeighborhood, take
 
 
 def downsampling(**options):
@@ -61,7 +61,7 @@ def test_no_fewer_are_kept_than_reserved():
     [((1, 0), 2), ((1, 1), 4), ((0, 2), 4), ((2, 1), 8), ((3, 0), 8), ((4, 0), 8), ((5, 0), 16)],
 )
 def test_grid_prior_follows_the_distance_to_the_nearest(distance, stride):
-    """Two tokens whose only neighbour is the other: powers of two have no rounding to fear."""
+    """Two tokens whose only neighbor is the other: powers of two have no rounding to fear."""
     expected = []
     positions = []
     for start in ((0, 0), (16, 32), (8, 0), (4, 4), (2, 0), (1, 0)):
@@ -81,7 +81,7 @@ def test_selection_has_no_gradient_but_merging_has(scatter):
     tokens = tokens.with_features(tokens.features.requires_grad_())
     importance = torch.rand(2, 144, requires_grad=True)
     module = downsampling()
-    merged = module(tokens, importance, ClusterNeighbourhood.of_all(2, 144))
+    merged = module(tokens, importance, ClusterNeighborhood.global_attention(2, 144))
     assert merged.features.shape == (2, 36, 10)
     kept = module.select(tokens, importance)
     assert torch.equal(merged.positions, take(tokens.positions, kept))
@@ -95,8 +95,8 @@ def test_sign_of_the_offsets(scatter):
     tokens = scatter((6, 6), 20, 6)
     members = torch.randint(20, (2, 20, 5))
     torch.manual_seed(0)
-    merge = NeighbourhoodMerge(6, 8, centre_minus_member=True)
-    opposite = NeighbourhoodMerge(6, 8)
+    merge = NeighborhoodMerge(6, 8, center_minus_member=True)
+    opposite = NeighborhoodMerge(6, 8)
     opposite.load_state_dict(merge.state_dict())
     mirrored = Tokens(tokens.features, 5 - tokens.positions, tokens.canvas)
     torch.testing.assert_close(

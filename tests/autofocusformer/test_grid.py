@@ -58,14 +58,14 @@ def test_cells_are_interpolated_at_their_centres(scatter, stride):
 
 def test_tokens_on_the_grid_are_exact(scatter):
     tokens = scatter((6, 7), 42, 5)
-    centres = grid_positions((6, 7)).expand(2, -1, -1)
-    general = interpolate(tokens, centres, nearest_tokens(centres, tokens.positions))
+    centers = grid_positions((6, 7)).expand(2, -1, -1)
+    general = interpolate(tokens, centers, nearest_tokens(centers, tokens.positions))
     assert torch.equal(to_map(tokens, 4).flatten(2).transpose(1, 2), tokens.map().flatten(2).mT)
     torch.testing.assert_close(general, tokens.map().flatten(2).mT)
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_fewer_tokens_than_neighbours(scatter, count):
+def test_fewer_tokens_than_neighbors(scatter, count):
     tokens = scatter((8, 8), count, 5)
     dense = to_map(tokens.with_features(torch.ones_like(tokens.features)), 8)
     torch.testing.assert_close(dense, torch.ones(2, 5, 4, 4))

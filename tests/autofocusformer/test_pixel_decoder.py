@@ -16,7 +16,7 @@ DIM = 16
 
 @pytest.fixture
 def features(scatter):
-    """All 48 cells, then 12, 6 and 2 of them: fewer than the 4 neighbours of an interpolation."""
+    """All 48 cells, then 12, 6 and 2 of them: fewer than the 4 neighbors of an interpolation."""
     counts = (48, 12, 6, 2)
     return {
         name: scatter((6, 8), count, channels, seed=count)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from autofocusformer.tokens import Tokens, grid_positions, take
+from autofocusformer.tokens import Tokens, grid_positions
 
 
 def test_grid_is_row_by_row_as_x_and_y():
@@ -23,14 +23,6 @@ def test_map_puts_each_token_into_its_cell(scatter):
 def test_map_needs_every_cell(scatter):
     with pytest.raises(ValueError, match="one in each of 3 x 4 cells, got 11 tokens"):
         scatter((3, 4), 11, 5).map()
-
-
-def test_take():
-    rows = torch.arange(12.0).view(2, 3, 2)
-    taken = take(rows, torch.tensor([[2, 2], [0, 1]]))
-    assert taken.tolist() == [[[4, 5], [4, 5]], [[6, 7], [8, 9]]]
-    assert take(rows[..., 0], torch.tensor([[1], [2]])).tolist() == [[2], [10]]
-    assert take(rows, torch.empty(2, 0, dtype=torch.int64)).shape == (2, 0, 2)
 
 
 def test_half_types_are_promoted(scatter):

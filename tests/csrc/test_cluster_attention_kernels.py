@@ -39,15 +39,14 @@ def test_matches_twin(on_host, dtype, tokens, channels, cluster_size, clusters_p
     )
     arguments["scale"] = 0.6
     expected = checks.run_with_gradients(cluster_attention_reference, arguments, DIFFERENTIABLE)
-    neighbourhood = arguments["neighbourhood"]
-    users, borders = neighbourhood.users()
+    neighborhood = arguments["neighborhood"]
     raw = {}
     for name, value in arguments.items():
-        if name == "neighbourhood":
-            raw |= {"clusters": neighbourhood.clusters, "cluster_size": cluster_size}
+        if name == "neighborhood":
+            raw |= {"clusters": neighborhood.clusters, "cluster_size": cluster_size}
         else:
             raw[name] = value
-    raw |= {"users": users, "borders": borders}
+    raw["indices"], raw["offsets"] = neighborhood.inverse_lists()
     actual = checks.run_kernels(on_host, "cluster_attention", raw, DIFFERENTIABLE)
     tolerance = {torch.float64: 1e-7, torch.float32: 1e-4}.get(dtype, 1e-2)
     checks.assert_close(actual, expected, rtol=tolerance, atol=tolerance)

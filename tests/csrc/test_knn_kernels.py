@@ -1,4 +1,4 @@
-"""The CUDA kernels of the search for neighbours, lane by lane on the CPU: exactly as the twin."""
+"""The CUDA kernels of the search for neighbors, lane by lane on the CPU: exactly as the twin."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from segcore.ops import knn_reference
 
 @pytest.mark.parametrize("k", [1, 4, 6, 8, 9, 17, 60])
 @pytest.mark.parametrize(
-    "kind", ["scattered", "grid", "flat", "one place", "dense corner", "far away", "small offsets"]
+    "kind", ["scattered", "grid", "flat", "one point", "dense corner", "far away", "small offsets"]
 )
 def test_matches_twin(on_host, kind, k):
     queries, points = knn_inputs(kind)

@@ -105,12 +105,12 @@ def test_members_out_of_range_are_left_out(on_host):
     checks.assert_close(run(on_host, "neighborhood_merge", arguments), expected)
 
 
-def test_neighbours_out_of_range_are_left_out(on_host):
+def test_neighbors_out_of_range_are_left_out(on_host):
     arguments = make_inputs("point_deform_attn")
-    neighbours = arguments["neighbours"]
-    neighbours[..., 1] = -1
+    neighbors = arguments["neighbors"]
+    neighbors[..., 1] = -1
     expected = run(on_host, "point_deform_attn", arguments)
-    neighbours[..., 1] = 63  # the number of tokens
+    neighbors[..., 1] = 63  # the number of tokens
     checks.assert_close(run(on_host, "point_deform_attn", arguments), expected)
 
 

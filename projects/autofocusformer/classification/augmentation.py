@@ -1,4 +1,4 @@
-"""Augmentations of normalised images and of whole batches, by timm, on the model's device."""
+"""Augmentations of normalized images and of whole batches, by timm, on the model's device."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class BatchAugmentation:
     label_smoothing: float = 0.0
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment normalised images (B, C, H, W), in place, with labels (B,) int64 in [0, K).
+        """Augment normalized images (B, C, H, W), in place, with labels (B,) int64 in [0, K).
 
         Returns:
             The images, and as targets the labels, or if mixing is on, class probabilities (B, K).

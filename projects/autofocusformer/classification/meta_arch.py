@@ -20,7 +20,7 @@ INITIAL_STD = 0.02
 
 @META_ARCH_REGISTRY.register()
 class AutoFocusFormerClassifier(AutoFocusFormerTrunk):
-    """The mean over the tokens of the last stage, normalised, through a linear layer."""
+    """The mean over the tokens of the last stage, normalized, through a linear layer."""
 
     @configurable
     def __init__(
@@ -38,7 +38,7 @@ class AutoFocusFormerClassifier(AutoFocusFormerTrunk):
             num_classes: K.
             pixel_mean, pixel_std: of each channel, in the range of the input image.
             label_smoothing: of targets that are labels.
-            augmentation: in training, normalised images (B, C, H, W) and labels (B,) -> images and
+            augmentation: in training, normalized images (B, C, H, W) and labels (B,) -> images and
                 targets, which are labels or class probabilities (B, K).
             trunk: arguments of :class:`AutoFocusFormerTrunk`; by default images are not padded.
         """
@@ -99,7 +99,7 @@ class AutoFocusFormerClassifier(AutoFocusFormerTrunk):
         return {"loss_cls": F.cross_entropy(logits, targets, label_smoothing=smoothing)}
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
-        """The images as a normalised batch (B, C, H, W) on the model's device."""
+        """The images as a normalized batch (B, C, H, W) on the model's device."""
         images = [record["image"] for record in batched_inputs]
         sizes = sorted({tuple(image.shape[-2:]) for image in images})
         if len(sizes) > 1:
@@ -111,7 +111,7 @@ class AutoFocusFormerClassifier(AutoFocusFormerTrunk):
         return (batch - self.pixel_mean) / self.pixel_std
 
     def classify(self, images: Tensor) -> Tensor:
-        """Class logits (B, K) of normalised images (B, C, H, W)."""
+        """Class logits (B, K) of normalized images (B, C, H, W)."""
         *_, tokens = self.stages(images)
         return self.head(self.norm(tokens.features).mean(1))
 

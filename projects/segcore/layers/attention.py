@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention with the parameter names of ``torch.nn.MultiheadAttention``.
 
-    One mask is shared by all heads instead of being repeated for each. All matrices are initialised
+    One mask is shared by all heads instead of being repeated for each. All matrices are initialized
     Xavier-uniform (the packed projection as one matrix), all biases 0.
 
     Args:

@@ -10,7 +10,7 @@ from segcore.layers.position_encoding import SinePositionEncoding
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
-    """(B, C, H_l, W_l) each -> (B, sum of H_l * W_l, C)."""
+    """Join maps (B, C, H_l, W_l) to tokens (B, sum of H_l * W_l, C)."""
     return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
 
 
@@ -20,7 +20,7 @@ def level_positions(
     sizes: Sequence[tuple[int, int]],
     padding_masks: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Codes of the tokens of all levels, each with the embedding of its level added.
+    """Return codes of the tokens of all levels, each with the embedding of its level added.
 
     Args:
         level_embed: (levels, C).
@@ -45,7 +45,7 @@ def grid_reference_points(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Centre of every token's own cell, (S, 2) as (x, y) in [0, 1]."""
+    """Return the center of each token's cell, (S, 2) as (x, y) in [0, 1]."""
     levels = []
     for height, width in spatial_shapes:
         y = (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
@@ -56,7 +56,7 @@ def grid_reference_points(
 
 
 def pad_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(..., h, w) -> (..., H, W) with zeros at the bottom and on the right."""
+    """Pad maps (..., h, w) to (..., H, W) with zeros at the bottom and on the right."""
     (height, width), (padded_height, padded_width) = maps.shape[-2:], size
     if (height, width) == (padded_height, padded_width):
         return maps

@@ -26,7 +26,7 @@ class MLP(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers ``fc1``, ``fc2`` with GELU between, on (..., dim): that of a ViT block."""
+    """Two linear layers ``fc1``, ``fc2`` with GELU between, on (..., dim), as in a ViT block."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from segcore.ops import ms_deform_attn
 
 
 class MSDeformAttn(nn.Module):
-    """Every query reads a few points of every level, near its reference point.
+    """Attention of queries to a few points of every level, near their reference points.
 
     Offsets of the points and their weights are linear in the query; the weights of a head sum to
     one over all levels and points.
@@ -52,7 +52,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Head m looks into direction m of M, with its point p at p + 1 cells; equal weights."""
+        """Let head m look into direction m of M, its point p at p + 1 cells, with equal weights."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
@@ -80,7 +80,7 @@ class MSDeformAttn(nn.Module):
         """
         Args:
             query: (N, Q, C)
-            reference_points: (N, Q, L, 2) points (x, y), or (N, Q, L, 4) boxes (centre x, centre y,
+            reference_points: (N, Q, L, 2) points (x, y), or (N, Q, L, 4) boxes (center x, center y,
                 width, height), in units of the map; float32 at least, whatever the type of query
             value: (N, S, C), the cells of all levels one after the other
             spatial_shapes: (H, W) of the L levels, in cells, with sum(H * W) = S
@@ -99,7 +99,7 @@ class MSDeformAttn(nn.Module):
         return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
 
     def _offsets_and_weights(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, Q, M, L, P, 2) and (N, Q, M, L, P), float32 at least."""
+        """Return (N, Q, M, L, P, 2) and (N, Q, M, L, P), float32 at least."""
         samples = (self.num_heads, self.num_levels, self.num_points)
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
         precision = torch.promote_types(weights.dtype, torch.float32)
@@ -108,7 +108,7 @@ class MSDeformAttn(nn.Module):
         return offsets.to(precision), weights
 
     def _values(self, value: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """(N, S, M, C / M), zero at padding."""
+        """Return (N, S, M, C / M), zero at padding."""
         value = self.value_proj(value)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0)
@@ -120,7 +120,7 @@ class MSDeformAttn(nn.Module):
         reference_points: Tensor,
         spatial_shapes: Sequence[Sequence[int]] | Tensor,
     ) -> Tensor:
-        """(N, Q, M, L, P, 2) in units of the map."""
+        """Return (N, Q, M, L, P, 2) in units of the map."""
         reference = reference_points[:, :, None, :, None].to(
             torch.promote_types(reference_points.dtype, offsets.dtype)
         )

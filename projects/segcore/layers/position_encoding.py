@@ -16,7 +16,7 @@ class SinePositionEncoding(nn.Module):
         num_features: channels F of each axis; the encoding has ``2 * num_features``.
         temperature: ratio of the longest to the shortest wavelength.
         normalize: scale the coordinates of a map to (0, 2 pi]; else they are 1, 2, 3, ...
-        offset: added to the coordinates 1, 2, 3, ... before they are scaled (-0.5: cell centres).
+        offset: added to the coordinates 1, 2, 3, ... before they are scaled (-0.5: cell centers).
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SinePositionEncoding(nn.Module):
         return torch.cat(features, dim=1)
 
     def _encode(self, coordinates: Tensor) -> Tensor:
-        """(B, H, W) coordinates -> (B, F, H, W)."""
+        """Encode coordinates (B, H, W) as (B, F, H, W)."""
         channel = torch.arange(self.num_features, dtype=torch.float32, device=coordinates.device)
         wavelength = self.temperature ** (2 * (channel // 2) / self.num_features)
         phase = coordinates[:, None] / wavelength[:, None, None]

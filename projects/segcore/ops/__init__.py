@@ -1,4 +1,4 @@
-"""Operators: a typed public function each, with a compiled kernel and a twin in plain PyTorch.
+"""Operators: public functions with compiled kernels and twins in plain PyTorch.
 
 Needs PyTorch and nothing else.
 """
@@ -7,18 +7,21 @@ from .balanced_clusters import balanced_clusters, balanced_clusters_reference
 from .cluster_attention import (
     cluster_attention,
     cluster_attention_reference,
-    neighbourhood_attention_reference,
+    neighborhood_attention_reference,
 )
-from .cluster_neighbourhood import ClusterNeighbourhood
+from .cluster_neighborhood import ClusterNeighborhood
 from .inverse_distance import inverse_distance_weights
 from .knn import knn, knn_reference
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
 from .neighborhood_merge import neighborhood_merge, neighborhood_merge_reference
+from .offset_features import NUM_OFFSET_FEATURES
 from .point_deform_attn import point_deform_attn, point_deform_attn_reference
 from .point_gather import point_gather, point_gather_reference
+from .take import take
 
 __all__ = [
-    "ClusterNeighbourhood",
+    "NUM_OFFSET_FEATURES",
+    "ClusterNeighborhood",
     "balanced_clusters",
     "balanced_clusters_reference",
     "cluster_attention",
@@ -28,11 +31,12 @@ __all__ = [
     "knn_reference",
     "ms_deform_attn",
     "ms_deform_attn_reference",
+    "neighborhood_attention_reference",
     "neighborhood_merge",
     "neighborhood_merge_reference",
-    "neighbourhood_attention_reference",
     "point_deform_attn",
     "point_deform_attn_reference",
     "point_gather",
     "point_gather_reference",
+    "take",
 ]

@@ -11,7 +11,7 @@ INDEX_TYPES = (torch.int64, torch.int32)
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
-    """Refuse what is not a tensor of float64, float32, float16 or bfloat16."""
+    """Refuse all but tensors of float64, float32, float16 or bfloat16."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in VALUE_TYPES:
@@ -20,7 +20,7 @@ def check_floating(name: str, tensor: Tensor) -> None:
 
 
 def check_indices(name: str, tensor: Tensor) -> None:
-    """Refuse what is not a tensor of int64 or int32."""
+    """Refuse all but tensors of int64 or int32."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in INDEX_TYPES:
@@ -50,12 +50,12 @@ def check_same_device(**tensors: Tensor) -> None:
 
 
 def accumulation_type(tensor: Tensor) -> torch.dtype:
-    """In what the sums over values of this type are accumulated: float64 or float32."""
+    """Return the type that sums over values are accumulated in: float64 or float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def as_canvas_size(canvas: Sequence[int]) -> tuple[int, int]:
-    """(height, width) of a canvas, as two integers of at least 1."""
+    """Return (height, width) of a canvas, checked to be at least 1."""
     if len(canvas) != 2:
         raise ValueError(f"canvas: expected (height, width), got {canvas}")
     height, width = canvas
@@ -67,7 +67,7 @@ def as_canvas_size(canvas: Sequence[int]) -> tuple[int, int]:
 def as_level_sizes(
     spatial_shapes: Sequence[Sequence[int]] | Tensor, num_tokens: int
 ) -> list[tuple[int, int]]:
-    """The (height, width) of every level, as integers whose products sum to ``num_tokens``."""
+    """Return (height, width) of every level, checked to have ``num_tokens`` cells together."""
     if isinstance(spatial_shapes, Tensor):
         if spatial_shapes.device.type != "cpu" or spatial_shapes.dtype != torch.int64:
             raise TypeError(

@@ -1,14 +1,12 @@
-"""The compiled libraries: loading them, and which implementation serves which operator.
+"""Compiled libraries: loading, and the implementation that serves an operator.
 
 An operator is served by its compiled kernel where the library of the device is loaded, and by its
 PyTorch twin everywhere else. Importing this module never fails.
 """
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,7 +16,7 @@ _FOLDER = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Library:
-    """A compiled library: where it is, and why it is not loaded (empty: it is loaded)."""
+    """Path of a compiled library, and the reason why it is not loaded (empty: it is loaded)."""
 
     path: Path
     problem: str
@@ -67,59 +65,31 @@ def _warn_of_slow_operators() -> None:
 
 
 LIBRARIES: dict[str, Library] = _load_all()
-"""The library of each type of device; the one of "cpu" holds the schemas as well."""
+"""Library by type of device; the one of "cpu" holds the schemas as well."""
 
-_operators: dict[str, str] = {}  # operator -> why its schema is missing ("": it is there)
+_operators: dict[str, str] = {}  # operator -> reason why its schema is missing, or ""
 
 _warn_of_slow_operators()
 
 
-def register_operator(
-    name: str,
-    *,
-    fake: Callable[..., Any],
-    setup_context: Callable[..., None] | None = None,
-    backward: Callable[..., Any] | None = None,
-) -> None:
-    """Add what Python has to say about a compiled operator: fake kernel and autograd.
-
-    Args:
-        name: of the operator in ``csrc/ops.cpp``
-        fake: shapes and types of the results, for ``torch.compile`` and meta tensors
-        setup_context, backward: as for ``torch.library.register_autograd``
-    """
+def add_operator(name: str) -> bool:
+    """Look for the schema of an operator of ``csrc/ops.cpp``; return whether it is there."""
     if not LIBRARIES["cpu"].loaded:
         _operators[name] = LIBRARIES["cpu"].problem
-        return
-    if not hasattr(getattr(torch.ops, NAMESPACE), name):
+    elif not hasattr(getattr(torch.ops, NAMESPACE), name):
         _operators[name] = f"{LIBRARIES['cpu'].path.name} is older than the sources: build it again"
-        return
-    _operators[name] = ""
-    qualified = f"{NAMESPACE}::{name}"
-    torch.library.register_fake(qualified, fake)
-    if backward is not None:
-        torch.library.register_autograd(qualified, backward, setup_context=setup_context)
-
-
-def refuse_second_derivative(name: str) -> Callable[..., Any]:
-    """The backward of the operator's backward: an error that names the way out."""
-
-    def refuse(ctx, *grad_outputs):
-        raise NotImplementedError(
-            f"{name} can be differentiated once; for second derivatives use"
-            f" segcore.ops.{name}_reference"
-        )
-
-    return refuse
+    else:
+        _operators[name] = ""
+    return not _operators[name]
 
 
 def operators() -> tuple[str, ...]:
-    """Names of all operators that have been registered."""
+    """Return the names of all operators."""
     return tuple(_operators)
 
 
 def why_not_compiled(name: str, device_type: str) -> str:
-    """Why the twin of an operator serves a type of device; empty where the compiled kernel does."""
+    """Return the reason why the twin of an operator serves a type of device, or an empty string."""
     if _operators[name]:
         return _operators[name]
     if device_type not in LIBRARIES:
@@ -128,5 +98,5 @@ def why_not_compiled(name: str, device_type: str) -> str:
 
 
 def is_compiled(name: str, device_type: str) -> bool:
-    """Whether the compiled kernel of an operator serves a type of device."""
+    """Return whether the compiled kernel of an operator serves a type of device."""
     return not why_not_compiled(name, device_type)

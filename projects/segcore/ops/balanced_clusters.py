@@ -3,90 +3,40 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._checks import as_canvas_size, check_floating
-from ._library import is_compiled, register_operator
+from ._operator import operator
 
 
-def balanced_clusters(
-    positions: Tensor, cluster_size: int, canvas: Sequence[int], *, per_image: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Order the tokens along a curve through the canvas, so that equal pieces of it are clusters.
+class Arguments(NamedTuple):
+    """Checked arguments: positions in float32, the canvas as two integers."""
 
-    The canvas is cut into as many patches, nearly square, as there are clusters, about; a
-    serpentine visits them row by row. Inside a patch tokens go by the ratio of the squared
-    distances to the previous patch and to the next one. A single patch goes by x, then by y.
-    Cluster ``j`` has the tokens ``order[j * cluster_size:(j + 1) * cluster_size]``; the last one
-    may have fewer.
-
-    All operations are rounded to float32, without fused multiply-add, and equal keys stay in the
-    order of the tokens: the result is the same on every device. (In plain PyTorch under
-    ``torch.compile`` this is up to its back end.) As published, rounding of the keys depends on the
-    largest ratio of the whole batch, and so the order of nearly equal tokens on the other images.
-
-    The compiled kernel runs where there is one for the device (``python -m segcore.doctor``),
-    otherwise :func:`balanced_clusters_reference`. No gradient.
-
-    Args:
-        positions: (B, N, 2) floating-point (x, y) in cells, converted to float32; those outside the
-            canvas belong to its nearest patch
-        cluster_size: tokens a cluster, at least 1
-        canvas: (height, width) in cells
-        per_image: whether an image is independent of the others in the batch
-
-    Returns:
-        order (B, N) int64 and centers (B, ceil(N / cluster_size), 2) float32, the mean positions
-
-    Raises:
-        TypeError, ValueError: an argument has a wrong type, shape or size
-    """
-    positions, canvas = _prepare(positions, cluster_size, canvas)
-    if not is_compiled("balanced_clusters", positions.device.type):
-        return _clusters(positions, cluster_size, canvas, per_image)
-    return torch.ops.segcore.balanced_clusters(positions, cluster_size, canvas, per_image)
+    positions: Tensor
+    cluster_size: int
+    canvas: tuple[int, int]
+    per_image: bool
 
 
-def balanced_clusters_reference(
-    positions: Tensor, cluster_size: int, canvas: Sequence[int], *, per_image: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The same as :func:`balanced_clusters` in plain PyTorch: the specification of the kernels."""
-    positions, canvas = _prepare(positions, cluster_size, canvas)
-    return _clusters(positions, cluster_size, canvas, per_image)
-
-
-def _prepare(
-    positions: Tensor, cluster_size: int, canvas: Sequence[int]
-) -> tuple[Tensor, tuple[int, int]]:
-    check_floating("positions", positions)
-    if positions.dim() != 3 or positions.shape[-1] != 2:
-        raise ValueError(f"positions: expected shape (B, N, 2), got {tuple(positions.shape)}")
-    if cluster_size < 1:
-        raise ValueError(f"cluster_size: expected at least 1, got {cluster_size}")
-    return positions.detach().float(), as_canvas_size(canvas)
-
-
-def _clusters(
-    positions: Tensor, cluster_size: int, canvas: tuple[int, int], per_image: bool
-) -> tuple[Tensor, Tensor]:
-    num_clusters = -(-positions.shape[1] // cluster_size)
-    if positions.numel() == 0:
-        return positions.new_empty(positions.shape[:2], dtype=torch.int64), positions.new_empty(
-            positions.shape[0], num_clusters, 2
-        )
-    rows, columns = _patches(num_clusters, canvas)
+def _clusters(a: Arguments) -> tuple[Tensor, Tensor]:
+    num_clusters = -(-a.positions.shape[1] // a.cluster_size)
+    if a.positions.numel() == 0:
+        return _fake(a)
+    rows, columns = _patches(num_clusters, a.canvas)
     if rows * columns == 1:
-        order = _order_by_x_then_y(positions)
+        order = _order_by_x_then_y(a.positions)
     else:
-        order = _sort_keys(positions, rows, columns, canvas, per_image).argsort(dim=-1, stable=True)
-    ordered = positions.gather(1, order[..., None].expand_as(positions))
-    return order, _means(ordered, cluster_size)
+        keys = _sort_keys(a.positions, rows, columns, a.canvas, a.per_image)
+        order = keys.argsort(dim=-1, stable=True)
+    ordered = a.positions.gather(1, order[..., None].expand_as(a.positions))
+    return order, _means(ordered, a.cluster_size)
 
 
 def _patches(num_clusters: int, canvas: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of nearly square patches, about one a cluster."""
+    """Return rows and columns of nearly square patches, about one a cluster."""
     height, width = canvas
     side = math.sqrt(height * width / num_clusters)
     return max(1, round(height / side)), max(1, round(width / side))
@@ -116,7 +66,7 @@ def _sort_keys(
 
 
 def _anchors(rows: int, columns: int, size: Tensor) -> Tensor:
-    """Centres of the patches in the order of the serpentine: (rows * columns, 2)."""
+    """Return the centers of the patches in the order of the serpentine: (rows * columns, 2)."""
     x, y = (
         torch.arange(count, device=size.device).float() * side + side / 2 - 0.5
         for count, side in zip((columns, rows), size, strict=True)
@@ -132,8 +82,11 @@ def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _means(ordered: Tensor, cluster_size: int) -> Tensor:
-    """Mean positions of the clusters. Sums of float32 are exact in float64, so that their order
-    does not matter, and the mean of whole numbers is that of float32."""
+    """Return the mean positions of the clusters.
+
+    Sums of float32 are exact in float64, so that their order does not matter, and the mean of whole
+    numbers is that of float32.
+    """
     batch, tokens, _ = ordered.shape
     full = tokens // cluster_size * cluster_size
     clusters = ordered[:, :full].double().view(batch, -1, cluster_size, 2)
@@ -143,12 +96,52 @@ def _means(ordered: Tensor, cluster_size: int) -> Tensor:
     return torch.cat(means, 1).float()
 
 
-def _fake(
-    positions: Tensor, cluster_size: int, canvas: Sequence[int], per_image: bool
-) -> tuple[Tensor, Tensor]:
-    batch, tokens, _ = positions.shape
-    order = positions.new_empty(batch, tokens, dtype=torch.int64)
-    return order, positions.new_empty(batch, -(-tokens // cluster_size), 2)
+def _fake(a: Arguments) -> tuple[Tensor, Tensor]:
+    batch, tokens, _ = a.positions.shape
+    order = a.positions.new_empty(batch, tokens, dtype=torch.int64)
+    return order, a.positions.new_empty(batch, -(-tokens // a.cluster_size), 2)
 
 
-register_operator("balanced_clusters", fake=_fake)
+@operator(Arguments, reference=_clusters, fake=_fake)
+def balanced_clusters(
+    positions: Tensor, cluster_size: int, canvas: Sequence[int], *, per_image: bool = False
+) -> Arguments:
+    """Order the tokens along a curve through the canvas, so that equal pieces of it are clusters.
+
+    The canvas is cut into as many patches, nearly square, as there are clusters, about; a
+    serpentine visits them row by row. Inside a patch tokens go by the ratio of the squared
+    distances to the previous patch and to the next one. A single patch goes by x, then by y.
+    Cluster ``j`` has the tokens ``order[j * cluster_size:(j + 1) * cluster_size]``; the last one
+    may have fewer.
+
+    All operations are rounded to float32, without fused multiply-add, and equal keys stay in the
+    order of the tokens: the result is the same on every device. (In plain PyTorch under
+    ``torch.compile`` this is up to its back end.) As published, rounding of the keys depends on the
+    largest ratio of the whole batch, and so the order of nearly equal tokens on the other images.
+
+    The compiled kernel runs where there is one for the device (``python -m segcore.doctor``),
+    otherwise :func:`balanced_clusters_reference`. No gradient.
+
+    Args:
+        positions: (B, N, 2) floating-point (x, y) in cells, converted to float32; those outside the
+            canvas belong to its nearest patch
+        cluster_size: tokens a cluster, at least 1
+        canvas: (height, width) in cells
+        per_image: whether an image is independent of the others in the batch
+
+    Returns:
+        order (B, N) int64 and centers (B, ceil(N / cluster_size), 2) float32, the mean positions
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type, shape or size
+    """
+    check_floating("positions", positions)
+    if positions.dim() != 3 or positions.shape[-1] != 2:
+        raise ValueError(f"positions: expected shape (B, N, 2), got {tuple(positions.shape)}")
+    if cluster_size < 1:
+        raise ValueError(f"cluster_size: expected at least 1, got {cluster_size}")
+    positions, canvas = positions.detach().float(), as_canvas_size(canvas)
+    return Arguments(positions, cluster_size, canvas, per_image)
+
+
+balanced_clusters_reference = balanced_clusters.reference

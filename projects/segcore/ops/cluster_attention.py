@@ -1,6 +1,8 @@
 """Attention over clusters (AutoFocusFormer, Ziwen et al., CVPR 2023, section 3.2): every token
 attends to the tokens of its nearest clusters and to a learned blank token, with a bias that depends
-on where they are."""
+on their relative positions."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,21 +14,46 @@ from ._checks import (
     check_same_device,
     check_shape,
 )
-from ._library import is_compiled, refuse_second_derivative, register_operator
-from .cluster_neighbourhood import ClusterNeighbourhood
-from .gather_reference import gather_tokens, neighbourhood_av, neighbourhood_qk
-from .inverse_distance import offset_features
-
-NUM_FEATURES = 5
-"""(dx, dy, d, sin, cos) of a member seen from a token."""
+from ._operator import operator
+from .cluster_neighborhood import ClusterNeighborhood
+from .gather_reference import gather_tokens, neighborhood_av, neighborhood_qk
+from .offset_features import NUM_OFFSET_FEATURES, offset_features
 
 
-def cluster_attention(
+class Arguments(NamedTuple):
+    """Checked arguments: positions and parameters in the precision of the sums; indices and offsets
+    of the inverse lists where there is a gradient."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    positions: Tensor
+    clusters: Tensor
+    cluster_size: int
+    pos_weight: Tensor
+    pos_bias: Tensor
+    blank_k: Tensor
+    blank_v: Tensor
+    scale: float
+    indices: Tensor | None
+    offsets: Tensor | None
+
+
+def _attend(a: Arguments) -> Tensor:
+    members, valid = ClusterNeighborhood(a.clusters, a.cluster_size).members()
+    return neighborhood_attention_reference(
+        a.q, a.k, a.v, a.positions, members, valid, a.pos_weight, a.pos_bias, a.blank_k, a.blank_v,
+        scale=a.scale,
+    )  # fmt: skip
+
+
+def neighborhood_attention_reference(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     positions: Tensor,
-    neighbourhood: ClusterNeighbourhood,
+    members: Tensor,
+    valid: Tensor | None,
     pos_weight: Tensor,
     pos_bias: Tensor,
     blank_k: Tensor,
@@ -34,6 +61,63 @@ def cluster_attention(
     *,
     scale: float | None = None,
 ) -> Tensor:
+    """Compute :func:`cluster_attention` over arbitrary lists of members by the official operators.
+
+    Args:
+        members: (B, N, m) int64 tokens that every token sees
+        valid: (B, N, m) bool, False for members that are to be left out, or None
+        others: as for :func:`cluster_attention`
+    """
+    heads, channels = q.shape[2:]
+    precision = accumulation_type(q)
+    scale = _scale(q, scale)
+    query, key, value = (tensor.to(precision).transpose(1, 2) for tensor in (q, k, v))
+    weight, bias = pos_weight.to(precision), pos_bias.to(precision)
+    blank_key, blank_value = (
+        blank.to(precision).view(heads, 1, channels) for blank in (blank_k, blank_v)
+    )
+    query = query * scale
+    positions = positions.detach().to(precision)
+    features = offset_features(gather_tokens(positions, members) - positions[:, :, None])
+    logits = neighborhood_qk(query, key, members)
+    logits = logits + (features @ weight.T + bias).permute(0, 3, 1, 2)
+    if valid is not None:
+        logits = logits.masked_fill(~valid[:, None], -torch.inf)
+    blank_logit = (query * blank_key).sum(-1, keepdim=True)
+    attention = torch.cat([logits, blank_logit], dim=-1).softmax(-1)
+    output = neighborhood_av(attention[..., :-1], value, members)
+    output = output + attention[..., -1:] * blank_value
+    return output.transpose(1, 2).flatten(2).to(q.dtype)
+
+
+def _scale(q: Tensor, scale: float | None) -> float:
+    return max(q.shape[-1], 1) ** -0.5 if scale is None else scale
+
+
+def _fake(a: Arguments) -> Tensor:
+    batch, tokens, heads, channels = a.q.shape
+    return a.q.new_empty(batch, tokens, heads * channels)
+
+
+@operator(
+    Arguments,
+    reference=_attend,
+    fake=_fake,
+    differentiable=("q", "k", "v", "pos_weight", "pos_bias", "blank_k", "blank_v"),
+)
+def cluster_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    neighborhood: ClusterNeighborhood,
+    pos_weight: Tensor,
+    pos_bias: Tensor,
+    blank_k: Tensor,
+    blank_v: Tensor,
+    *,
+    scale: float | None = None,
+) -> Arguments:
     """Attend to the members of each token's clusters and to the blank token, all heads at once.
 
     For token ``i``, member ``j`` and head ``a``, with ``(dx, dy)`` the position of ``j`` minus that
@@ -53,8 +137,8 @@ def cluster_attention(
         q, k, v: (B, N, h, c) queries, keys and values of N tokens in the order of their clusters, h
             heads of c channels; float64, float32, float16 or bfloat16, all three the same
         positions: (B, N, 2) as (x, y), in any unit
-        neighbourhood: clusters that the tokens see; :meth:`ClusterNeighbourhood.of_all` for global
-            attention
+        neighborhood: clusters that the tokens see; for global attention from
+            :meth:`ClusterNeighborhood.global_attention`
         pos_weight: (h, 5)
         pos_bias: (h,)
         blank_k, blank_v: (h * c,) head by head
@@ -69,107 +153,9 @@ def cluster_attention(
     Raises:
         TypeError, ValueError: an argument has a wrong type, shape or device
     """
-    tensors = (q, k, v, positions, pos_weight, pos_bias, blank_k, blank_v)
-    if not is_compiled("cluster_attention", q.device.type if isinstance(q, Tensor) else "cpu"):
-        return cluster_attention_reference(
-            q, k, v, positions, neighbourhood, pos_weight, pos_bias, blank_k, blank_v, scale=scale
-        )
-    _check(q, k, v, positions, neighbourhood, pos_weight, pos_bias, blank_k, blank_v)
-    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    users, borders = neighbourhood.users() if needs_grad else (None, None)
-    precision = accumulation_type(q)
-    return torch.ops.segcore.cluster_attention(
-        q,
-        k,
-        v,
-        positions.detach().to(precision),
-        neighbourhood.clusters,
-        neighbourhood.cluster_size,
-        *(tensor.to(precision) for tensor in (pos_weight, pos_bias, blank_k, blank_v)),
-        _scale(q, scale),
-        users,
-        borders,
-    )
-
-
-def cluster_attention_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    positions: Tensor,
-    neighbourhood: ClusterNeighbourhood,
-    pos_weight: Tensor,
-    pos_bias: Tensor,
-    blank_k: Tensor,
-    blank_v: Tensor,
-    *,
-    scale: float | None = None,
-) -> Tensor:
-    """The same as :func:`cluster_attention` in plain PyTorch: the specification of the kernels."""
-    _check(q, k, v, positions, neighbourhood, pos_weight, pos_bias, blank_k, blank_v)
-    return neighbourhood_attention_reference(
-        q, k, v, positions, *neighbourhood.members(), pos_weight, pos_bias, blank_k, blank_v,
-        scale=scale,
-    )  # fmt: skip
-
-
-def neighbourhood_attention_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    positions: Tensor,
-    members: Tensor,
-    valid: Tensor | None,
-    pos_weight: Tensor,
-    pos_bias: Tensor,
-    blank_k: Tensor,
-    blank_v: Tensor,
-    *,
-    scale: float | None = None,
-) -> Tensor:
-    """:func:`cluster_attention` over arbitrary lists of members, by the official operators.
-
-    Args:
-        members: (B, N, m) int64 tokens that every token sees
-        valid: (B, N, m) bool, False for members that are to be left out, or None
-        others: as for :func:`cluster_attention`
-    """
-    heads, channels = q.shape[2:]
-    precision = accumulation_type(q)
-    scale = _scale(q, scale)
-    query, key, value = (tensor.to(precision).transpose(1, 2) for tensor in (q, k, v))
-    weight, bias = pos_weight.to(precision), pos_bias.to(precision)
-    blank_key, blank_value = (
-        blank.to(precision).view(heads, 1, channels) for blank in (blank_k, blank_v)
-    )
-    query = query * scale
-    positions = positions.detach().to(precision)
-    features = offset_features(gather_tokens(positions, members) - positions[:, :, None])
-    logits = neighbourhood_qk(query, key, members)
-    logits = logits + (features @ weight.T + bias).permute(0, 3, 1, 2)
-    if valid is not None:
-        logits = logits.masked_fill(~valid[:, None], -torch.inf)
-    blank_logit = (query * blank_key).sum(-1, keepdim=True)
-    attention = torch.cat([logits, blank_logit], dim=-1).softmax(-1)
-    output = neighbourhood_av(attention[..., :-1], value, members)
-    output = output + attention[..., -1:] * blank_value
-    return output.transpose(1, 2).flatten(2).to(q.dtype)
-
-
-def _check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    positions: Tensor,
-    neighbourhood: ClusterNeighbourhood,
-    pos_weight: Tensor,
-    pos_bias: Tensor,
-    blank_k: Tensor,
-    blank_v: Tensor,
-) -> None:
-    if not isinstance(neighbourhood, ClusterNeighbourhood):
+    if not isinstance(neighborhood, ClusterNeighborhood):
         raise TypeError(
-            f"neighbourhood: expected a ClusterNeighbourhood, got {type(neighbourhood).__name__}"
+            f"neighborhood: expected a ClusterNeighborhood, got {type(neighborhood).__name__}"
         )
     tensors = {
         "q": q,
@@ -190,52 +176,33 @@ def _check(
         if tensors[name].dtype != q.dtype:
             raise TypeError(f"{name}: expected the type of q, {q.dtype}, got {tensors[name].dtype}")
     check_shape("positions", positions, (batch, tokens, 2))
-    check_shape("pos_weight", pos_weight, (heads, NUM_FEATURES))
+    check_shape("pos_weight", pos_weight, (heads, NUM_OFFSET_FEATURES))
     check_shape("pos_bias", pos_bias, (heads,))
     check_shape("blank_k", blank_k, (heads * channels,))
     check_shape("blank_v", blank_v, (heads * channels,))
-    clusters = neighbourhood.clusters
+    clusters = neighborhood.clusters
     if tuple(clusters.shape[:2]) != (batch, tokens):
         raise ValueError(
-            f"neighbourhood: expected clusters of shape ({batch}, {tokens}, R), "
+            f"neighborhood: expected clusters of shape ({batch}, {tokens}, R), "
             f"got {tuple(clusters.shape)}"
         )
-    check_same_device(**tensors, neighbourhood=clusters)
-
-
-def _scale(q: Tensor, scale: float | None) -> float:
-    return max(q.shape[-1], 1) ** -0.5 if scale is None else scale
-
-
-def _fake(q: Tensor, *others) -> Tensor:
-    batch, tokens, heads, channels = q.shape
-    return q.new_empty(batch, tokens, heads * channels)
-
-
-def _save_for_backward(ctx, inputs, output) -> None:
-    *tensors, ctx.cluster_size = inputs[:6]
-    *parameters, ctx.scale, users, borders = inputs[6:]
-    ctx.save_for_backward(*tensors, *parameters, users, borders)
-
-
-def _backward(ctx, grad_output: Tensor):
-    *tensors, users, borders = ctx.saved_tensors
-    grad_q, grad_k, grad_v, *grads = torch.ops.segcore.cluster_attention_backward(
-        grad_output, *tensors[:5], ctx.cluster_size, *tensors[5:], ctx.scale, users, borders
+    check_same_device(**tensors, neighborhood=clusters)
+    parameters = (pos_weight, pos_bias, blank_k, blank_v)
+    needs_grad = torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in (q, k, v, *parameters)
     )
-    return grad_q, grad_k, grad_v, None, None, None, *grads, None, None, None
+    precision = accumulation_type(q)
+    return Arguments(
+        q,
+        k,
+        v,
+        positions.detach().to(precision),
+        clusters,
+        neighborhood.cluster_size,
+        *(parameter.to(precision) for parameter in parameters),
+        _scale(q, scale),
+        *(neighborhood.inverse_lists() if needs_grad else (None, None)),
+    )
 
 
-def _fake_backward(grad_output: Tensor, q: Tensor, k: Tensor, v: Tensor, *others):
-    parameters = others[3:7]
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (q, k, v, *parameters))
-
-
-register_operator(
-    "cluster_attention", fake=_fake, setup_context=_save_for_backward, backward=_backward
-)
-register_operator(
-    "cluster_attention_backward",
-    fake=_fake_backward,
-    backward=refuse_second_derivative("cluster_attention"),
-)
+cluster_attention_reference = cluster_attention.reference

@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def gather_tokens(tokens: Tensor, members: Tensor) -> Tensor:
-    """Rows of (B, N, C) tokens by (B, ...) indices: (B, ..., C)."""
+    """Select rows of (B, N, C) tokens by (B, ...) indices, checked on the CPU: (B, ..., C)."""
     channels = tokens.shape[-1]
     rows = members.flatten(1).unsqueeze(-1).expand(-1, -1, channels)
     return tokens.gather(1, rows.long()).view(*members.shape, channels)
 
 
-def neighbourhood_qk(query: Tensor, key: Tensor, members: Tensor) -> Tensor:
-    """``A[b,h,i,s] = <query[b,h,i], key[b,h,members[b,i,s]]>``.
+def neighborhood_qk(query: Tensor, key: Tensor, members: Tensor) -> Tensor:
+    """Compute ``A[b,h,i,s] = <query[b,h,i], key[b,h,members[b,i,s]]>``.
 
     Args:
         query: (B, h, n, c)
@@ -31,8 +31,8 @@ def neighbourhood_qk(query: Tensor, key: Tensor, members: Tensor) -> Tensor:
     return torch.einsum("bhic,bhisc->bhis", query, gathered)
 
 
-def neighbourhood_av(attention: Tensor, value: Tensor, members: Tensor) -> Tensor:
-    """``O[b,h,i] = sum_s attention[b,h,i,s] value[b,h,members[b,i,s]]``.
+def neighborhood_av(attention: Tensor, value: Tensor, members: Tensor) -> Tensor:
+    """Compute ``O[b,h,i] = sum_s attention[b,h,i,s] value[b,h,members[b,i,s]]``.
 
     Args:
         attention: (B, h, n, m)
@@ -46,8 +46,8 @@ def neighbourhood_av(attention: Tensor, value: Tensor, members: Tensor) -> Tenso
     return torch.einsum("bhis,bhisc->bhic", attention, gathered)
 
 
-def neighbourhood_weighted_feature(weights: Tensor, features: Tensor, members: Tensor) -> Tensor:
-    """``O[b,i,r] = sum_s weights[b,i,s,r] features[b,members[b,i,s]]``.
+def neighborhood_weighted_feature(weights: Tensor, features: Tensor, members: Tensor) -> Tensor:
+    """Compute ``O[b,i,r] = sum_s weights[b,i,s,r] features[b,members[b,i,s]]``.
 
     Args:
         weights: (B, Q, m, r)
@@ -62,7 +62,7 @@ def neighbourhood_weighted_feature(weights: Tensor, features: Tensor, members: T
 
 
 def weighted_gather(members: Tensor, weights: Tensor, features: Tensor) -> Tensor:
-    """``O[b,i] = sum_s weights[b,i,s] features[b,members[b,i,s]]``.
+    """Compute ``O[b,i] = sum_s weights[b,i,s] features[b,members[b,i,s]]``.
 
     Args:
         members: (B, Q, k)
@@ -79,7 +79,7 @@ def weighted_gather(members: Tensor, weights: Tensor, features: Tensor) -> Tenso
 def deformable_gather_points(
     members: Tensor, weights: Tensor, attention: Tensor, value: Tensor
 ) -> Tensor:
-    """``O[b,i] = sum_p attention[b,i,p] sum_s weights[b,i,p,s] value[b,members[b,i,p,s]]``.
+    """Compute ``O[b,i] = sum_p attention[b,i,p] sum_s weights[b,i,p,s] value[b,members[b,i,p,s]]``.
 
     Args:
         members: (B, Q, M, k), B = images x heads, M = levels x points
@@ -94,7 +94,7 @@ def deformable_gather_points(
 
 
 def _gather_heads(tokens: Tensor, members: Tensor) -> Tensor:
-    """(B, h, n, c) tokens by (B, q, m) indices: (B, h, q, m, c)."""
+    """Select rows of (B, h, n, c) tokens by (B, q, m) indices: (B, h, q, m, c)."""
     heads = tokens.shape[1]
     members = members[:, None].expand(-1, heads, -1, -1)
     gathered = gather_tokens(tokens.flatten(0, 1), members.flatten(0, 1))

@@ -1,4 +1,4 @@
-"""Erasing and mixing of normalised batches."""
+"""Erasing and mixing of normalized batches."""
 
 import pytest
 import torch

@@ -24,7 +24,7 @@ PUBLISHED = {
     "aff_base_22kto1k": (FINE_TUNING, 1_281_167, 1024, 0.2, (0.8, 1.0), 0.25),
     "aff_base_22kto1k_384": (FINE_TUNING, 1_281_167, 1024, 0.2, (0.8, 1.0), 0.25),
 }
-# size -> (widths, blocks, cluster size, neighbourhoods, layer scale)
+# size -> (widths, blocks, cluster size, neighborhoods, layer scale)
 SIZES = {
     "mini": ([32, 128, 256, 384], [2, 2, 6, 2], 8, [48, 48, 48, 49], 0.0),
     "tiny": ([64, 128, 256, 512], [3, 4, 18, 5], 8, [48, 48, 48, 49], 0.0),

@@ -20,7 +20,7 @@ def small_classifier(**options) -> AutoFocusFormerClassifier:
         "depths": (1, 1, 2, 1),
         "num_heads": (2, 2, 4, 4),
         "cluster_size": 4,
-        "neighbourhood_size": (12, 12, 12, 12),
+        "neighborhood_size": (12, 12, 12, 12),
     }
     return AutoFocusFormerClassifier(**(defaults | options))
 
@@ -43,15 +43,15 @@ def test_logits_of_each_image():
     assert [output["class_logits"].shape for output in outputs] == [(3,), (3,)]
 
 
-def test_logits_are_those_of_the_normalised_mean_token():
+def test_logits_are_those_of_the_normalized_mean_token():
     model = small_classifier().eval()
     images = model.preprocess(photos(2))
     raw = torch.stack([photo["image"] for photo in photos(2)]).float()
     expected = (raw - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     torch.testing.assert_close(images, expected)
     *_, tokens = model.stages(images)
-    normalised = F.layer_norm(tokens.features, (20,))
-    expected = F.linear(normalised.mean(1), model.head.weight, model.head.bias)
+    normalized = F.layer_norm(tokens.features, (20,))
+    expected = F.linear(normalized.mean(1), model.head.weight, model.head.bias)
     torch.testing.assert_close(model.classify(images), expected)
 
 

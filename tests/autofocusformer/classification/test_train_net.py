@@ -27,7 +27,7 @@ SMALL = {
     "MODEL.AFF.NUM_HEADS": "[2, 2, 2, 2]",
     "MODEL.AFF.NBHD_SIZE": "[16, 16, 16, 16]",
 }
-# Without what makes learning slow: colours are all that tells the classes apart.
+# Without what makes learning slow: colors are all that tells the classes apart.
 QUICK = {
     "INPUT.IMAGE_SIZE": 32,
     "INPUT.CLASSIFICATION.AUTO_AUGMENT": "",
@@ -44,15 +44,15 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three classes of noisy images of one colour; the options that name their folders."""
+    """Three classes of noisy images of one color; the options that name their folders."""
     root = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 3)):
-        for name, colour in COLOURS.items():
+        for name, color in COLOURS.items():
             (root / split / name).mkdir(parents=True)
             for number in range(count):
                 noise = generator.integers(-30, 30, (40, 48, 3))
-                pixels = np.clip(noise + colour, 0, 255).astype(np.uint8)
+                pixels = np.clip(noise + color, 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(root / split / name / f"{number}.png")
     return {
         "DATASETS.IMAGE_FOLDER.TRAIN": root / "train",

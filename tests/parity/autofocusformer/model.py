@@ -77,7 +77,7 @@ def build_model_for_case(info: dict[str, Any]) -> nn.Module:
 
 
 def input_batch(case: Case) -> Tensor:
-    """The normalised images of a case, (B, 3, height, width) float64."""
+    """The normalized images of a case, (B, 3, height, width) float64."""
     images = sorted(name for name in case.arrays if name.endswith("_rgb"))
     pixels = torch.stack([torch.from_numpy(case.arrays[name]) for name in images]).double()
     mean, std = (torch.tensor(case.info["input"][key]).double() for key in ("mean", "std"))

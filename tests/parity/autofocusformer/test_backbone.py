@@ -41,11 +41,11 @@ def compare_features(comparison: Comparison, case: Case, features: dict[str, Tok
 def compare_way_down(
     comparison: Comparison, case: Case, stage: int, module, inputs: tuple, output: Tokens
 ) -> None:
-    tokens, importance, neighbourhood = inputs
+    tokens, importance, neighborhood = inputs
     prefix = f"stage{stage}_"
     compare(comparison, case, f"{prefix}importance", importance)
     compare(comparison, case, f"{prefix}merged_every4", output.features)
-    members, valid = neighbourhood.members()
+    members, valid = neighborhood.members()
     exact = {
         "selected": module.select(tokens, importance),
         "grid_prior": grid_prior(tokens.positions, module.stride),

@@ -5,7 +5,7 @@ import torch
 
 from parity.golden import first_number, parametrize_cases
 from segcore.ops import (
-    ClusterNeighbourhood,
+    ClusterNeighborhood,
     balanced_clusters,
     balanced_clusters_reference,
     knn,
@@ -36,7 +36,7 @@ def test_clusters(case, cluster, nearest, comparison):
     # Token r of cluster number r has the members of its own cluster, and only those.
     tokens, clusters = positions.shape[1], info["clusters"]
     own = torch.arange(clusters).repeat(-(-tokens // clusters))[:tokens].view(1, -1, 1)
-    members, valid = ClusterNeighbourhood(own, size).members()
+    members, valid = ClusterNeighborhood(own, size).members()
     valid = torch.ones_like(members, dtype=torch.bool) if valid is None else valid
     comparison.equal("members", members[0, :clusters], arrays["members"])
     comparison.equal("member_valid", valid[0, :clusters], arrays["member_valid"])

@@ -5,23 +5,24 @@ import re
 import torch
 from torch import Tensor, nn
 
-from autofocusformer.block import NeighbourhoodAttention
+from autofocusformer.block import NeighborhoodAttention
 from autofocusformer.deformable_attention import PointDeformAttn, TokenLevels
 from autofocusformer.downsampling import AdaptiveDownsampling
 from autofocusformer.pixel_decoder import PointConvolution
 from autofocusformer.position_encoding import TokenPositionEncoding
-from autofocusformer.tokens import Tokens, take
+from autofocusformer.tokens import Tokens
 from parity.golden import Case, Comparison, fill_model, parametrize_cases
 from segcore.ops import (
-    ClusterNeighbourhood,
+    ClusterNeighborhood,
     inverse_distance_weights,
     knn,
-    neighbourhood_attention_reference,
+    neighborhood_attention_reference,
     point_gather,
+    take,
 )
 
 
-class GivenNeighbourhood:
+class GivenNeighborhood:
     """Arbitrary members of each token, with some left out."""
 
     def __init__(self, members: Tensor, valid: Tensor) -> None:
@@ -73,9 +74,9 @@ def gradients(case: Case, module: nn.Module) -> dict[str, Tensor]:
 
 @parametrize_cases("autofocusformer", "module_attention_global")
 def test_global_attention(case, comparison):
-    module = filled(case, NeighbourhoodAttention(case.info["dim"], case.info["heads"]))
+    module = filled(case, NeighborhoodAttention(case.info["dim"], case.info["heads"]))
     feat, pos = leaf(case, "feat"), array(case, "pos").float()
-    out = module(feat, pos, ClusterNeighbourhood.of_all(*pos.shape[:2]))
+    out = module(feat, pos, ClusterNeighborhood.global_attention(*pos.shape[:2]))
     out.backward(array(case, "grad_out"))
     results = {"out": out, "grad_feat": feat.grad, **gradients(case, module)}
     compare(comparison, case, results)
@@ -84,11 +85,11 @@ def test_global_attention(case, comparison):
 @parametrize_cases("autofocusformer", "module_attention_local")
 def test_local_attention_to_arbitrary_members(case, comparison, monkeypatch):
     """The module around the composition in PyTorch, which takes arbitrary members."""
-    module = filled(case, NeighbourhoodAttention(case.info["dim"], case.info["heads"]))
+    module = filled(case, NeighborhoodAttention(case.info["dim"], case.info["heads"]))
     given = array(case, "neighbours"), array(case, "neighbour_valid").bool()
 
-    def attend(q, k, v, positions, neighbourhood, *parameters):
-        return neighbourhood_attention_reference(q, k, v, positions, *neighbourhood, *parameters)
+    def attend(q, k, v, positions, neighborhood, *parameters):
+        return neighborhood_attention_reference(q, k, v, positions, *neighborhood, *parameters)
 
     monkeypatch.setattr("autofocusformer.block.cluster_attention", attend)
     feat = leaf(case, "feat")
@@ -113,11 +114,11 @@ def test_merging(case, comparison):
         ),
     )
     feat, importance = leaf(case, "feat"), leaf(case, "importance")
-    neighbourhood = GivenNeighbourhood(
+    neighborhood = GivenNeighborhood(
         array(case, "neighbours"), array(case, "neighbour_valid").bool()
     )
     tokens = tokens_of(case, feat, tuple(info["canvas"]))
-    merged = module(tokens, importance.squeeze(-1), neighbourhood)
+    merged = module(tokens, importance.squeeze(-1), neighborhood)
     comparison.equal("out_pos", merged.positions, case.arrays["out_pos"])
     merged.features.backward(array(case, "grad_out"))
     results = {

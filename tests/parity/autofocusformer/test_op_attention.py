@@ -2,14 +2,14 @@
 
 from parity.autofocusformer.operators import check_operator, types
 from parity.golden import parametrize_cases
-from segcore.ops.gather_reference import neighbourhood_av, neighbourhood_qk
+from segcore.ops.gather_reference import neighborhood_av, neighborhood_qk
 
 
 @types
 @parametrize_cases("autofocusformer", "op_neighbourhood_qk")
 def test_qk(case, dtype, comparison):
     def operator(members, query, key):
-        return neighbourhood_qk(query, key, members)
+        return neighborhood_qk(query, key, members)
 
     check_operator(case, operator, ("query", "key"), dtype, comparison)
 
@@ -18,6 +18,6 @@ def test_qk(case, dtype, comparison):
 @parametrize_cases("autofocusformer", "op_neighbourhood_av")
 def test_av(case, dtype, comparison):
     def operator(members, attention, value):
-        return neighbourhood_av(attention, value, members)
+        return neighborhood_av(attention, value, members)
 
     check_operator(case, operator, ("attn", "value"), dtype, comparison)

@@ -7,7 +7,7 @@ from parity.golden import parametrize_cases
 from segcore.ops import point_gather, point_gather_reference
 from segcore.ops.gather_reference import (
     deformable_gather_points,
-    neighbourhood_weighted_feature,
+    neighborhood_weighted_feature,
     weighted_gather,
 )
 
@@ -16,7 +16,7 @@ from segcore.ops.gather_reference import (
 @parametrize_cases("autofocusformer", "op_neighbourhood_weighted_feature")
 def test_weighted_feature(case, dtype, comparison):
     def operator(members, weights, features):
-        return neighbourhood_weighted_feature(weights, features, members)
+        return neighborhood_weighted_feature(weights, features, members)
 
     check_operator(case, operator, ("weights", "feat"), dtype, comparison)
 

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autofocusformer.tokens import take
 from parity.autofocusformer.model import build_model_for_case, input_batch
 from parity.golden import fill_model, parametrize_cases
 from parity.mask2former.capture import Capture
+from segcore.ops import take
 
 HEAD = "sem_seg_head"
 PIXEL_DECODER = f"{HEAD}.pixel_decoder"

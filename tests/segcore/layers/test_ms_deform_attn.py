@@ -39,11 +39,11 @@ def by_hand(module, query, reference, value, shapes):
         *map(torch.arange, (*query.shape[:2], heads, levels, points))
     ).tolist():
         rows, columns = shapes[l]
-        offset, centre = offsets[n, q, m, l, p], reference[n, q, l, :2]
+        offset, center = offsets[n, q, m, l, p], reference[n, q, l, :2]
         if reference.shape[-1] == 4:
-            x, y = centre + offset / points * reference[n, q, l, 2:] * 0.5
+            x, y = center + offset / points * reference[n, q, l, 2:] * 0.5
         else:
-            x, y = centre + offset / torch.tensor([columns, rows])
+            x, y = center + offset / torch.tensor([columns, rows])
         x, y = x.item() * columns - 0.5, y.item() * rows - 0.5
         start = sum(h * w for h, w in shapes[:l])
         for row in (math.floor(y), math.floor(y) + 1):

@@ -7,7 +7,7 @@ from torch.library import opcheck
 import operator_checks as checks
 from operator_inputs import cluster_attention_inputs as make_inputs
 from segcore.ops import (
-    ClusterNeighbourhood,
+    ClusterNeighborhood,
     balanced_clusters,
     cluster_attention,
     cluster_attention_reference,
@@ -20,7 +20,7 @@ devices = checks.devices("cluster_attention")
 
 
 def real_clustering(height, width, cluster_size, clusters_per_token, keep=1.0):
-    """Positions in the order of their clusters, and the neighbourhood of a stage."""
+    """Positions in the order of their clusters, and the neighborhood of a stage."""
     generator = torch.Generator().manual_seed(0)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     grid = torch.stack([columns, rows], dim=-1).flatten(0, 1).float()
@@ -32,7 +32,7 @@ def real_clustering(height, width, cluster_size, clusters_per_token, keep=1.0):
     order, centers = balanced_clusters(positions, cluster_size, (height, width))
     positions = positions.gather(1, order[..., None].expand(-1, -1, 2))
     clusters = knn(positions, centers, min(clusters_per_token, centers.shape[1]))
-    return positions, ClusterNeighbourhood(clusters, cluster_size)
+    return positions, ClusterNeighborhood(clusters, cluster_size)
 
 
 def run_with_gradients(arguments):
@@ -47,13 +47,13 @@ def assert_same(arguments, **tolerances):
 
 def test_by_hand():
     """Two tokens, 3 apart along x and 4 along y, each a cluster of its own that sees the other."""
-    neighbourhood = ClusterNeighbourhood(torch.tensor([[[1], [0]]]), 1)
+    neighborhood = ClusterNeighborhood(torch.tensor([[[1], [0]]]), 1)
     arguments = {
         "q": torch.tensor([2.0, 1.0]).view(1, 2, 1, 1),
         "k": torch.tensor([3.0, 5.0]).view(1, 2, 1, 1),
         "v": torch.tensor([10.0, 20.0]).view(1, 2, 1, 1),
         "positions": torch.tensor([[[1.0, 1.0], [4.0, 5.0]]]),
-        "neighbourhood": neighbourhood,
+        "neighborhood": neighborhood,
         "pos_weight": torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5]]),
         "pos_bias": torch.tensor([-2.0]),
         "blank_k": torch.tensor([1.5]),
@@ -107,12 +107,10 @@ def test_matches_twin_at_odd_sizes(sizes, device):
 def test_matches_twin_on_real_clusterings(
     height, width, cluster_size, clusters_per_token, keep, device
 ):
-    positions, neighbourhood = real_clustering(
-        height, width, cluster_size, clusters_per_token, keep
-    )
+    positions, neighborhood = real_clustering(height, width, cluster_size, clusters_per_token, keep)
     tokens = positions.shape[1]
     arguments = make_inputs(
-        tokens=tokens, positions=positions, neighbourhood=neighbourhood, device=device
+        tokens=tokens, positions=positions, neighborhood=neighborhood, device=device
     )
     assert_same(arguments)
 
@@ -120,8 +118,8 @@ def test_matches_twin_on_real_clusterings(
 @devices
 @pytest.mark.parametrize("tokens", [1, 7, 49, 300])
 def test_global_attention_sees_every_token(tokens, device):
-    everything = ClusterNeighbourhood.of_all(2, tokens)
-    arguments = make_inputs(tokens=tokens, device=device, neighbourhood=everything)
+    everything = ClusterNeighborhood.global_attention(2, tokens)
+    arguments = make_inputs(tokens=tokens, device=device, neighborhood=everything)
     assert_same(arguments)
     arguments["pos_weight"].zero_(), arguments["pos_bias"].zero_()
     blanks = [
@@ -138,10 +136,10 @@ def test_global_attention_sees_every_token(tokens, device):
 @devices
 def test_all_clusters_are_global_attention(device):
     arguments = make_inputs(clusters_per_token=5, device=device)
-    everything = ClusterNeighbourhood.of_all(2, 37, device=device)
+    everything = ClusterNeighborhood.global_attention(2, 37, device=device)
     torch.testing.assert_close(
         cluster_attention(**arguments),
-        cluster_attention(**{**arguments, "neighbourhood": everything}),
+        cluster_attention(**{**arguments, "neighborhood": everything}),
     )
 
 
@@ -193,10 +191,10 @@ def test_large_logits(dtype, device):
 
 
 @devices
-def test_tokens_outside_the_neighbourhood_do_not_leak(device):
+def test_tokens_outside_the_neighborhood_do_not_leak(device):
     """NaN in tokens that nobody sees stays there."""
-    neighbourhood = ClusterNeighbourhood(torch.zeros(1, 20, 1, dtype=torch.int64), 8)
-    arguments = make_inputs(batch=1, tokens=20, neighbourhood=neighbourhood, device=device)
+    neighborhood = ClusterNeighborhood(torch.zeros(1, 20, 1, dtype=torch.int64), 8)
+    arguments = make_inputs(batch=1, tokens=20, neighborhood=neighborhood, device=device)
     arguments["k"] = arguments["k"].clone()
     arguments["v"] = arguments["v"].clone()
     arguments["k"][:, 8:] = torch.nan
@@ -255,14 +253,14 @@ def test_second_derivative_is_refused():
 @pytest.mark.parametrize("sizes", [{}, {"tokens": 0}, {"channels": 3, "tokens": 5}], ids=str)
 def test_opcheck(sizes, dtype, requires_grad, device):
     arguments = make_inputs(dtype=dtype, device=device, **sizes)
-    neighbourhood = arguments.pop("neighbourhood")
+    neighborhood = arguments.pop("neighborhood")
     q, k, v, positions, *parameters = arguments.values()
     tensors = [t.detach().requires_grad_(requires_grad) for t in (q, k, v, *parameters)]
-    before = (*tensors[:3], positions, neighbourhood.clusters, neighbourhood.cluster_size)
-    users = neighbourhood.users()
-    opcheck(torch.ops.segcore.cluster_attention.default, (*before, *tensors[3:], 0.5, *users))
+    before = (*tensors[:3], positions, neighborhood.clusters, neighborhood.cluster_size)
+    after = (*tensors[3:], 0.5, *neighborhood.inverse_lists())
+    opcheck(torch.ops.segcore.cluster_attention.default, (*before, *after))
     grad_output = torch.randn(*q.shape[:2], q.shape[2] * q.shape[3]).to(q)
-    arguments = (grad_output, *before, *tensors[3:], 0.5, *users)
+    arguments = (grad_output, *before, *after)
     opcheck(
         torch.ops.segcore.cluster_attention_backward.default,
         tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments),
@@ -329,7 +327,7 @@ def test_same_bits_in_every_run_with_any_number_of_threads(sizes, device):
 def test_kernels_refuse_clusters_that_do_not_exist():
     for number in (-1, 5):
         arguments = make_inputs()
-        arguments["neighbourhood"].clusters[1, 7, 2] = number
+        arguments["neighborhood"].clusters[1, 7, 2] = number
         with pytest.raises(RuntimeError, match=f"clusters: expected .* 0 to 4, got {number}"):
             cluster_attention(**arguments)
 
@@ -344,12 +342,12 @@ def test_kernels_refuse_clusters_that_do_not_exist():
         ("v", lambda t: t.float(), TypeError, "v: expected the type of q, torch.float64"),
         ("v", lambda t: t.long(), TypeError, "v: expected one of float64"),
         ("positions", lambda t: t[..., :1], ValueError, r"positions: .* \(2, 37, 2\)"),
-        ("neighbourhood", lambda n: n.clusters, TypeError, "expected a ClusterNeighbourhood"),
+        ("neighborhood", lambda n: n.clusters, TypeError, "expected a ClusterNeighborhood"),
         (
-            "neighbourhood",
-            lambda n: ClusterNeighbourhood(n.clusters[:, 1:], 8),
+            "neighborhood",
+            lambda n: ClusterNeighborhood(n.clusters[:, 1:], 8),
             ValueError,
-            r"neighbourhood: expected clusters of shape \(2, 37, R\), got \(2, 36, 3\)",
+            r"neighborhood: expected clusters of shape \(2, 37, R\), got \(2, 36, 3\)",
         ),
         ("pos_weight", lambda t: t.T, ValueError, r"pos_weight: expected shape \(3, 5\)"),
         ("pos_bias", lambda t: t[1:], ValueError, r"pos_bias: expected shape \(3,\)"),

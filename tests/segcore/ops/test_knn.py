@@ -13,7 +13,7 @@ devices = checks.devices("knn")
 @devices
 @pytest.mark.parametrize("k", [1, 2, 6, 9, 33])
 @pytest.mark.parametrize(
-    "kind", ["scattered", "grid", "flat", "one place", "dense corner", "far away", "small offsets"]
+    "kind", ["scattered", "grid", "flat", "one point", "dense corner", "far away", "small offsets"]
 )
 def test_matches_twin(kind, k, device):
     queries, points = (tensor.to(device) for tensor in knn_inputs(kind))

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import operator_checks as checks
 import segcore
+from segcore import ops
 from segcore.ops import _library
 
 PROGRAM = """
@@ -74,3 +77,23 @@ def test_the_doctor_says_why(package):
 def test_devices_without_kernels_get_the_twin(device):
     assert not _library.is_compiled("knn", device)
     assert _library.why_not_compiled("knn", device)
+
+
+public_functions = pytest.mark.parametrize(
+    "name", [name for name in _library.operators() if not name.endswith("_backward")]
+)
+
+
+@public_functions
+def test_public_functions_have_names_and_code_of_their_own(name):
+    for function in (getattr(ops, name), getattr(ops, f"{name}_reference")):
+        assert function.__name__ == function.__code__.co_name
+        assert function.__doc__
+
+
+@checks.needs_binary("knn")
+@public_functions
+def test_arguments_are_those_of_the_schema(name):
+    arguments = sys.modules[getattr(ops, name).__module__].Arguments
+    schema = getattr(torch.ops.segcore, name).default._schema
+    assert list(arguments._fields) == [argument.name for argument in schema.arguments]

@@ -4,6 +4,7 @@ from torch.autograd import gradcheck
 from torch.library import opcheck
 
 import operator_checks as checks
+from operator_inputs import ms_deform_attn_inputs
 from segcore.ops import ms_deform_attn, ms_deform_attn_reference
 
 SHAPES = [(6, 5), (3, 4), (1, 2)]
@@ -11,32 +12,13 @@ needs_binary = checks.needs_binary("ms_deform_attn")
 devices = checks.devices("ms_deform_attn")
 
 
-def make_inputs(
-    *,
-    batch=2,
-    heads=3,
-    channels=8,
-    queries=7,
-    shapes=SHAPES,
-    points=4,
-    dtype=torch.float64,
-    device="cpu",
-    spread=1.6,
-    requires_grad=False,
-):
-    """Random arguments; locations in a square of side ``spread`` around the map's centre."""
-    generator = torch.Generator().manual_seed(0)
-    precision = torch.float64 if dtype == torch.float64 else torch.float32
-    tokens = sum(height * width for height, width in shapes)
-    samples = (batch, queries, heads, len(shapes), points)
-    value = torch.randn(batch, tokens, heads, channels, generator=generator, dtype=torch.float64)
-    locations = torch.rand(*samples, 2, generator=generator, dtype=torch.float64)
-    locations = (locations - 0.5) * spread + 0.5
-    weights = torch.randn(*samples, generator=generator, dtype=torch.float64)
-    value = value.to(device, dtype).requires_grad_(requires_grad)
-    locations = locations.to(device, precision).requires_grad_(requires_grad)
-    weights = weights.to(device, precision).requires_grad_(requires_grad)
-    return value, shapes, locations, weights
+def make_inputs(*, shapes=SHAPES, requires_grad=False, **options):
+    """Random arguments in the order of the operator."""
+    arguments = ms_deform_attn_inputs(spatial_shapes=shapes, **options)
+    return tuple(
+        value.requires_grad_(requires_grad) if isinstance(value, torch.Tensor) else value
+        for value in arguments.values()
+    )
 
 
 def run_with_gradients(operator, value, shapes, locations, weights):
@@ -57,7 +39,7 @@ def assert_same(arguments, **tolerances):
 
 
 def test_reference_by_hand():
-    """Level of 2 x 2 cells 1 2 / 3 4, read at the centre, at a cell, and half a cell outside."""
+    """Level of 2 x 2 cells 1 2 / 3 4, read at the center, at a cell, and half a cell outside."""
     value = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
     locations = torch.tensor([[0.5, 0.5], [0.75, 0.25], [0.0, 0.25], [-0.3, 0.5]])
     weights = torch.ones(1, 4, 1, 1, 1)

@@ -51,7 +51,7 @@ def point_deform_attn_inputs(*, levels, tokens, height, width, **sizes):
 
 
 def knn_inputs(*, batch, queries, points, k, dtype):
-    kind = random.choice(["grid", "flat", "one place", "dense corner", "far away", "any"])
+    kind = random.choice(["grid", "flat", "one point", "dense corner", "far away", "any"])
     tensors = inputs.knn_inputs(kind, batch, queries, points)
     return {"queries": tensors[0], "points": tensors[1], "k": min(k, points)}
 
@@ -76,7 +76,7 @@ OPERATORS = [
         {"batch": 3, "tokens": 60, "heads": 4, "channels": 70, "cluster_size": 20,
          "clusters_per_token": 4},
         ("q", "k", "v", "pos_weight", "pos_bias", "blank_k", "blank_v"),
-        "neighbourhood",
+        "neighborhood",
         ("cluster_size",),
     ),
     Case(
@@ -102,7 +102,7 @@ OPERATORS = [
         {"batch": 3, "levels": 4, "tokens": 30, "heads": 4, "channels": 40, "queries": 9,
          "points": 5, "k": 6, "height": 9, "width": 9},
         ("values", "locations", "attention", "power"),
-        "neighbours",
+        "neighbors",
         ("tokens", "k", "height", "width"),
     ),
     Case(
@@ -226,7 +226,7 @@ def test_indices_out_of_range_are_refused(case, seed):
     arguments = case.make_inputs(**case.sizes)
     indices = arguments[case.indices]
     count = arguments[case.differentiable[0]].shape[1]
-    if isinstance(indices, ops.ClusterNeighbourhood):
+    if isinstance(indices, ops.ClusterNeighborhood):
         count, indices = indices.num_clusters, indices.clusters
     limits = torch.iinfo(indices.dtype)
     wrong = random.choice([-2, limits.min, count, limits.max])
@@ -243,7 +243,7 @@ def schema_arguments(case, arguments):
         return list(arguments.values())
     q, k, v, positions, neighborhood, *parameters = arguments.values()
     clusters = (neighborhood.clusters, neighborhood.cluster_size)
-    return [q, k, v, positions, *clusters, *parameters, 0.5, *neighborhood.users()]
+    return [q, k, v, positions, *clusters, *parameters, 0.5, *neighborhood.inverse_lists()]
 
 
 def spoiled(value):

@@ -1,14 +1,14 @@
-"""Which tokens see which: the neighbourhoods of AutoFocusFormer (Ziwen et al., CVPR 2023)."""
+"""Neighborhoods of tokens made of whole clusters (AutoFocusFormer, Ziwen et al., CVPR 2023)."""
 
 import torch
 from torch import Tensor
 
 from ._checks import check_dims
-from .gather_reference import gather_tokens
+from .take import take
 
 
-class ClusterNeighbourhood:
-    """For every token the clusters whose tokens it sees; one for all blocks of a stage.
+class ClusterNeighborhood:
+    """Clusters whose tokens each token sees; shared by all blocks of a stage.
 
     Cluster ``j`` holds the tokens ``j * cluster_size`` up to, but not including,
     ``(j + 1) * cluster_size``: tokens are in the order of their clusters. The last cluster may be
@@ -32,40 +32,40 @@ class ClusterNeighbourhood:
             raise ValueError(f"cluster_size: expected an integer of at least 1, got {cluster_size}")
         self.clusters = clusters.to(torch.int32).contiguous()
         self.cluster_size = cluster_size
-        self._users: tuple[Tensor, Tensor] | None = None
+        self._inverse_lists: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def of_all(cls, batch: int, num_tokens: int, *, device=None) -> "ClusterNeighbourhood":
-        """Global attention: one cluster of all tokens, seen by all tokens."""
+    def global_attention(cls, batch: int, num_tokens: int, *, device=None) -> "ClusterNeighborhood":
+        """Return the neighborhood of global attention: one cluster of all tokens."""
         clusters = torch.zeros(batch, num_tokens, 1, dtype=torch.int32, device=device)
         return cls(clusters, max(num_tokens, 1))
 
     @property
     def num_tokens(self) -> int:
-        """N."""
+        """Number of tokens N of an image."""
         return self.clusters.shape[1]
 
     @property
     def num_clusters(self) -> int:
-        """ceil(N / cluster_size)."""
+        """Number of clusters of an image, ceil(N / cluster_size)."""
         return -(-self.num_tokens // self.cluster_size)
 
     @property
     def num_members(self) -> int:
-        """m = R * cluster_size: slots of a token's neighbourhood, empty ones included."""
+        """Number m = R * cluster_size of slots of a token's neighborhood, empty ones included."""
         return self.clusters.shape[2] * self.cluster_size
 
-    def members(self, of: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The neighbourhoods token by token.
+    def members(self, tokens: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the neighborhoods token by token.
 
         Args:
-            of: (B, Q) integers: only those of these tokens, instead of all N
+            tokens: (B, Q) integers: neighborhoods of these tokens only, instead of all N
 
         Returns:
             (B, Q, m) int64 tokens of the clusters, one cluster after the other, 0 in empty slots;
             (B, Q, m) bool, False in empty slots, or None if there are no empty slots
         """
-        clusters = self.clusters if of is None else gather_tokens(self.clusters, of)
+        clusters = self.clusters if tokens is None else take(self.clusters, tokens)
         slots = torch.arange(self.cluster_size, device=clusters.device)
         members = (clusters.long()[..., None] * self.cluster_size + slots).flatten(2)
         if self.num_tokens % self.cluster_size == 0:
@@ -73,22 +73,21 @@ class ClusterNeighbourhood:
         valid = members < self.num_tokens
         return torch.where(valid, members, 0), valid
 
-    def users(self) -> tuple[Tensor, Tensor]:
-        """The inverse lists: which tokens see a cluster. Built when first asked for.
+    def inverse_lists(self) -> tuple[Tensor, Tensor]:
+        """Return the tokens that see each cluster, in compressed rows (CSR); built once.
 
         Returns:
-            (B, N * R) int32 tokens in ascending order, of one cluster after the other;
-            (B, num_clusters + 1) int64 where the tokens of each cluster begin and end
+            indices (B, N * R) int32: tokens that see a cluster in ascending order, cluster after
+            cluster; offsets (B, num_clusters + 1) int64: bounds of each cluster in the indices
         """
-        if self._users is None:
-            self._users = self._invert()
-        return self._users
+        if self._inverse_lists is None:
+            self._inverse_lists = self._invert()
+        return self._inverse_lists
 
     def _invert(self) -> tuple[Tensor, Tensor]:
         clusters_per_token = self.clusters.shape[2]
         clusters, order = self.clusters.flatten(1).sort(dim=1, stable=True)
-        users = order.div(max(clusters_per_token, 1), rounding_mode="floor").to(torch.int32)
-        borders = torch.arange(
-            self.num_clusters + 1, dtype=torch.int32, device=clusters.device
-        ).expand(len(clusters), -1)
-        return users, torch.searchsorted(clusters, borders.contiguous())
+        indices = order.div(max(clusters_per_token, 1), rounding_mode="floor").to(torch.int32)
+        numbers = torch.arange(self.num_clusters + 1, dtype=torch.int32, device=clusters.device)
+        numbers = numbers.expand(len(clusters), -1).contiguous()
+        return indices, torch.searchsorted(clusters, numbers)

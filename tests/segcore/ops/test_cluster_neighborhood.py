@@ -3,16 +3,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from segcore.ops import ClusterNeighbourhood
+from segcore.ops import ClusterNeighborhood
 
 CLUSTERS = torch.tensor([[[0, 2], [1, 0], [2, 1], [1, 2], [0, 1]], [[2, 1], [0, 1]] * 2 + [[0, 2]]])
 
 
 def test_members_of_part_filled_clusters():
-    neighbourhood = ClusterNeighbourhood(CLUSTERS, 2)  # tokens 0 1 | 2 3 | 4
-    members, valid = neighbourhood.members()
-    assert (neighbourhood.num_tokens, neighbourhood.num_clusters) == (5, 3)
-    assert neighbourhood.num_members == 4
+    neighborhood = ClusterNeighborhood(CLUSTERS, 2)  # tokens 0 1 | 2 3 | 4
+    members, valid = neighborhood.members()
+    assert (neighborhood.num_tokens, neighborhood.num_clusters) == (5, 3)
+    assert neighborhood.num_members == 4
     assert members[0].tolist() == [
         [0, 1, 4, 0],
         [2, 3, 0, 1],
@@ -24,34 +24,34 @@ def test_members_of_part_filled_clusters():
 
 
 def test_no_mask_where_all_clusters_are_full():
-    members, valid = ClusterNeighbourhood(CLUSTERS[:, :4] % 2, 2).members()
+    members, valid = ClusterNeighborhood(CLUSTERS[:, :4] % 2, 2).members()
     assert valid is None
     assert members.shape == (2, 4, 4)
 
 
-def test_users_are_the_inverse():
-    users, borders = ClusterNeighbourhood(CLUSTERS, 2).users()
+def test_inverse_lists():
+    indices, offsets = ClusterNeighborhood(CLUSTERS, 2).inverse_lists()
     lists = [
-        [of_image[begin:end].tolist() for begin, end in pairwise(border)]
-        for of_image, border in zip(users, borders.tolist(), strict=True)
+        [image_indices[begin:end].tolist() for begin, end in pairwise(image_offsets)]
+        for image_indices, image_offsets in zip(indices, offsets.tolist(), strict=True)
     ]
     assert lists == [[[0, 1, 4], [1, 2, 3, 4], [0, 2, 3]], [[1, 3, 4], [0, 1, 2, 3], [0, 2, 4]]]
 
 
-def test_users_are_built_once():
-    neighbourhood = ClusterNeighbourhood(CLUSTERS, 2)
-    assert neighbourhood.users()[0] is neighbourhood.users()[0]
+def test_inverse_lists_are_built_once():
+    neighborhood = ClusterNeighborhood(CLUSTERS, 2)
+    assert neighborhood.inverse_lists()[0] is neighborhood.inverse_lists()[0]
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 5])
-def test_of_all(tokens):
-    neighbourhood = ClusterNeighbourhood.of_all(2, tokens)
-    members, valid = neighbourhood.members()
+def test_global_attention(tokens):
+    neighborhood = ClusterNeighborhood.global_attention(2, tokens)
+    members, valid = neighborhood.members()
     assert valid is None
     assert members.tolist() == [[list(range(tokens))] * tokens] * 2
-    users, borders = neighbourhood.users()
-    assert torch.equal(users, torch.arange(tokens, dtype=torch.int32).expand(2, tokens))
-    assert borders.tolist() == [[0, tokens] if tokens else [0]] * 2
+    indices, offsets = neighborhood.inverse_lists()
+    assert torch.equal(indices, torch.arange(tokens, dtype=torch.int32).expand(2, tokens))
+    assert offsets.tolist() == [[0, tokens] if tokens else [0]] * 2
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_of_all(tokens):
 )
 def test_clear_errors(clusters, cluster_size, error, message):
     with pytest.raises(error, match=message):
-        ClusterNeighbourhood(clusters, cluster_size)
+        ClusterNeighborhood(clusters, cluster_size)

@@ -1,0 +1,105 @@
+"""Definition of operators: public function, PyTorch twin, fake kernels and autograd, all from one
+tuple of prepared arguments."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import torch
+from torch import Tensor
+
+from ._library import NAMESPACE, add_operator, is_compiled
+
+P = ParamSpec("P")
+
+
+def operator(
+    arguments: type,
+    *,
+    reference: Callable[[Any], Any],
+    fake: Callable[[Any], Any],
+    differentiable: Sequence[str] = (),
+) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """Define an operator by a function that checks and prepares its arguments.
+
+    The decorated function has the name, the signature and the docstring of the public function, and
+    returns ``arguments``. The public function passes these to the compiled kernel where there is
+    one for the device of the first, otherwise to ``reference``. Its attribute ``reference`` is the
+    twin: the same function with ``reference`` on every device.
+
+    Args:
+        arguments: NamedTuple with the arguments of the operator's schema in ``csrc/ops.cpp``
+        reference: results of ``arguments`` in plain PyTorch
+        fake: empty results of ``arguments``, for ``torch.compile`` and meta tensors
+        differentiable: arguments that have a gradient, in the order in which ``<name>_backward``
+            returns these; its arguments are the gradient of the output and ``arguments``
+    """
+
+    def define(prepare: Callable[P, Any]) -> Callable[P, Any]:
+        name = prepare.__name__
+
+        @wraps(prepare)
+        def public(*args: P.args, **kwargs: P.kwargs) -> Any:
+            prepared = prepare(*args, **kwargs)
+            if is_compiled(name, prepared[0].device.type):
+                return getattr(getattr(torch.ops, NAMESPACE), name)(*prepared)
+            return reference(prepared)
+
+        @wraps(prepare)
+        def twin(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return reference(prepare(*args, **kwargs))
+
+        twin.__name__ = twin.__qualname__ = f"{name}_reference"
+        twin.__doc__ = f"Plain PyTorch twin of :func:`{name}`: the specification of its kernels."
+        for function in (public, twin):
+            # One code object each: torch.compile limits the recompilations of a code object, and
+            # tracebacks show its name.
+            function.__code__ = function.__code__.replace(co_name=function.__name__)
+        public.reference = twin
+        if add_operator(name):
+            torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *a: fake(arguments(*a)))
+        if differentiable and add_operator(f"{name}_backward"):
+            _register_autograd(name, arguments, tuple(differentiable))
+        return public
+
+    return define
+
+
+def _register_autograd(name: str, arguments: type, differentiable: tuple[str, ...]) -> None:
+    def save_arguments(ctx, inputs, output) -> None:
+        by_name = arguments(*inputs)._asdict()
+        ctx.constants = {
+            field: value
+            for field, value in by_name.items()
+            if value is not None and not isinstance(value, Tensor)
+        }
+        ctx.save_for_backward(*(by_name[field] for field in by_name if field not in ctx.constants))
+
+    def backward(ctx, grad_output: Tensor):
+        fields = (field for field in arguments._fields if field not in ctx.constants)
+        tensors = dict(zip(fields, ctx.saved_tensors, strict=True))
+        inputs = arguments(**tensors, **ctx.constants)
+        grads = getattr(getattr(torch.ops, NAMESPACE), f"{name}_backward")(grad_output, *inputs)
+        by_name = dict(zip(differentiable, grads, strict=True))
+        return tuple(
+            by_name.get(field) if value is not None else None
+            for field, value in inputs._asdict().items()
+        )
+
+    def fake_backward(grad_output: Tensor, *inputs) -> tuple[Tensor, ...]:
+        tensors = (getattr(arguments(*inputs), field) for field in differentiable)
+        return tuple(
+            grad_output.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
+            for tensor in tensors
+        )
+
+    def refuse_second_derivative(ctx, *grad_outputs):
+        raise NotImplementedError(
+            f"{name} can be differentiated once; for second derivatives use"
+            f" {NAMESPACE}.ops.{name}_reference"
+        )
+
+    qualified = f"{NAMESPACE}::{name}"
+    torch.library.register_autograd(qualified, backward, setup_context=save_arguments)
+    torch.library.register_fake(f"{qualified}_backward", fake_backward)
+    torch.library.register_autograd(f"{qualified}_backward", refuse_second_derivative)
