@@ -7,9 +7,9 @@ from random import Random
 import numpy as np
 import pytest
 from PIL import Image
-from segcore.data.images import read_ids, read_image
 
 from fuzz.fuzzing import mutated_bytes, run_cases, tree
+from segcore.data.images import read_ids, read_image
 from segcore.errors import ImageError
 
 FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "AVIF"]
