@@ -32,7 +32,7 @@ from segcore.demo import (
     predict_photos,
     read_photo,
 )
-from segcore.engine import output_folder, run_log, setup_config
+from segcore.engine import output_folder, run_log
 from segcore.program import run_program
 from segcore.text import printable
 from segcore.visualization import format_rows
@@ -48,8 +48,14 @@ class DemoParser(argparse.ArgumentParser):
     def __init__(self):
         super().__init__(description=__doc__.partition("\n")[0], allow_abbrev=False)
         self.add_argument("photos", nargs="*", help="photos, or folders of photos")
-        self.add_argument("--config-file", required=True, metavar="FILE")
-        self.add_argument("--weights", default="", help="file or URL; default: MODEL.WEIGHTS")
+        self.add_argument(
+            "--config-file",
+            metavar="FILE",
+            help="needed for weights that train_net.py has not written, which carry theirs",
+        )
+        self.add_argument(
+            "--weights", help="file, URL, or folder of a training; default: MODEL.WEIGHTS"
+        )
         self.add_argument("--output", required=True, metavar="DIR")
         self.add_argument(
             "--score-threshold", type=share, default=0.5, help="of instances; default %(default)s"
@@ -126,23 +132,21 @@ def main(args: argparse.Namespace) -> int:
     photos, empty = collect_photos(args.photos)
     check_output(args.output, photos)
     with run_log(None):
-        device = ["MODEL.DEVICE", args.device] if args.device else []
-        cfg = setup_config(args.config_file, [*args.opts, *device])
-        predictor = PhotoPredictor(cfg, args.weights)
+        predictor = PhotoPredictor(
+            args.config_file, args.weights, device=args.device, options=args.opts
+        )
     if args.show_focus:
         predictor.require_focus()
     if args.show_attention is not None:
         predictor.require_attention(args.show_attention)
     with output_folder(args.output, trains_anew=False), exit_on_termination():
-        failed = predict_all(photos, predictor, cfg.INPUT.MAX_PIXELS, args)
+        failed = predict_all(photos, predictor, args)
     for folder in empty:
         print(f"failed: {printable(folder)}: no photos in this folder", file=sys.stderr)
     return 1 if failed or empty else 0
 
 
-def predict_all(
-    photos: Sequence[Path], predictor: PhotoPredictor, max_pixels: int, args: argparse.Namespace
-) -> int:
+def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argparse.Namespace) -> int:
     """Write the results of all photos and return how many failed."""
     if has_results(args.output):
         print(
@@ -152,7 +156,7 @@ def predict_all(
     writer = ResultWriter(args.output, predictor.categories, args.score_threshold)
 
     def predict(path: Path) -> str:
-        photo = read_photo(path, max_pixels)
+        photo = read_photo(path, predictor.cfg.INPUT.MAX_PIXELS)
         focus = attention = None
         if args.show_focus:
             focus = predictor.focus(photo)

@@ -157,6 +157,12 @@ def test_photos_to_files_and_table(demo, trained, tmp_path, capsys):
     assert all(r["score"] >= 0.1 for r in json.loads((output / "instances.json").read_text()))
 
 
+def test_the_folder_of_a_training_is_enough(demo, trained, tmp_path):
+    given = (photo(tmp_path / "a.png"), "--weights", trained, "--output", tmp_path / "out")
+    assert demo.run([*map(str, given), "--device", "cpu"]) == 0
+    assert (tmp_path / "out/overlay/a.jpg").exists()
+
+
 def arguments(demo, *given):
     parsed = demo.DemoParser().parse_args(["--config-file", "c", "--output", "o", *given])
     return parsed.photos, parsed.opts, parsed.show_attention
