@@ -100,7 +100,7 @@ def _is_box(value: object) -> bool:
 
 def file_name_fault(name: object) -> str | None:
     """Check the name of a file relative to a folder, which it must not leave."""
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or name.endswith("/"):
         return f"expected a file name, got {short_repr(name)}"
     if "\0" in name or not _is_unicode(name):
         return f"expected a file name in Unicode without NUL, got {short_repr(name)}"

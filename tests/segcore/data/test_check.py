@@ -199,6 +199,10 @@ JSON_PLANTS = {
         lambda f: f.data["annotations"][0].update(file_name=str(f.pngs / "a.png")),
         ("broken record", "'file_name'", "inside of it"),
     ),
+    "file name with a slash behind": (
+        lambda f: f.data["annotations"][0].update(file_name="a.png/"),
+        ("broken record", "'a.png/'"),
+    ),
     "file name with NUL": (
         lambda f: f.data["images"][0].update(file_name="a\0.jpg"),
         ("broken record", r"a\x00.jpg"),
