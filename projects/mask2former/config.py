@@ -1,5 +1,6 @@
 """Keys of Mask2Former, with the official names and code defaults."""
 
+import math
 from collections.abc import Collection, Iterator
 
 from detectron2.config import CfgNode
@@ -7,6 +8,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from segcore.backbones.features import FEATURES
 from segcore.config.rules import (
+    BACKBONE_SECTIONS,
     add_rules,
     boolean,
     dropout,
@@ -20,6 +22,7 @@ from segcore.config.rules import (
     unknown_features,
 )
 
+NUM_MAPS = 3  # that the transformer decoder attends to
 MAPS = ("multi_scale_pixel_decoder", "transformer_encoder", "pixel_embedding")
 
 
@@ -137,14 +140,22 @@ def _mask2former(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.SEM_SEG_HEAD.IN_FEATURES, {list(head.IN_FEATURES)}, got {list(encoded)}"
         )
     elif name == "MSDeformAttnPixelDecoder" and set(head.IN_FEATURES) <= set(FEATURES):
+        backbone = cfg.MODEL.get(BACKBONE_SECTIONS.get(cfg.MODEL.BACKBONE.NAME), {})
         finest, finest_encoded = (
-            4 * 2 ** min(map(FEATURES.index, features)) for features in (head.IN_FEATURES, encoded)
+            backbone.get("PATCH_SIZE", 4) * 2 ** min(map(FEATURES.index, features))
+            for features in (head.IN_FEATURES, encoded)
         )
         if not finest <= head.COMMON_STRIDE <= finest_encoded:
             yield (
                 f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE: expected {finest} to {finest_encoded}, the "
                 "strides of the finest of IN_FEATURES and of "
                 f"DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES, got {head.COMMON_STRIDE}"
+            )
+        elif len(set(encoded)) + int(math.log2(finest_encoded / head.COMMON_STRIDE)) < NUM_MAPS:
+            yield (
+                "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES: expected "
+                f"{NUM_MAPS} maps or more, of these features and of the halvings of their stride "
+                f"down to COMMON_STRIDE, {head.COMMON_STRIDE}, got {list(encoded)}"
             )
     maps = mask_former.TRANSFORMER_IN_FEATURE
     if maps not in (*MAPS, *head.IN_FEATURES):
