@@ -58,7 +58,9 @@ class MetricsFile(HookBase):
             self._write()
 
     def state_dict(self) -> dict[str, Any]:
-        storage = self.trainer.storage
+        storage = getattr(self.trainer, "storage", None)
+        if storage is None:  # before training
+            return {"scalars": self._scalars}
         hints = storage.smoothing_hints()
         return {
             "scalars": {
@@ -71,7 +73,13 @@ class MetricsFile(HookBase):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._scalars = state_dict["scalars"]
+        self._scalars = {
+            name: {
+                "smoothing": bool(scalar["smoothing"]),
+                "values": [(float(value), int(iteration)) for value, iteration in scalar["values"]],
+            }
+            for name, scalar in state_dict["scalars"].items()
+        }
 
     def _is_due(self, iteration: int) -> bool:
         following = iteration + 1

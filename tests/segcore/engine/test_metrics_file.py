@@ -123,3 +123,18 @@ def test_without_a_file_nothing_is_written():
     hook = MetricsFile(None)
     hook.restore(None, 5)
     assert hook.last_written == -1
+
+
+@pytest.mark.parametrize(
+    "scalars",
+    [
+        [1],
+        {"loss": 1},
+        {"loss": {"smoothing": True}},
+        {"loss": {"smoothing": True, "values": [1]}},
+        {"loss": {"smoothing": True, "values": [["x", 1]]}},
+    ],
+)
+def test_window_of_another_form_is_refused_when_it_is_loaded(scalars):
+    with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
+        MetricsFile(None).load_state_dict({"scalars": scalars})
