@@ -141,12 +141,12 @@ struct MemberBuffers {
   A* grad_importance;  // (entries)
 };
 
-// Sums the numbers of all lanes; one of them writes the totals one after the other.
+// Sums the values of all lanes; one of them writes the totals one after the other.
 template <int kLanes, int kCount, typename A>
 __device__ inline void write_totals(
-    const Group<kLanes>& group, const A (&numbers)[kCount], double*& totals) {
+    const Group<kLanes>& group, const A (&values)[kCount], double*& totals) {
   for (int i = 0; i < kCount; ++i) {
-    const A total = sum_of_lanes<kLanes>(numbers[i]);
+    const A total = sum_of_lanes<kLanes>(values[i]);
     if (group.active && group.lane == 0) totals[i] = total;
   }
   totals += kCount;

@@ -66,32 +66,32 @@ __device__ inline T max_of_lanes(T value) {
   return value;
 }
 
-// kCount numbers that are read or written in one access; their address must be a multiple of their
+// kCount values that are read or written in one access; their address must be a multiple of their
 // size in bytes.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
-  T number[kCount];
+  T values[kCount];
 };
 
 template <int kCount, typename Accumulator, typename T>
-__device__ inline void load(const T* address, Accumulator (&numbers)[kCount]) {
+__device__ inline void load(const T* address, Accumulator (&values)[kCount]) {
   const Pack<T, kCount> pack = *reinterpret_cast<const Pack<T, kCount>*>(address);
-  for (int j = 0; j < kCount; ++j) numbers[j] = static_cast<Accumulator>(pack.number[j]);
+  for (int j = 0; j < kCount; ++j) values[j] = static_cast<Accumulator>(pack.values[j]);
 }
 
 template <int kCount, typename Accumulator, typename T>
-__device__ inline void store(T* address, const Accumulator (&numbers)[kCount]) {
+__device__ inline void store(T* address, const Accumulator (&values)[kCount]) {
   Pack<T, kCount> pack;
-  for (int j = 0; j < kCount; ++j) pack.number[j] = static_cast<T>(numbers[j]);
+  for (int j = 0; j < kCount; ++j) pack.values[j] = static_cast<T>(values[j]);
   *reinterpret_cast<Pack<T, kCount>*>(address) = pack;
 }
 
 // sum[j] += scale * row[j]
 template <int kCount, typename A, typename T>
 __device__ inline void add_scaled(A scale, const T* row, A (&sum)[kCount]) {
-  A numbers[kCount];
-  load(row, numbers);
-  for (int j = 0; j < kCount; ++j) sum[j] += scale * numbers[j];
+  A values[kCount];
+  load(row, values);
+  for (int j = 0; j < kCount; ++j) sum[j] += scale * values[j];
 }
 
 // Part of the product of two rows that one of kLanes lanes sums.
@@ -115,20 +115,20 @@ constexpr bool kHasVectorAtomics = true;
 constexpr bool kHasVectorAtomics = false;
 #endif
 
-// Atomic addition of scale * numbers.
+// Atomic addition of scale * values.
 template <int kCount, typename T>
-__device__ inline void atomic_add(T* address, T scale, const T (&numbers)[kCount]) {
+__device__ inline void atomic_add(T* address, T scale, const T (&values)[kCount]) {
   if constexpr (kHasVectorAtomics && std::is_same_v<T, float> && kCount % 4 == 0) {
     for (int j = 0; j < kCount; j += 4) {
       const float4 four = make_float4(
-          scale * numbers[j],
-          scale * numbers[j + 1],
-          scale * numbers[j + 2],
-          scale * numbers[j + 3]);
+          scale * values[j],
+          scale * values[j + 1],
+          scale * values[j + 2],
+          scale * values[j + 3]);
       atomicAdd(reinterpret_cast<float4*>(address + j), four);
     }
   } else {
-    for (int j = 0; j < kCount; ++j) atomicAdd(address + j, scale * numbers[j]);
+    for (int j = 0; j < kCount; ++j) atomicAdd(address + j, scale * values[j]);
   }
 }
 

@@ -15,7 +15,7 @@ class ClusterNeighborhood:
     part-filled.
 
     Args:
-        clusters: (B, N, R) integers: numbers of the clusters that each of N tokens sees, 0 up to,
+        clusters: (B, N, R) integers: indices of the clusters that each of N tokens sees, 0 up to,
             but not including, ``num_clusters``
         cluster_size: tokens a cluster
 
@@ -88,6 +88,6 @@ class ClusterNeighborhood:
         clusters_per_token = self.clusters.shape[2]
         clusters, order = self.clusters.flatten(1).sort(dim=1, stable=True)
         indices = order.div(max(clusters_per_token, 1), rounding_mode="floor").to(torch.int32)
-        numbers = torch.arange(self.num_clusters + 1, dtype=torch.int32, device=clusters.device)
-        numbers = numbers.expand(len(clusters), -1).contiguous()
-        return indices, torch.searchsorted(clusters, numbers)
+        bounds = torch.arange(self.num_clusters + 1, dtype=torch.int32, device=clusters.device)
+        bounds = bounds.expand(len(clusters), -1).contiguous()
+        return indices, torch.searchsorted(clusters, bounds)
