@@ -1,11 +1,12 @@
 PYTHON  ?= python3
 SYSTEM  ?= mask2former
+SECONDS ?= 60
 WORKERS ?= 2
 VENV_PYTHON := .venv/bin/python
 BENCHMARKS  := $(filter-out common,$(basename $(notdir $(wildcard benchmarks/[!_]*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench cuda sanitize clean
+.PHONY: help install demo test lint bench cuda sanitize fuzz clean
 
 help:     ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ cuda: install  ## Compile the GPU code, without a GPU (TORCH_CUDA_ARCH_LIST=9.0)
 
 sanitize: install  ## Test the CPU operators under AddressSanitizer and UBSan
 	@$(VENV_PYTHON) tools/sanitize.py
+
+fuzz: install  ## Try damaged files at every door (SECONDS=60 for each of about 25 tests)
+	@OMP_NUM_THREADS=1 FUZZ_SECONDS=$(SECONDS) $(VENV_PYTHON) -m pytest -n $(WORKERS) tests/fuzz
 
 clean:    ## Remove what was built, but neither .venv nor output/
 	rm -rf build dist .pytest_cache .ruff_cache projects/*.egg-info projects/segcore/*.so

@@ -67,7 +67,7 @@ def crafted_pickle(random: Random) -> bytes:
             Payload(open, target, "w"),
             Payload(eval, f"open({target!r}, 'w')"),
             Payload(exec, f"open({target!r}, 'w')"),
-            Payload(getattr, os, "system"),
+            Payload(getattr, "text", "upper"),
             Payload(torch.load, target),
             Payload(io.open_code, "/etc/passwd"),
             Payload(bytearray, 2**40),
