@@ -18,6 +18,7 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from segcore.errors import DataError
 from segcore.evaluation.classification import AccuracyEvaluator
 from segcore.evaluation.instance import InstanceSegEvaluator
 from segcore.evaluation.panoptic import PanopticEvaluator
@@ -89,7 +90,7 @@ def build_evaluator(
         ValueError: the data set's metadata name no known ``evaluator_type``, the model performs no
             task that the data have ground truth for, or Cityscapes is asked for on several
             machines.
-        FileNotFoundError: ground truth is not where the metadata say.
+        DataError: ground truth is not where the metadata say.
         ImportError: a package of the evaluator is not installed.
     """
     check_evaluation(cfg, dataset_name)
@@ -113,7 +114,7 @@ def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
         for key in GROUND_TRUTH[kind]:
             path = metadata.get(key)
             if path is not None and not PathManager.exists(path):
-                raise FileNotFoundError(
+                raise DataError(
                     f"{path} ({key} of the data set {dataset_name}) does not exist; put the data "
                     "there, set the environment variable DETECTRON2_DATASETS to their folder, or "
                     "train without evaluation by DATASETS.TEST '()'"

@@ -210,11 +210,24 @@ def test_unknown_category_is_named(root):
         DatasetCatalog.get(name)
 
 
+def test_a_broken_annotation_is_named(root):
+    name = "ade20k_panoptic_train"
+    content = write_panoptic(root, name)
+    content["annotations"][0]["segments_info"][0]["id"] = []
+    write_json(root / PANOPTIC_FILES[name][1], content)
+    with pytest.raises(DataError, match=r"segment \[\] of x_1\.png: 'id': expected an integer"):
+        DatasetCatalog.get(name)
+    del content["annotations"][0]["segments_info"]
+    write_json(root / PANOPTIC_FILES[name][1], content)
+    with pytest.raises(DataError, match=r"annotation number 1: 'segments_info' is missing"):
+        DatasetCatalog.get(name)
+
+
 def test_missing_photo_is_named(root):
     name = "ade20k_panoptic_train"
     write_panoptic(root, name)
     (root / PANOPTIC_FILES[name][0] / "x_1.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"x_1\.jpg"):
+    with pytest.raises(DataError, match=r"x_1\.jpg"):
         DatasetCatalog.get(name)
 
 
@@ -278,7 +291,7 @@ def test_instance_loader_of_ade20k(root):
     "name", [*PANOPTIC_FILES, "ade20k_instance_val", "ade20k_full_sem_seg_val"]
 )
 def test_absent_data_say_what_to_prepare(root, name):
-    with pytest.raises(FileNotFoundError, match=f"'{name}'.*\n.*{root}") as error:
+    with pytest.raises(DataError, match=f"'{name}'.*\n.*{root}") as error:
         DatasetCatalog.get(name)
     assert "DETECTRON2_DATASETS" in str(error.value)
 
@@ -301,7 +314,7 @@ def test_a_name_of_somebody_else_is_left_alone(empty_catalogs):
 
 def test_loading_waits_for_the_first_use(empty_catalogs, tmp_path):
     register("late", lambda: [{"file_name": "x"}], needs={str(tmp_path / "late"): "a file"})
-    with pytest.raises(FileNotFoundError, match="late: a file"):
+    with pytest.raises(DataError, match="late: a file"):
         DatasetCatalog.get("late")
     (tmp_path / "late").touch()
     assert DatasetCatalog.get("late") == [{"file_name": "x"}]

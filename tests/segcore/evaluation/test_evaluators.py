@@ -9,6 +9,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators, SemSegEvaluator
 
+from segcore.errors import DataError
 from segcore.evaluation import InstanceSegEvaluator, PanopticEvaluator, build_evaluator
 from segcore.evaluation import build as build_module
 
@@ -151,7 +152,7 @@ def test_unknown_evaluator_type(config):
 
 def test_absent_ground_truth(dataset, config, tmp_path: Path):
     (tmp_path / "panoptic.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"panoptic\.json .*DETECTRON2_DATASETS"):
+    with pytest.raises(DataError, match=r"panoptic\.json .*DETECTRON2_DATASETS"):
         build_evaluator(config("panoptic"), dataset)
 
 

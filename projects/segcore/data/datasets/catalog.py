@@ -7,6 +7,8 @@ from functools import partial
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from segcore.errors import DataError
+
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 DEFAULT_ROOT = "datasets"
 
@@ -36,9 +38,9 @@ def register(name: str, load: Loader, *, needs: dict[str, str], **metadata) -> N
 def _load_existing(name: str, load: Loader, needs: dict[str, str]) -> list[dict]:
     missing = {path: what for path, what in needs.items() if not PathManager.exists(path)}
     if missing:
-        listed = "".join(f"\n  {path}: {what}" for path, what in missing.items())
-        raise FileNotFoundError(
-            f"data set {name!r} is not there. Missing:{listed}\nPrepare these, or set the "
+        listed = "; ".join(f"{path}: {what}" for path, what in missing.items())
+        raise DataError(
+            f"data set {name!r} is not there. Missing:\n{listed}.\nPrepare these, or set the "
             f"environment variable {ROOT_VARIABLE} to the folder of all data sets (it is "
             f"{os.environ.get(ROOT_VARIABLE, f'not set, which means {DEFAULT_ROOT!r}')})."
         )

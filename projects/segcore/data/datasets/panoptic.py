@@ -8,7 +8,9 @@ from detectron2.utils.file_io import PathManager
 from segcore.data.datasets.catalog import register
 from segcore.data.datasets.categories import panoptic_metadata
 from segcore.data.panoptic_format import read_panoptic_json
+from segcore.data.record_rules import annotation_faults, segment_faults
 from segcore.errors import DataError
+from segcore.text import printable, short_repr
 
 
 def register_panoptic(
@@ -64,11 +66,13 @@ def load_panoptic(
     of the JSON: an integer for COCO, a string for ADE20K and Mapillary Vistas.
 
     Raises:
-        DataError: the JSON is not in COCO panoptic format, or a category of a segment is unknown.
-        FileNotFoundError: a file of the first photo is missing.
+        DataError: the JSON is not in COCO panoptic format, a category of a segment is unknown, or
+            a file of the first photo is missing.
     """
     dataset_dicts = []
-    for annotation in read_panoptic_json(panoptic_json)["annotations"]:
+    for position, annotation in enumerate(read_panoptic_json(panoptic_json)["annotations"]):
+        for fault in annotation_faults(annotation):
+            raise DataError(f"{panoptic_json}: annotation number {position + 1}: {fault}")
         file_name = annotation["file_name"]
         stem = PurePath(file_name).stem
         dataset_dicts.append(
@@ -83,7 +87,10 @@ def load_panoptic(
     for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name"):
         for path in (record[key] for record in dataset_dicts[:1]):
             if not PathManager.isfile(path):
-                raise FileNotFoundError(f"{path} ({key} of the first photo of {panoptic_json})")
+                raise DataError(
+                    f"{printable(path)} does not exist ({key} of the first photo of "
+                    f"{panoptic_json})"
+                )
     return dataset_dicts
 
 
@@ -92,10 +99,13 @@ def _contiguous(annotation: dict, metadata: dict, panoptic_json: str) -> list[di
     contiguous = metadata["stuff_dataset_id_to_contiguous_id"]
     segments = annotation["segments_info"]
     for segment in segments:
+        name = f"segment {short_repr(segment.get('id'))} of {printable(annotation['file_name'])}"
+        for fault in segment_faults(segment):
+            raise DataError(f"{panoptic_json}: {name}: {fault}")
         if segment["category_id"] not in contiguous:
             raise DataError(
-                f"{panoptic_json}: segment {segment['id']} of {annotation['file_name']} has the "
-                f"category id {segment['category_id']}, which is none of the data set's"
+                f"{panoptic_json}: {name} has the category id {segment['category_id']}, which is "
+                "none of the data set's"
             )
     return [
         {
