@@ -68,7 +68,10 @@ def no_space_error(error: BaseException) -> OSError | None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a new folder to fill, which then gets the name ``path``; see :func:`atomic_file`."""
+    """Yield a new folder to fill, which then gets the name ``path``; see :func:`atomic_file`.
+
+    Files in it can be written plainly: all are on the disk before the folder gets its name.
+    """
     path = Path(path)
     partial = _partial(path)
     try:

@@ -18,6 +18,7 @@ from segcore.data.derived import PanopticSource, derive
 from segcore.data.mappers import SEGMENTATION_MAPPERS
 from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
+from segcore.engine import output_folder
 from segcore.errors import DataError, OutputError
 from segcore.evaluation import InstanceSegEvaluator
 
@@ -266,13 +267,11 @@ def test_a_failed_derivation_leaves_nothing(folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"data", "derived.lock"}
 
 
-def test_what_a_killed_run_left_is_removed(folder, tmp_path):
+def test_what_a_killed_run_left_is_removed(tmp_path):
     left = tmp_path / "derived" / f".{socket.gethostname()}-{2**22 + 1}-0.partial" / "semantic"
     left.mkdir(parents=True)
-    source = PanopticSource(folder.images, folder.json, folder.pngs)
-    derive(source, tmp_path / "derived" / "train")
-    names = {path.name for path in (tmp_path / "derived").iterdir()}
-    assert names == {"train", "train.lock"}
+    with output_folder(str(tmp_path), trains_anew=False):
+        assert list((tmp_path / "derived").iterdir()) == []
 
 
 def test_a_full_disk_leaves_nothing_and_is_said(folder, tmp_path, monkeypatch):
