@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segcore.checkpoint import read_checkpoint, write_checkpoint
 from segcore.data import quickstart
@@ -119,13 +120,17 @@ def run(
 
 @pytest.fixture
 def run_here() -> Iterator[Callable[..., int]]:
-    """train_net.py in this process, which is faster; leaves the loggers as they were."""
+    """train_net.py in this process, which is faster; leaves loggers and data sets as they were."""
+    data_sets = set(DatasetCatalog)
     spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
     train_net = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(train_net)
     loggers = [logging.getLogger(name) for name in package_names()]
     before = [(logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
     yield lambda *args, **kwargs: train_net.run(arguments(*args, **kwargs))
+    for name in set(DatasetCatalog) - data_sets:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
     for logger, (propagate, level, handlers) in zip(loggers, before, strict=True):
         logger.propagate, logger.level, logger.handlers = propagate, level, handlers
 
