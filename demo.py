@@ -63,7 +63,7 @@ class DemoParser(argparse.ArgumentParser):
         self.add_argument(
             "--show-focus",
             action="store_true",
-            help="draw where the tokens stay (AutoFocusFormer)",
+            help="draw where the tokens stay (backbones that choose tokens)",
         )
         self.add_argument(
             "--show-attention",
@@ -71,7 +71,7 @@ class DemoParser(argparse.ArgumentParser):
             action="append",
             metavar="QUERY",
             help="draw what these queries, or those of the best segments, look at "
-            "(Panoptic SegFormer)",
+            "(models that show the attention of their mask decoders)",
         )
         self.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
         self.add_argument(

@@ -5,7 +5,6 @@
     python tools/convert_checkpoint.py resnet101.pth R-101.pkl --backbone torchvision-resnet
     python tools/convert_checkpoint.py swin_tiny.pth swin_tiny.pkl --backbone swin
     python tools/convert_checkpoint.py pvt_v2_b2.pth pvt_v2_b2.pkl --backbone pvt-v2
-    python tools/convert_checkpoint.py model_final.pth aff_mini.pkl --backbone autofocusformer
     python tools/convert_checkpoint.py model_final.pkl model.pth --config-file configs/...
 
 Config and class names that a checkpoint carries stay with it. With --config-file the model is built
@@ -38,6 +37,7 @@ from segcore.checkpoint import (
 )
 from segcore.checkpoint.convert import BACKBONES
 from segcore.checkpoint.report import group_names
+from segcore.config import load_projects
 from segcore.engine import setup_config
 from segcore.program import run_program
 
@@ -51,7 +51,7 @@ def convert(source: str, backbone: str | None, config_file: str | None) -> dict[
         return _through_model(source, config_file)
     checkpoint = read_checkpoint(source)
     if backbone:
-        return BACKBONES[backbone](checkpoint["model"])
+        return BACKBONES.find(backbone)(checkpoint["model"])
     return {key: checkpoint[key] for key in KEPT_KEYS if key in checkpoint}
 
 
@@ -76,6 +76,7 @@ def _through_model(source: str, config_file: str) -> dict[str, Any]:
 
 
 def argument_parser() -> argparse.ArgumentParser:
+    load_projects()  # they add to the backbones
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -83,7 +84,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("target", help="the suffix says the format")
     way = parser.add_mutually_exclusive_group()
     way.add_argument(
-        "--backbone", choices=BACKBONES, help="what the source is, if an ImageNet backbone"
+        "--backbone", choices=sorted(BACKBONES), help="what the source is, if an ImageNet backbone"
     )
     way.add_argument("--config-file", help="load it into this model and write that")
     return parser

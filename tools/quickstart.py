@@ -20,6 +20,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
+from segcore.config import load_projects
 from segcore.data.images import encode_image
 from segcore.data.own_data import setup_own_data
 from segcore.data.panoptic_format import read_panoptic_png
@@ -28,24 +29,30 @@ from segcore.demo import PhotoPredictor, read_photo
 from segcore.engine import Trainer, output_folder, run_log, setup_config
 from segcore.files import write_bytes
 from segcore.program import run_program
+from segcore.quickstart import QUICKSTARTS, default_system
 from segcore.visualization import draw_panoptic, sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path("datasets/quickstart")
-CONFIGS = {
-    "autofocusformer": Path("configs/quickstart/autofocusformer_mini.yaml"),
-    "mask2former": Path("configs/quickstart/mask2former_R18.yaml"),
-    "panoptic_segformer": Path("configs/quickstart/panoptic_segformer_R18.yaml"),
-}
 PICTURES_ON_SHEET = 8
 SCALE = 3.0  # of the drawings: the photos are small
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    load_projects()  # they name their configs
+    default = default_system()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--system", choices=sorted(QUICKSTARTS), default=default, required=default is None
+    )
+    return parser
 
 
 def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     os.chdir(ROOT)  # the paths of the configs start there
     generate(DATA)
-    cfg = setup_config(str(CONFIGS[args.system]))
+    cfg = setup_config(str(QUICKSTARTS.find(args.system).config_file))
     with output_folder(cfg.OUTPUT_DIR, trains_anew=False) as folder, run_log(folder):
         setup_own_data(cfg)
         cfg.freeze()
@@ -99,6 +106,4 @@ def prediction_sheet(cfg: CfgNode, weights: Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--system", choices=sorted(CONFIGS), default="mask2former")
-    sys.exit(run_program(main, parser))
+    sys.exit(run_program(main, argument_parser()))

@@ -13,6 +13,7 @@ from mask2former.transformer_decoder import (
     TRANSFORMER_DECODER_REGISTRY,
     MultiScaleMaskedTransformerDecoder,
 )
+from segcore.quickstart import register_quickstart
 
 __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",
@@ -22,3 +23,5 @@ __all__ = [
     "MultiScaleMaskedTransformerDecoder",
     "add_mask2former_config",
 ]
+
+register_quickstart("mask2former", "configs/quickstart/mask2former_R18.yaml", is_default=True)

@@ -6,6 +6,10 @@ Importing this package registers its modules, the backbones and the data sets wi
 import segcore.backbones
 import segcore.data  # noqa: F401
 from panoptic_segformer.config import add_panoptic_segformer_config
+from panoptic_segformer.mapper import PanopticSegFormerMapper
 from panoptic_segformer.meta_arch import PanopticSegFormer
+from segcore.quickstart import register_quickstart
 
-__all__ = ["PanopticSegFormer", "add_panoptic_segformer_config"]
+__all__ = ["PanopticSegFormer", "PanopticSegFormerMapper", "add_panoptic_segformer_config"]
+
+register_quickstart("panoptic_segformer", "configs/quickstart/panoptic_segformer_R18.yaml")

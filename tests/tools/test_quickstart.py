@@ -1,4 +1,4 @@
-"""The table of systems that `make demo` offers."""
+"""The systems that `make demo` offers."""
 
 import importlib.util
 from pathlib import Path
@@ -20,8 +20,11 @@ def quickstart():
 @pytest.mark.parametrize("system", ["autofocusformer", "mask2former", "panoptic_segformer"])
 def test_configuration_of_each_system(system):
     tool = quickstart()
+    parser = tool.argument_parser()
+    assert parser.parse_args(["--system", system]).system == system
+    assert parser.parse_args([]).system == "mask2former"
     cfg = get_cfg()
-    cfg.merge_from_file(str(ROOT / tool.CONFIGS[system]))
+    cfg.merge_from_file(str(ROOT / tool.QUICKSTARTS[system].config_file))
     assert system in cfg.OUTPUT_DIR
     assert cfg.MODEL.WEIGHTS == ""
     for split in cfg.DATASETS.PANOPTIC.values():

@@ -7,11 +7,27 @@ from typing import Any
 import torch
 
 from segcore.errors import CheckpointError
+from segcore.registry import NamedRegistry
+from segcore.text import printable
 
 State = Mapping[str, torch.Tensor]
+# State dict of a published backbone -> checkpoint as Detectron2 reads it.
+Converter = Callable[[State], dict[str, Any]]
 BACKBONE_PREFIX = "backbone."
+BACKBONES: NamedRegistry[Converter] = NamedRegistry("--backbone")
 
 
+def register_backbone(name: str) -> Callable[[Converter], Converter]:
+    """Decorate the converter of a kind of published backbone, offered under ``name``."""
+
+    def register(converter: Converter) -> Converter:
+        BACKBONES.register(name, converter)
+        return converter
+
+    return register
+
+
+@register_backbone("torchvision-resnet")
 def from_torchvision_resnet(state: State) -> dict[str, Any]:
     """A ResNet of torchvision with Detectron2's names (``layer1.0.bn1`` -> ``res2.0.conv1.norm``).
 
@@ -20,49 +36,31 @@ def from_torchvision_resnet(state: State) -> dict[str, Any]:
     Raises:
         CheckpointError: no name is that of a torchvision ResNet.
     """
-    _require(state, "layer1.0.conv1.weight", "a ResNet of torchvision")
+    require_entry(state, "layer1.0.conv1.weight", "a ResNet of torchvision")
     model = {resnet_name(name): tensor for name, tensor in state.items()}
     return {"model": model, "__author__": "torchvision", "matching_heuristics": True}
 
 
+@register_backbone("swin")
 def from_swin(state: State) -> dict[str, Any]:
     """An ImageNet Swin Transformer of its authors: the names stay, the backbone's are their ends.
 
     Raises:
         CheckpointError: no name is that of an original Swin Transformer.
     """
-    _require(state, "layers.0.blocks.0.attn.relative_position_bias_table", "an original Swin")
+    require_entry(state, "layers.0.blocks.0.attn.relative_position_bias_table", "an original Swin")
     return {"model": dict(state), "__author__": "third_party", "matching_heuristics": True}
 
 
+@register_backbone("pvt-v2")
 def from_pvt_v2(state: State) -> dict[str, Any]:
     """The backbone of an ImageNet PVT v2 of its authors; the classifier's head stays behind.
 
     Raises:
         CheckpointError: no name is that of a PVT v2.
     """
-    _require(state, "block1.0.mlp.dwconv.dwconv.weight", "a PVT v2 classifier")
-    return _backbone_of(state, other_parts=("head",))
-
-
-def from_autofocusformer(state: State) -> dict[str, Any]:
-    """The backbone of an AutoFocusFormer classifier, published or trained here, under its names in
-    a segmentation model. The classifier's last norm and head stay behind: the backbone has norms of
-    its own, and a match by the ends of names could put the classifier's elsewhere.
-
-    Raises:
-        CheckpointError: no name is that of an AutoFocusFormer.
-    """
-    _require(state, "layers.0.blocks.0.attn.blank_k", "an AutoFocusFormer classifier")
-    return _backbone_of(state, other_parts=("norm", "head"))
-
-
-BACKBONES: dict[str, Callable[[State], dict[str, Any]]] = {
-    "torchvision-resnet": from_torchvision_resnet,
-    "swin": from_swin,
-    "pvt-v2": from_pvt_v2,
-    "autofocusformer": from_autofocusformer,
-}
+    require_entry(state, "block1.0.mlp.dwconv.dwconv.weight", "a PVT v2 classifier")
+    return backbone_of(state, other_parts=("head",))
 
 
 def resnet_name(name: str) -> str:
@@ -74,8 +72,8 @@ def resnet_name(name: str) -> str:
     return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
-def _backbone_of(state: State, other_parts: Collection[str]) -> dict[str, Any]:
-    """Without these parts of a classifier, the rest under its names in a detector."""
+def backbone_of(state: State, other_parts: Collection[str]) -> dict[str, Any]:
+    """Return what a classifier has besides ``other_parts``, under its names in a detector."""
     return {
         "model": {
             BACKBONE_PREFIX + name: tensor
@@ -85,8 +83,9 @@ def _backbone_of(state: State, other_parts: Collection[str]) -> dict[str, Any]:
     }
 
 
-def _require(state: State, name: str, what: str) -> None:
+def require_entry(state: State, name: str, expected: str) -> None:
+    """Raise a CheckpointError that says what was expected, if there is no entry of a name."""
     if name not in state:
         raise CheckpointError(
-            f"expected {what}, which has an entry {name}; got {', '.join(state)[:200]}"
+            f"expected {expected}, which has an entry {name}; got {printable(', '.join(state))}"
         )

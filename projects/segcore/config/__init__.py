@@ -5,7 +5,7 @@ from segcore.requirements import require_detectron2
 require_detectron2()
 
 from segcore.config.keys import add_segcore_config
-from segcore.config.loading import config_from_yaml, get_cfg, load_config
+from segcore.config.loading import config_from_yaml, get_cfg, load_config, load_projects
 from segcore.config.node import SafeCfgNode
 from segcore.config.validation import require_datasets, validate_config
 
@@ -15,6 +15,7 @@ __all__ = [
     "config_from_yaml",
     "get_cfg",
     "load_config",
+    "load_projects",
     "require_datasets",
     "validate_config",
 ]

@@ -1,8 +1,9 @@
 """A config from defaults, a file, a command line, or a text such as a checkpoint carries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 
+from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 import segcore.backbones  # noqa: F401 registers them
@@ -27,9 +28,18 @@ def get_cfg() -> SafeCfgNode:
     """
     cfg = get_detectron2_cfg()
     add_segcore_config(cfg)
-    for entry in sorted(entry_points(group=PROJECTS_ENTRY_POINT), key=lambda entry: entry.name):
-        entry.load()(cfg)
+    for add_config in load_projects():
+        add_config(cfg)
     return SafeCfgNode.from_node(cfg)
+
+
+def load_projects() -> list[Callable[[CfgNode], None]]:
+    """Import the installed projects, which registers what they have; return their ``add_config``.
+
+    They are those of the entry point group ``segcore.projects``, in the order of their names.
+    """
+    entries = entry_points(group=PROJECTS_ENTRY_POINT)
+    return [entry.load() for entry in sorted(entries, key=lambda entry: entry.name)]
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> SafeCfgNode:

@@ -9,8 +9,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
-from segcore.config.faults import MAX_SHOWN, did_you_mean
-from segcore.text import printable
+from segcore.config.faults import MAX_SHOWN
+from segcore.text import did_you_mean, printable
 
 MAX_TEXT_LENGTH = 10_000
 _UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from segcore.config.faults import did_you_mean
-from segcore.text import printable
+from segcore.text import did_you_mean, printable
 
 MAX_INTEGER = 10**9
 MAX_NAMES_SHOWN = 12

@@ -6,10 +6,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 import segcore.config.values  # noqa: F401 adds the rules
-from segcore.config.faults import did_you_mean, raise_faults
+from segcore.config.faults import raise_faults
 from segcore.config.rules import RELATIONS, RULES
 from segcore.errors import ConfigError
-from segcore.text import printable
+from segcore.text import did_you_mean, printable
 
 
 def validate_config(cfg: CfgNode) -> None:

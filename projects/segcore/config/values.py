@@ -41,9 +41,9 @@ def architectures() -> Collection[str]:
 
 
 def mappers() -> Collection[str]:
-    from segcore.data.mappers import TRAIN_MAPPERS
+    from segcore.data.mappers import MAPPERS
 
-    return TRAIN_MAPPERS
+    return MAPPERS
 
 
 def optimizers() -> Collection[str]:

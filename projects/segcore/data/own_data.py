@@ -24,7 +24,7 @@ from segcore.data.check_image_folder import check_image_folders
 from segcore.data.check_splits import split_problems
 from segcore.data.derived import DerivedFiles, PanopticSource, derive, locked
 from segcore.data.image_folder import image_folders, require_one_kind_of_data, setup_image_folders
-from segcore.data.mappers import SEGMENTATION_MAPPERS
+from segcore.data.mappers import MAPPERS
 from segcore.data.mappers.augmentation import max_ratio_in_tests, max_ratio_in_training
 from segcore.data.panoptic_format import (
     Category,
@@ -175,12 +175,10 @@ def _split_problems(
 
 def _training_needs(mapper_name: str) -> dict[str, bool]:
     """What the mapper reads besides panoptic PNGs, as options of :func:`load_panoptic_dicts`."""
-    mapper = SEGMENTATION_MAPPERS.get(mapper_name)
-    if mapper is None:  # the user's own
-        return {"with_semantic": True}
+    mapper = MAPPERS.find(mapper_name).train
     return {
-        "with_semantic": mapper.reads_semantic_map,
-        "with_instances": "annotations" in mapper.needs,
+        "with_semantic": getattr(mapper, "reads_semantic_map", True),
+        "with_instances": "annotations" in getattr(mapper, "needs", ()),
     }
 
 

@@ -26,7 +26,7 @@ class PhotoPredictor(Predictor):
         backbone = self.model.backbone
         if not hasattr(backbone, "focus"):
             raise DemoError(
-                "focus: expected a model whose backbone chooses tokens, such as AutoFocusFormer, "
+                "focus: expected a model whose backbone chooses tokens (with a method focus), "
                 f"got {type(backbone).__name__}"
             )
 
@@ -65,8 +65,8 @@ class PhotoPredictor(Predictor):
         model = self.model
         if not hasattr(model, "attention"):
             raise DemoError(
-                "attention: expected a model that shows that of its mask decoders, such as "
-                f"PanopticSegFormer, got {type(model).__name__}"
+                "attention: expected a model that shows that of its mask decoders (with a method "
+                f"attention), got {type(model).__name__}"
             )
         outside = [number for number in queries if not 0 <= number < model.num_queries]
         if outside:

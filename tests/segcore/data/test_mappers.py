@@ -16,18 +16,30 @@ from PIL import Image
 
 from segcore.config import add_segcore_config
 from segcore.data import build_train_mapper
-from segcore.data.mappers import SEGMENTATION_MAPPERS, build_test_mapper
-from segcore.data.mappers.lsj import CocoInstanceLSJ, CocoPanopticLSJ
-from segcore.data.mappers.mask_former import (
-    MaskFormerInstance,
-    MaskFormerPanoptic,
-    MaskFormerSemantic,
+from segcore.data.mappers import (
+    MAPPERS,
+    build_test_mapper,
+    build_test_pixels,
+    register_mapper,
 )
-from segcore.errors import ImageError
+from segcore.data.mappers.lsj import CocoInstanceLSJ, CocoPanopticLSJ
+from segcore.data.mappers.resize_crop import (
+    ResizeCropInstance,
+    ResizeCropPanoptic,
+    ResizeCropSemantic,
+)
+from segcore.errors import ConfigError, ImageError
 
 SIZE = HEIGHT, WIDTH = 20, 30
 BIG_ID = 200 * 256**2 + 3
 CAR, ROAD, CROWD, IGNORED = 4, 7, 2, 255
+MAPPER_NAMES = [
+    "coco_panoptic_lsj",
+    "coco_instance_lsj",
+    "mask_former_semantic",
+    "mask_former_panoptic",
+    "mask_former_instance",
+]
 
 
 def boxes_mask(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
@@ -79,7 +91,7 @@ def picture(record: dict, key: str) -> np.ndarray:
 
 
 def mapper(cls, *augmentations, **arguments):
-    if cls in (MaskFormerSemantic, MaskFormerPanoptic):
+    if cls in (ResizeCropSemantic, ResizeCropPanoptic):
         arguments.setdefault("ignore_label", IGNORED)
     return cls(augmentations=augmentations, image_format="RGB", **arguments)
 
@@ -100,8 +112,7 @@ def cfg() -> CfgNode:
     return cfg
 
 
-# That of Panoptic SegFormer gives images of any size.
-@pytest.mark.parametrize("name", [n for n in SEGMENTATION_MAPPERS if n != "panoptic_segformer"])
+@pytest.mark.parametrize("name", MAPPER_NAMES)
 def test_by_name_from_config(cfg, record, name):
     cfg.INPUT.DATASET_MAPPER_NAME = name
     before = copy.deepcopy(record)
@@ -116,7 +127,7 @@ def test_by_name_from_config(cfg, record, name):
     assert (sample["height"], sample["width"], sample["image_id"]) == (HEIGHT, WIDTH, 3)
 
 
-@pytest.mark.parametrize("name", SEGMENTATION_MAPPERS)
+@pytest.mark.parametrize("name", MAPPER_NAMES)
 def test_same_seed_same_sample(cfg, record, name):
     cfg.INPUT.DATASET_MAPPER_NAME = name
     samples = []
@@ -128,10 +139,38 @@ def test_same_seed_same_sample(cfg, record, name):
     assert torch.equal(samples[0]["instances"].gt_masks, samples[1]["instances"].gt_masks)
 
 
-def test_unknown_name_lists_the_known(cfg):
-    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former"
-    with pytest.raises(ValueError, match=r"DATASET_MAPPER_NAME.*coco_panoptic_lsj.*'mask_former'"):
-        build_train_mapper(cfg)
+@pytest.mark.parametrize("build", [build_train_mapper, build_test_mapper, build_test_pixels])
+def test_unknown_name_lists_the_known(cfg, build):
+    cfg.INPUT.DATASET_MAPPER_NAME = "coco_panoptic_ljs"
+    expected = r"DATASET_MAPPER_NAME: .*mask_former_instance.* did you mean coco_panoptic_lsj"
+    with pytest.raises(ConfigError, match=expected):
+        build(cfg)
+
+
+def test_registered_mapper_is_built_by_its_name(cfg, record, monkeypatch):
+    monkeypatch.setattr(MAPPERS, "_objects", dict(MAPPERS))
+
+    @register_mapper("mirror", test_resize=lambda cfg: T.RandomFlip(prob=1.0))
+    def mirror(cfg):
+        return lambda sample: {"image": "mirrored in training"}
+
+    cfg.INPUT.DATASET_MAPPER_NAME = "mirror"
+    assert build_train_mapper(cfg)(record) == {"image": "mirrored in training"}
+    photo = np.asarray(Image.open(record["file_name"]))
+    expected = torch.tensor(photo[:, ::-1].transpose(2, 0, 1).copy())
+    cfg.INPUT.FORMAT = "RGB"
+    assert torch.equal(build_test_mapper(cfg)(record)["image"], expected)
+    assert torch.equal(build_test_pixels(cfg)(photo), expected)
+
+
+def test_name_of_a_mapper_is_given_once():
+    with pytest.raises(ValueError, match="'coco_panoptic_lsj' is registered already"):
+        register_mapper("coco_panoptic_lsj")(CocoPanopticLSJ)
+
+
+def test_mapper_replaces_both_ways_to_test_pixels():
+    with pytest.raises(ValueError, match="both of test and test_pixels"):
+        register_mapper("half", test=lambda cfg: None)
 
 
 @pytest.mark.parametrize("datasets", [(), ("no_such_data_set",)])
@@ -165,14 +204,14 @@ def test_panoptic_segments_become_masks(record):
 
 def test_segment_out_of_the_crop_keeps_its_class(record):
     crop = T.CropTransform(20, 0, 10, 10)
-    instances = mapper(MaskFormerPanoptic, crop)(record)["instances"]
+    instances = mapper(ResizeCropPanoptic, crop)(record)["instances"]
     assert instances.gt_classes.tolist() == [ROAD, CAR]
     assert instances.gt_masks.flatten(1).sum(1).tolist() == [96, 0]
     boxes = mapper(CocoPanopticLSJ, crop)(record)["instances"].gt_boxes.tensor
     assert boxes[1].tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("cls", [CocoPanopticLSJ, MaskFormerPanoptic])
+@pytest.mark.parametrize("cls", [CocoPanopticLSJ, ResizeCropPanoptic])
 def test_crowds_alone_are_no_targets(record, cls):
     record["segments_info"] = record["segments_info"][2:]
     instances = mapper(cls)(record)["instances"]
@@ -181,15 +220,15 @@ def test_crowds_alone_are_no_targets(record, cls):
 
 
 def test_flip_moves_image_and_annotation_together(record):
-    flipped = mapper(MaskFormerPanoptic, T.RandomFlip(prob=1.0))(record)
-    plain = mapper(MaskFormerPanoptic)(record)
+    flipped = mapper(ResizeCropPanoptic, T.RandomFlip(prob=1.0))(record)
+    plain = mapper(ResizeCropPanoptic)(record)
     assert torch.equal(flipped["image"], plain["image"].flip(2))
     assert torch.equal(flipped["sem_seg"], plain["sem_seg"].flip(1))
     assert torch.equal(flipped["instances"].gt_masks, plain["instances"].gt_masks.flip(2))
 
 
 def test_semantic_classes_become_masks(record):
-    sample = mapper(MaskFormerSemantic)(record)
+    sample = mapper(ResizeCropSemantic)(record)
     semantic = picture(record, "sem_seg_file_name")
     assert sample["sem_seg"].dtype == torch.int64
     assert np.array_equal(sample["sem_seg"], semantic)
@@ -204,18 +243,18 @@ def test_semantic_map_of_16_bits(record, tmp_path):
     labels[3:5] = 846
     record["sem_seg_file_name"] = str(tmp_path / "labels.tif")
     Image.fromarray(labels).save(record["sem_seg_file_name"])
-    sample = mapper(MaskFormerSemantic, ignore_label=65535)(record)
+    sample = mapper(ResizeCropSemantic, ignore_label=65535)(record)
     assert sample["instances"].gt_classes.tolist() == [846]
     assert sample["instances"].gt_masks.sum() == 2 * WIDTH
 
 
 def test_semantic_map_without_any_label(record):
     Image.fromarray(np.full(SIZE, IGNORED, dtype=np.uint8)).save(record["sem_seg_file_name"])
-    instances = mapper(MaskFormerSemantic)(record)["instances"]
+    instances = mapper(ResizeCropSemantic)(record)["instances"]
     assert instances.gt_masks.shape == (0, HEIGHT, WIDTH)
 
 
-@pytest.mark.parametrize("cls", [MaskFormerSemantic, MaskFormerPanoptic, MaskFormerInstance])
+@pytest.mark.parametrize("cls", [ResizeCropSemantic, ResizeCropPanoptic, ResizeCropInstance])
 @pytest.mark.parametrize("size", [40, 25])
 def test_padded_or_cut_to_a_square(record, cls, size):
     plain, padded = mapper(cls)(record), mapper(cls, padded_size=size)(record)
@@ -230,7 +269,7 @@ def test_padded_or_cut_to_a_square(record, cls, size):
         assert (padded["sem_seg"][height:] == IGNORED).all()
 
 
-@pytest.mark.parametrize("cls", [CocoInstanceLSJ, MaskFormerInstance])
+@pytest.mark.parametrize("cls", [CocoInstanceLSJ, ResizeCropInstance])
 @pytest.mark.parametrize("form", ["polygon", "integers", "run lengths"])
 def test_every_form_of_annotation(record, cls, form):
     mask = boxes_mask(3, 4, 21, 13)
@@ -251,7 +290,7 @@ def test_every_form_of_annotation(record, cls, form):
 def test_polygons_given_as_arrays_stay_as_they_are(record):
     points = np.array([0.0, 2, 8, 2, 8, 10, 0, 10])
     record["annotations"][0]["segmentation"] = [points]
-    mapper(MaskFormerInstance, T.HFlipTransform(WIDTH))(record)
+    mapper(ResizeCropInstance, T.HFlipTransform(WIDTH))(record)
     assert points.tolist() == [0.0, 2, 8, 2, 8, 10, 0, 10]
 
 
@@ -262,7 +301,7 @@ def test_vanished_instances(record):
     dropped = mapper(CocoInstanceLSJ, crop)(record)["instances"]
     assert dropped.gt_classes.tolist() == [1]
     assert dropped.gt_masks.dtype == torch.uint8
-    kept = mapper(MaskFormerInstance, crop)(record)["instances"]
+    kept = mapper(ResizeCropInstance, crop)(record)["instances"]
     assert kept.gt_classes.tolist() == [CAR, 1]
     assert kept.gt_masks.flatten(1).sum(1).tolist() == [0, 48]
 
@@ -274,7 +313,7 @@ def test_photo_without_instances(record, annotations):
     assert instances.gt_masks.shape == (0, HEIGHT, WIDTH)
     assert instances.gt_masks.dtype == torch.uint8
     assert instances.gt_boxes.tensor.shape == (0, 4)
-    kept = mapper(MaskFormerInstance, padded_size=40)(record)["instances"]
+    kept = mapper(ResizeCropInstance, padded_size=40)(record)["instances"]
     assert kept.gt_masks.shape == (0, 40, 40)
 
 
@@ -306,7 +345,7 @@ def test_exif_orientation_is_applied(record, tmp_path):
 READS = {
     "file_name": CocoPanopticLSJ,
     "pan_seg_file_name": CocoPanopticLSJ,
-    "sem_seg_file_name": MaskFormerSemantic,
+    "sem_seg_file_name": ResizeCropSemantic,
 }
 
 
@@ -349,14 +388,14 @@ def test_run_lengths_of_another_size(record):
 def test_semantic_map_in_colours(record):
     record["sem_seg_file_name"] = record["pan_seg_file_name"]
     with pytest.raises(ValueError, match=r"pan_seg_file_name\.png: expected one channel"):
-        mapper(MaskFormerSemantic)(record)
+        mapper(ResizeCropSemantic)(record)
 
 
 @pytest.mark.parametrize("segmentation", [None, np.zeros(SIZE, dtype=np.uint8)])
 def test_segmentation_of_another_type(record, segmentation):
     record["annotations"][0]["segmentation"] = segmentation
     with pytest.raises(TypeError, match=r"file_name\.png.*polygons"):
-        mapper(MaskFormerInstance)(record)
+        mapper(ResizeCropInstance)(record)
 
 
 @pytest.mark.parametrize("polygon", [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]])
@@ -370,10 +409,10 @@ def test_polygon_without_area(record, polygon):
     ("cls", "key"),
     [
         (CocoPanopticLSJ, "segments_info"),
-        (MaskFormerPanoptic, "pan_seg_file_name"),
-        (MaskFormerSemantic, "sem_seg_file_name"),
+        (ResizeCropPanoptic, "pan_seg_file_name"),
+        (ResizeCropSemantic, "sem_seg_file_name"),
         (CocoInstanceLSJ, "annotations"),
-        (MaskFormerInstance, "annotations"),
+        (ResizeCropInstance, "annotations"),
     ],
 )
 def test_data_of_another_kind(record, cls, key):
@@ -392,7 +431,7 @@ def test_crop_by_category_needs_the_semantic_map(cfg, record):
 
 
 def test_max_pixels_of_the_config(cfg, record):
-    for name in SEGMENTATION_MAPPERS:
+    for name in MAPPER_NAMES:
         cfg.INPUT.DATASET_MAPPER_NAME = name
         cfg.INPUT.MAX_PIXELS = SIZE[0] * SIZE[1] - 1
         for build in (build_train_mapper, build_test_mapper):

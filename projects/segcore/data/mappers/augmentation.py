@@ -69,11 +69,14 @@ def flip_crop_resize(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 def resize_for_test(cfg: CfgNode) -> T.Augmentation:
-    """What a photo is resized with in tests, as the models of the training mapper expect it."""
-    size, max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    if cfg.INPUT.DATASET_MAPPER_NAME == "panoptic_segformer":
-        return OpenCVResizeShortestEdge([size], max_size)
-    return T.ResizeShortestEdge([size, size], max_size)
+    """Resize the short edge to ``INPUT.MIN_SIZE_TEST``, as Detectron2 does in tests."""
+    size = cfg.INPUT.MIN_SIZE_TEST
+    return T.ResizeShortestEdge([size, size], cfg.INPUT.MAX_SIZE_TEST)
+
+
+def opencv_resize_for_test(cfg: CfgNode) -> T.Augmentation:
+    """Resize as :func:`resize_for_test`, with sizes and pixels of mmdetection."""
+    return OpenCVResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST)
 
 
 def max_ratio_in_training(cfg: CfgNode) -> float:

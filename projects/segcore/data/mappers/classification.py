@@ -1,15 +1,19 @@
 """Mapper of image classification: timm's augmentation for training, a central crop for tests."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode, configurable
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from torchvision.transforms.functional import pil_to_tensor
 
 from segcore.data.images import MAX_PIXELS
+from segcore.data.mappers.pixels import PixelTransform
 from segcore.data.mappers.reading import read_photo, require
+from segcore.data.mappers.registry import register_mapper
 from segcore.requirements import require_timm
 
 # Of the usual evaluation at 224 pixels: the short edge before the crop, over the crop.
@@ -88,3 +92,16 @@ def eval_transform(cfg: CfgNode) -> Callable[[Image.Image], Image.Image]:
     if not cfg.INPUT.CLASSIFICATION.CENTER_CROP_TEST:
         return Resize((size, size), InterpolationMode.BICUBIC)
     return Compose([Resize(int(TEST_MARGIN * size), InterpolationMode.BICUBIC), CenterCrop(size)])
+
+
+def classification_pixels(cfg: CfgNode) -> PixelTransform:
+    """Cut the square of tests out of the photo."""
+    crop = eval_transform(cfg)
+    return lambda photo: pil_to_tensor(crop(Image.fromarray(np.ascontiguousarray(photo))))
+
+
+register_mapper(
+    "image_classification",
+    test=partial(ClassificationMapper, is_train=False),
+    test_pixels=classification_pixels,
+)(ClassificationMapper)

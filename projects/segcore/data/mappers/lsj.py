@@ -9,6 +9,7 @@ from detectron2.structures import Boxes, Instances
 from segcore.data.mappers.augmentation import large_scale_jitter
 from segcore.data.mappers.base import TrainMapper
 from segcore.data.mappers.reading import read_panoptic_map
+from segcore.data.mappers.registry import register_mapper
 from segcore.data.mappers.segmentation import bounding_boxes, rasterise, transform_annotations
 from segcore.data.mappers.targets import make_instances, panoptic_targets
 from segcore.inference import masks_to_boxes
@@ -27,6 +28,7 @@ class LSJMapper(TrainMapper):
         }
 
 
+@register_mapper("coco_panoptic_lsj")
 class CocoPanopticLSJ(LSJMapper):
     """Instances: every segment that is not a crowd, with gt_boxes of the masks."""
 
@@ -42,6 +44,7 @@ class CocoPanopticLSJ(LSJMapper):
         return instances
 
 
+@register_mapper("coco_instance_lsj")
 class CocoInstanceLSJ(LSJMapper):
     """Instances: every annotation that is not a crowd and of which the crop leaves something,
     with gt_masks in uint8 and gt_boxes; also emits "padding_mask" ((H, W), True on padding).

@@ -5,24 +5,21 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from PIL import Image
+from detectron2.data import transforms as T
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
-from segcore.data.mappers.augmentation import resize_for_test
-from segcore.data.mappers.classification import eval_transform
 from segcore.errors import ImageError
 
 # (H, W, 3) uint8 in the channel order INPUT.FORMAT -> (3, h, w) uint8
 PixelTransform = Callable[[np.ndarray], Tensor]
 
 
-def resized_pixels(cfg: CfgNode) -> PixelTransform:
-    """Of segmentation: the photo, resized as ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST`` say."""
-    resize = resize_for_test(cfg)
+def resized_pixels(cfg: CfgNode, resize: Callable[[CfgNode], T.Augmentation]) -> PixelTransform:
+    """Resize the photo by the augmentation that ``resize`` builds from the config."""
+    augmentation = resize(cfg)
 
     def transform(photo: np.ndarray) -> Tensor:
-        geometry = resize.get_transform(photo)
+        geometry = augmentation.get_transform(photo)
         if not (getattr(geometry, "new_h", 1) and getattr(geometry, "new_w", 1)):
             height, width = photo.shape[:2]
             raise ImageError(
@@ -33,9 +30,3 @@ def resized_pixels(cfg: CfgNode) -> PixelTransform:
         return torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     return transform
-
-
-def classification_pixels(cfg: CfgNode) -> PixelTransform:
-    """Of classification: the square that is cut out of the photo."""
-    crop = eval_transform(cfg)
-    return lambda photo: pil_to_tensor(crop(Image.fromarray(np.ascontiguousarray(photo))))

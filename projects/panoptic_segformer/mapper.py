@@ -1,4 +1,4 @@
-"""The mappers of Panoptic SegFormer (section 10 of its specification), on COCO panoptic format."""
+"""The data mapper of Panoptic SegFormer, on COCO panoptic format."""
 
 import numpy as np
 import torch
@@ -7,14 +7,15 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from panopticapi.utils import rgb2id
 
-from segcore.data.mappers.augmentation import flip_crop_resize, resize_for_test
+from segcore.data.mappers.augmentation import flip_crop_resize, opencv_resize_for_test
 from segcore.data.mappers.base import TrainMapper
 from segcore.data.mappers.reading import read_panoptic_colours
+from segcore.data.mappers.registry import register_mapper
 from segcore.data.mappers.targets import masks_of, panoptic_targets
-from segcore.data.mappers.testing import TestMapper
 from segcore.inference import masks_to_boxes
 
 
+@register_mapper("panoptic_segformer", test_resize=opencv_resize_for_test)
 class PanopticSegFormerMapper(TrainMapper):
     """Instances: every segment of which the crop leaves something of its box, with gt_boxes.
 
@@ -91,8 +92,3 @@ def are_sound(segments: list[dict], boxes: np.ndarray, size: tuple[int, int]) ->
     inside = np.minimum(boxes[:, 2:], size[::-1]) - np.maximum(boxes[:, :2], 0)
     annotated = [not s.get("iscrowd", 0) and s.get("area", 1) > 0 for s in segments]
     return np.array(annotated, dtype=bool) & (sides >= 1).all(axis=1) & (inside > 0).all(axis=1)
-
-
-def panoptic_segformer_test_mapper(cfg: CfgNode) -> TestMapper:
-    """The test mapper with the resizing of the training mapper."""
-    return TestMapper(cfg, augmentations=[resize_for_test(cfg)])

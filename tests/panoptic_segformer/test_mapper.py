@@ -10,10 +10,11 @@ from detectron2.data import transforms as T
 from panopticapi.utils import id2rgb
 from PIL import Image
 
+from panoptic_segformer.mapper import PanopticSegFormerMapper
 from segcore.config import add_segcore_config
 from segcore.data.mappers import build_test_mapper, build_train_mapper
 from segcore.data.mappers.opencv_resize import OpenCVResizeTransform
-from segcore.data.mappers.panoptic_segformer import PanopticSegFormerMapper
+from segcore.errors import ImageError
 
 SIZE = HEIGHT, WIDTH = 40, 61
 SKY, CAR, CROWD = 9, 70000, 300
@@ -155,6 +156,13 @@ def test_needs_panoptic_annotation(record):
     del record["segments_info"]
     with pytest.raises(KeyError, match=r"needs segments_info of .*photo.png"):
         mapped(record)
+
+
+def test_max_pixels_of_the_config(cfg, record):
+    cfg.INPUT.MAX_PIXELS = HEIGHT * WIDTH - 1
+    for build in (build_train_mapper, build_test_mapper):
+        with pytest.raises(ImageError, match=r"INPUT\.MAX_PIXELS"):
+            build(cfg)(record)
 
 
 def test_sizes_from_the_config(cfg, record):

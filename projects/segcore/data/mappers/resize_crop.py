@@ -1,4 +1,7 @@
-"""Training mappers that resize and crop: semantic, panoptic and instance segmentation."""
+"""Training mappers that resize and crop: semantic, panoptic and instance segmentation.
+
+The registered names are those of the official configurations (MaskFormer, Cheng et al., 2021).
+"""
 
 import torch
 from detectron2.config import CfgNode
@@ -9,11 +12,12 @@ from detectron2.structures import Instances
 from segcore.data.mappers.augmentation import resize_crop_colour_flip
 from segcore.data.mappers.base import TrainMapper
 from segcore.data.mappers.reading import read_panoptic_map
+from segcore.data.mappers.registry import register_mapper
 from segcore.data.mappers.segmentation import rasterise, transform_annotations
 from segcore.data.mappers.targets import make_instances, panoptic_targets, semantic_targets
 
 
-class MaskFormerMapper(TrainMapper):
+class ResizeCropMapper(TrainMapper):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         arguments = {
@@ -29,7 +33,8 @@ class MaskFormerMapper(TrainMapper):
         return arguments
 
 
-class MaskFormerSemantic(MaskFormerMapper):
+@register_mapper("mask_former_semantic")
+class ResizeCropSemantic(ResizeCropMapper):
     """Emits "sem_seg" ((H, W) int64); instances: every class of it except the ignored one."""
 
     needs = ("sem_seg_file_name",)
@@ -41,7 +46,8 @@ class MaskFormerSemantic(MaskFormerMapper):
         return semantic_targets(sample["sem_seg"], self.ignore_label)
 
 
-class MaskFormerPanoptic(MaskFormerMapper):
+@register_mapper("mask_former_panoptic")
+class ResizeCropPanoptic(ResizeCropMapper):
     """Instances: every segment that is not a crowd. Emits "sem_seg" where the data has it."""
 
     needs = ("pan_seg_file_name", "segments_info")
@@ -55,7 +61,8 @@ class MaskFormerPanoptic(MaskFormerMapper):
         return panoptic_targets(self.pad(id_map, 0), sample["segments_info"])
 
 
-class MaskFormerInstance(MaskFormerMapper):
+@register_mapper("mask_former_instance")
+class ResizeCropInstance(ResizeCropMapper):
     """Instances: every annotation that is not a crowd, also where the crop leaves nothing of it."""
 
     needs = ("annotations",)
