@@ -57,7 +57,8 @@ def _sort_keys(
     following = torch.cat([anchors[1:], anchors[-1:] + (anchors[-1:] - anchors[-2:-1])])
 
     last = torch.tensor([columns - 1, rows - 1], device=positions.device)
-    px, py = (positions / size).floor().clamp(min=0).minimum(last).long().unbind(-1)
+    cell = (positions / size).nan_to_num(nan=0.0).floor()
+    px, py = cell.clamp(min=0).minimum(last).long().unbind(-1)
     rank = py * columns + torch.where(py % 2 == 0, px, columns - 1 - px)
     ratio = _squared_distance(positions, previous[rank])
     ratio = ratio / (_squared_distance(positions, following[rank]) + 1e-5)
@@ -140,8 +141,9 @@ def balanced_clusters(
         raise ValueError(f"positions: expected shape (B, N, 2), got {tuple(positions.shape)}")
     if cluster_size < 1:
         raise ValueError(f"cluster_size: expected at least 1, got {cluster_size}")
-    positions, canvas = positions.detach().float(), as_canvas_size(canvas)
-    return Arguments(positions, cluster_size, canvas, per_image)
+    # A cluster of more tokens than there are is one of all tokens.
+    cluster_size = min(cluster_size, max(positions.shape[1], 1))
+    return Arguments(positions.detach().float(), cluster_size, as_canvas_size(canvas), per_image)
 
 
 balanced_clusters_reference = balanced_clusters.reference

@@ -95,12 +95,19 @@ def test_companions_in_the_batch(operator):
 
 
 @devices
-@pytest.mark.parametrize("place", [torch.nan, torch.inf, -torch.inf])
-def test_the_order_is_a_permutation_whatever_the_positions(place, device):
+@pytest.mark.parametrize("operator", [balanced_clusters, balanced_clusters_reference])
+@pytest.mark.parametrize("x", [torch.nan, torch.inf, -torch.inf])
+def test_the_order_is_a_permutation_whatever_the_positions(x, operator, device):
     positions = tokens_on_canvas(20, 20, 100).to(device)
-    positions[0, ::7, 0] = place
-    order, _ = balanced_clusters(positions, 8, (20, 20))
+    positions[0, ::7, 0] = x
+    order, _ = operator(positions, 8, (20, 20))
     assert torch.equal(order.sort(-1).values, torch.arange(100, device=device).expand(2, -1))
+
+
+@needs_binary
+def test_a_cluster_larger_than_any_image():
+    positions = tokens_on_canvas(20, 20, 100)
+    assert_same(positions, 2**63 - 1, (20, 20))
 
 
 @devices
