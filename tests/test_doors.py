@@ -9,7 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = {"autofocusformer", "mask2former", "panoptic_segformer"}
-NAMES = re.compile(r"mask_?2?_?former|seg_?former|auto_?focus_?former|\baff\b|_aff_", re.IGNORECASE)
+NAMES = re.compile(
+    r"mask_?2?_?former|seg_?former|auto_?focus_?former|\baff\b|_aff_"
+    r"|image_?folder|image_classification|accuracy",  # what only AutoFocusFormer has
+    re.IGNORECASE,
+)
 SHARED = [
     *sorted((ROOT / "projects/segcore").rglob("*.py")),
     ROOT / "train_net.py",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 
+from autofocusformer.classification.config import CLASSIFIER, add_classification_config
 from segcore.backbones.features import FEATURES
 from segcore.config.rules import (
     BACKBONE_SECTIONS,
@@ -19,12 +20,11 @@ from segcore.config.rules import (
 )
 
 BACKBONES = ("AutoFocusFormer", "AutoFocusFormerGrid")
-CLASSIFIER = "AutoFocusFormerClassifier"
-CLASSIFICATION_MAPPER = "image_classification"
 
 
 def add_autofocusformer_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.AFF``, in place; all else is Mask2Former's."""
+    """Add ``MODEL.AFF`` and the keys of classification, in place; all else is Mask2Former's."""
+    add_classification_config(cfg)
     cfg.MODEL.AFF = aff = CfgNode()
     aff.EMBED_DIM = [32, 128, 256, 384]
     aff.DEPTHS = [2, 2, 6, 2]
@@ -94,26 +94,3 @@ def _stages(cfg: CfgNode) -> Iterator[str]:
     emitted = FEATURES[: len(aff.DEPTHS)]
     if not set(aff.OUT_FEATURES) <= set(emitted):
         yield f"MODEL.AFF.OUT_FEATURES: expected some of {emitted}, got {list(aff.OUT_FEATURES)}"
-
-
-@relation("MODEL.META_ARCHITECTURE", "INPUT", "SOLVER")
-def _classification(cfg: CfgNode) -> Iterator[str]:
-    """Yield what does not go together with classification."""
-    classifies = cfg.MODEL.META_ARCHITECTURE == CLASSIFIER
-    mapper = cfg.INPUT.DATASET_MAPPER_NAME
-    if classifies != (mapper == CLASSIFICATION_MAPPER):
-        yield (
-            f"INPUT.DATASET_MAPPER_NAME: expected {CLASSIFICATION_MAPPER!r} with "
-            f"MODEL.META_ARCHITECTURE {CLASSIFIER!r}, and with no other, got {mapper!r} with "
-            f"{cfg.MODEL.META_ARCHITECTURE!r}"
-        )
-    if not classifies:
-        return
-    if cfg.INPUT.FORMAT != "RGB":
-        yield f"INPUT.FORMAT: expected 'RGB' for image classification, got {cfg.INPUT.FORMAT!r}"
-    options, batch = cfg.INPUT.CLASSIFICATION, cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.ACCUMULATE
-    if (options.MIXUP_ALPHA or options.CUTMIX_ALPHA) and batch % 2:
-        yield (
-            "SOLVER.IMS_PER_BATCH: expected an even number, as mixup and CutMix "
-            f"(INPUT.CLASSIFICATION.MIXUP_ALPHA, CUTMIX_ALPHA) work on pairs, got {batch}"
-        )

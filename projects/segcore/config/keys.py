@@ -10,7 +10,6 @@ def add_segcore_config(cfg: CfgNode) -> None:
     _add_swin_keys(cfg)
     _add_pvt_keys(cfg)
     _add_own_data_keys(cfg)
-    _add_classification_keys(cfg)
     _add_merging_keys(cfg)
 
     cfg.SOLVER.OPTIMIZER = "ADAMW"
@@ -111,32 +110,6 @@ def _add_own_data_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.PANOPTIC = CfgNode()
     for split in ("TRAIN", "TEST"):
         cfg.DATASETS.PANOPTIC[split] = CfgNode({"IMAGES": "", "JSON": "", "PNGS": ""})
-
-
-def _add_classification_keys(cfg: CfgNode) -> None:
-    """Image classification, on folders that have a sub-folder of images for each class."""
-    cfg.DATASETS.IMAGE_FOLDER = CfgNode({"TRAIN": "", "TEST": ""})
-
-    cfg.MODEL.CLASSIFIER = CfgNode()
-    # DATASETS.IMAGE_FOLDER, where set, decides.
-    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
-    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.1
-
-    # Squares of INPUT.IMAGE_SIZE pixels.
-    cfg.INPUT.CLASSIFICATION = options = CfgNode()
-    # In timm's notation. Without it, and only then, colours are jittered.
-    options.AUTO_AUGMENT = "rand-m9-mstd0.5-inc1"
-    options.COLOR_JITTER = 0.4
-    # Share of the images in which a rectangle becomes noise.
-    options.ERASING_PROB = 0.25
-    # Parameters of the beta distributions of mixing factors; 0 switches off.
-    options.MIXUP_ALPHA = 0.8
-    options.CUTMIX_ALPHA = 1.0
-    # Share of the batches that are mixed, and of these of CutMix where both are on.
-    options.MIX_PROB = 1.0
-    options.CUTMIX_PROB = 0.5
-    # In tests, cut out the centre; else squeeze the whole image into the square.
-    options.CENTER_CROP_TEST = True
 
 
 def _add_merging_keys(cfg: CfgNode) -> None:

@@ -58,17 +58,6 @@ device = Rule(
     "'cpu', 'cuda' or 'cuda:' and a number",
     lambda value: isinstance(value, str) and re.fullmatch(r"cpu|cuda(:\d{1,3})?", value),
 )
-auto_augment = Rule(
-    "a policy in timm's notation, such as 'rand-m9-mstd0.5-inc1', or ''",
-    lambda value: (
-        isinstance(value, str)
-        and re.fullmatch(
-            r"|(rand|augmix)(-(m|n|p|mstd|mmax|inc|w|d|b)\d+(\.\d+)?|-t\w+)*"
-            r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?",
-            value,
-        )
-    ),
-)
 steps = Rule(
     "a list of rising iterations from 0",
     lambda value: (
@@ -121,8 +110,6 @@ add_rules(
         "PIXEL_STD": list_of(number(0, 1e6, above=True), 3),
         "BACKBONE.NAME": named(lambda: dict(BACKBONE_REGISTRY)),
         "BACKBONE.FREEZE_AT": integer(0, 5),
-        "CLASSIFIER.NUM_CLASSES": integer(1, 10**6),
-        "CLASSIFIER.LABEL_SMOOTHING": dropout(),
     },
 )
 add_rules(
@@ -236,14 +223,6 @@ add_rules(
         "CROP.SINGLE_CATEGORY_MAX_AREA": number(0, 1, above=True),
         "CROP.RESIZE_MIN_SIZES": sides,
         "CROP.RESIZE_MAX_SIZE": side,
-        "CLASSIFICATION.AUTO_AUGMENT": auto_augment,
-        "CLASSIFICATION.COLOR_JITTER": number(0, 100),
-        "CLASSIFICATION.ERASING_PROB": share(),
-        "CLASSIFICATION.MIXUP_ALPHA": number(0, 1000),
-        "CLASSIFICATION.CUTMIX_ALPHA": number(0, 1000),
-        "CLASSIFICATION.MIX_PROB": share(),
-        "CLASSIFICATION.CUTMIX_PROB": share(),
-        "CLASSIFICATION.CENTER_CROP_TEST": boolean(),
     },
 )
 add_rules(
@@ -256,8 +235,6 @@ add_rules(
             for split in ("TRAIN", "TEST")
             for name in ("IMAGES", "JSON", "PNGS")
         },
-        "IMAGE_FOLDER.TRAIN": text(),
-        "IMAGE_FOLDER.TEST": text(),
     },
 )
 add_rules(

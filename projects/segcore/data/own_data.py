@@ -20,10 +20,9 @@ from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
 
 from segcore.data.check import check_panoptic_dataset
-from segcore.data.check_image_folder import check_image_folders
 from segcore.data.check_splits import split_problems
 from segcore.data.derived import DerivedFiles, PanopticSource, derive, locked
-from segcore.data.image_folder import image_folders, require_one_kind_of_data, setup_image_folders
+from segcore.data.kinds import configured_kind
 from segcore.data.mappers import MAPPERS
 from segcore.data.mappers.augmentation import max_ratio_in_tests, max_ratio_in_training
 from segcore.data.panoptic_format import (
@@ -55,7 +54,7 @@ def setup_own_data(
     passed check is remembered under ``OUTPUT_DIR/derived`` until a file changes. The derived files
     of the test split are made at once, those of the training split when it is loaded.
 
-    ``DATASETS.IMAGE_FOLDER``, the data of classifiers, is set up here as well.
+    Data of another kind (``segcore.data.kinds``) are set up here as well.
 
     Args:
         explicit_num_classes: the class count that the user asked for, if any.
@@ -65,7 +64,9 @@ def setup_own_data(
         DataError: the data has errors, a path is not set, splits or class counts disagree.
         OutputError: ``OUTPUT_DIR`` cannot be written.
     """
-    setup_image_folders(cfg)
+    if kind := configured_kind(cfg):
+        kind.set_up(cfg)
+        return
     sources = _configured_sources(cfg)
     if not sources:
         return
@@ -99,9 +100,8 @@ def check_own_data(cfg: CfgNode, explicit_num_classes: int | None = None) -> lis
 
     What passes it passes :func:`setup_own_data` as well.
     """
-    require_one_kind_of_data(cfg)
-    if folders := image_folders(cfg):
-        return check_image_folders(folders, max_pixels=cfg.INPUT.MAX_PIXELS)
+    if kind := configured_kind(cfg):
+        return kind.check(cfg)
     sources = _configured_sources(cfg)
     reports = [_check(split, source) for split, source in sources.items()]
     if reports and all(report.ok for report in reports):

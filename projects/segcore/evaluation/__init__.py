@@ -1,16 +1,15 @@
 """Evaluators by data set, panoptic quality, test-time augmentation."""
 
-from segcore.evaluation.build import build_evaluator, check_evaluation
-from segcore.evaluation.classification import AccuracyEvaluator
+from segcore.evaluation.build import build_evaluator, check_evaluation, register_evaluator
 from segcore.evaluation.instance import InstanceSegEvaluator
 from segcore.evaluation.panoptic import PanopticEvaluator
 from segcore.evaluation.tta import SemanticSegmentorWithTTA
 
 __all__ = [
-    "AccuracyEvaluator",
     "InstanceSegEvaluator",
     "PanopticEvaluator",
     "SemanticSegmentorWithTTA",
     "build_evaluator",
     "check_evaluation",
+    "register_evaluator",
 ]

@@ -1,7 +1,7 @@
 """Which evaluators a data set gets."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 
 from detectron2.config import CfgNode
@@ -19,7 +19,6 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from segcore.errors import DataError
-from segcore.evaluation.classification import AccuracyEvaluator
 from segcore.evaluation.instance import InstanceSegEvaluator
 from segcore.evaluation.panoptic import PanopticEvaluator
 from segcore.meta_arch import result_switches
@@ -46,7 +45,6 @@ SINGLE_KINDS = {
     "lvis": "lvis",
     "cityscapes_sem_seg": "cityscapes_semantic",
     "cityscapes_instance": "cityscapes_instance",
-    "image_classification": "classification",
 }
 
 EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
@@ -57,7 +55,6 @@ EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "lvis": lambda name, folder: LVISEvaluator(name, output_dir=folder),
     "cityscapes_semantic": lambda name, _: CityscapesSemSegEvaluator(name),
     "cityscapes_instance": lambda name, _: CityscapesInstanceEvaluator(name),
-    "classification": lambda *_: AccuracyEvaluator(),
 }
 # Metadata that names the files of the ground truth.
 GROUND_TRUTH = {
@@ -68,7 +65,6 @@ GROUND_TRUTH = {
     "lvis": ("json_file",),
     "cityscapes_semantic": ("gt_dir",),
     "cityscapes_instance": ("gt_dir",),
-    "classification": (),
 }
 # kind -> package that it imports, and how to get it
 PACKAGES = {
@@ -76,6 +72,27 @@ PACKAGES = {
     "cityscapes_instance": ("cityscapesscripts", "pip install 'panoptic-toolkit[cityscapes]'"),
     "lvis": ("lvis", "pip install lvis"),
 }
+
+
+def register_evaluator(
+    evaluator_type: str,
+    build: Callable[[str, str], DatasetEvaluator],
+    ground_truth: Collection[str] = (),
+) -> None:
+    """Add the evaluator of data whose metadata have this ``evaluator_type``.
+
+    Args:
+        build: name of the data set, folder for predictions -> evaluator.
+        ground_truth: keys of the metadata that name files which it reads.
+
+    Raises:
+        ValueError: the type is known already.
+    """
+    if evaluator_type in SINGLE_KINDS or evaluator_type in KINDS_BY_TASK:
+        raise ValueError(f"evaluator_type {evaluator_type!r} is registered already")
+    SINGLE_KINDS[evaluator_type] = evaluator_type
+    EVALUATORS[evaluator_type] = build
+    GROUND_TRUTH[evaluator_type] = tuple(ground_truth)
 
 
 def build_evaluator(

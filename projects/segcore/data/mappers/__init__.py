@@ -1,6 +1,6 @@
 """Mappers, dataset dict -> the model's input, in a registry that systems add to."""
 
-from segcore.data.mappers import classification, lsj, resize_crop  # noqa: F401 registers them
+from segcore.data.mappers import lsj, resize_crop  # noqa: F401 registers them
 from segcore.data.mappers.registry import (
     MAPPERS,
     MapperEntry,

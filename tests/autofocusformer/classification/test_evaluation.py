@@ -5,8 +5,9 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
+from autofocusformer.classification import AccuracyEvaluator
 from segcore.config import get_cfg
-from segcore.evaluation import AccuracyEvaluator, build_evaluator
+from segcore.evaluation import build_evaluator, register_evaluator
 
 
 def evaluate(logits: torch.Tensor, labels: list[int]) -> dict[str, float]:
@@ -43,6 +44,12 @@ def test_chosen_by_the_kind_of_data():
         assert isinstance(build_evaluator(get_cfg(), "few_images"), AccuracyEvaluator)
     finally:
         MetadataCatalog.remove("few_images")
+
+
+def test_type_of_data_is_registered_once():
+    for evaluator_type in ("image_classification", "coco_panoptic_seg"):
+        with pytest.raises(ValueError, match="is registered already"):
+            register_evaluator(evaluator_type, lambda *_: AccuracyEvaluator())
 
 
 def test_counts_of_all_processes(monkeypatch):

@@ -9,8 +9,12 @@ from pathlib import Path
 from torchvision.datasets.folder import make_dataset
 from tqdm import tqdm
 
+from autofocusformer.classification.image_folder import (
+    classes_without_images,
+    read_classes,
+    require_same_classes,
+)
 from segcore.data.check_files import unreadable_image
-from segcore.data.image_folder import classes_without_images, read_classes, require_same_classes
 from segcore.data.images import (
     MAX_PIXELS,
     changes_on_reading,

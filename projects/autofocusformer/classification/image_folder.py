@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from torchvision.datasets.folder import find_classes, make_dataset
 
 from segcore.data.category_rules import MAX_CATEGORIES, name_fault
 from segcore.data.images import is_image_name
-from segcore.errors import ConfigError, DataError
+from segcore.errors import DataError
 from segcore.files import relative_to
 from segcore.text import printable
 
@@ -31,12 +31,10 @@ def setup_image_folders(cfg: CfgNode) -> None:
     Raises:
         DataError: a folder does not exist, or has no class; a class has no image; the splits have
             different classes.
-        ConfigError: panoptic data are set as well.
     """
     folders = image_folders(cfg)
     if not folders:
         return
-    require_one_kind_of_data(cfg)
     classes = {split: read_classes(folder) for split, folder in folders.items()}
     require_same_classes(folders, classes)
     for split, folder in folders.items():
@@ -57,15 +55,15 @@ def setup_image_folders(cfg: CfgNode) -> None:
 
 def image_folders(cfg: CfgNode) -> dict[str, Path]:
     """The folders that the config names, by split."""
-    paths = cfg.DATASETS.IMAGE_FOLDER
+    paths = cfg.DATASETS.get("IMAGE_FOLDER", dict.fromkeys(DATASET_NAMES))
     return {split: Path(paths[split]).expanduser() for split in DATASET_NAMES if paths[split]}
 
 
-def require_one_kind_of_data(cfg: CfgNode) -> None:
-    """Raise a ConfigError if image folders and panoptic data are both set."""
-    panoptic = any(path for split in cfg.DATASETS.PANOPTIC.values() for path in split.values())
-    if panoptic and image_folders(cfg):
-        raise ConfigError("DATASETS.IMAGE_FOLDER and DATASETS.PANOPTIC are both set: choose one")
+def use_image_classes(cfg: CfgNode, metadata: Metadata) -> None:
+    """Set ``MODEL.CLASSIFIER.NUM_CLASSES`` to the class count of a checkpoint, in place."""
+    classes = metadata.get("classes")
+    if classes and "CLASSIFIER" in cfg.MODEL:
+        cfg.MODEL.CLASSIFIER.NUM_CLASSES = len(classes)
 
 
 def read_classes(folder: Path) -> list[str]:

@@ -8,8 +8,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from autofocusformer.classification.image_folder import DATASET_NAMES, setup_image_folders
 from segcore.config import get_cfg
-from segcore.data.image_folder import DATASET_NAMES, setup_image_folders
 from segcore.data.mappers import build_test_mapper, build_train_mapper
 from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.engine import Trainer
