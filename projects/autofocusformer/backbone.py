@@ -58,7 +58,7 @@ class Stage(nn.Module):
     """Blocks over one clustering of the tokens, and the way down to the next stage, if any.
 
     Args:
-        number: from 0; only the first is known to have tokens on a full grid.
+        index: from 0; only the first stage is known to have tokens on a full grid.
         drop_paths: of each block.
         block: other arguments of the blocks.
         downsampling: arguments of the way down, None for the last stage.
@@ -67,7 +67,7 @@ class Stage(nn.Module):
     def __init__(
         self,
         dim: int,
-        number: int,
+        index: int,
         drop_paths: Sequence[float],
         *,
         cluster_size: int,
@@ -77,7 +77,7 @@ class Stage(nn.Module):
         downsampling: dict[str, Any] | None,
     ) -> None:
         super().__init__()
-        self.on_grid = number == 0
+        self.on_grid = index == 0
         self.cluster_size = cluster_size
         self.neighborhood_size = neighborhood_size
         self.per_image = per_image
@@ -87,7 +87,7 @@ class Stage(nn.Module):
         self.prob_net = self.downsample = None
         if downsampling is not None:
             self.prob_net = nn.Linear(dim, 1)
-            self.downsample = AdaptiveDownsampling(dim, stride=2 ** (number + 1), **downsampling)
+            self.downsample = AdaptiveDownsampling(dim, stride=2 ** (index + 1), **downsampling)
 
     def forward(self, tokens: Tokens) -> tuple[Tokens, ClusterNeighborhood]:
         """The tokens after the blocks, in the order of their clusters."""
@@ -110,7 +110,7 @@ class Stage(nn.Module):
         return self.downsample(tokens, self.importance(tokens), neighborhood)
 
     def importance(self, tokens: Tokens) -> Tensor:
-        """How much each token after the blocks asks to stay: (B, N), in (0, 1)."""
+        """Return the importance of each token after the blocks: (B, N), in (0, 1)."""
         return at_least_float32(self.prob_net(tokens.features)).sigmoid().squeeze(-1)
 
 
@@ -128,7 +128,7 @@ class AutoFocusFormerTrunk(nn.Module):
         drop_path_rate: stochastic depth of the last block, linear from 0 at the first.
         patch_norm: normalize the embedded patches.
         pad: see :class:`PatchEmbedding`.
-        per_image: cluster each image by itself. The published program, and so the training of
+        per_image: cluster each image by itself. The official code, and so the training of
             official weights, lets an image's clusters depend on the others in its batch.
     """
 
@@ -179,25 +179,25 @@ class AutoFocusFormerTrunk(nn.Module):
         ]
         self.layers = nn.ModuleList(
             Stage(
-                embed_dim[number],
-                number,
-                drop_paths[number],
+                embed_dim[index],
+                index,
+                drop_paths[index],
                 cluster_size=cluster_size,
-                neighborhood_size=neighborhood_size[number],
+                neighborhood_size=neighborhood_size[index],
                 per_image=per_image,
                 block={
-                    "num_heads": num_heads[number],
+                    "num_heads": num_heads[index],
                     "mlp_ratio": mlp_ratio,
                     "layer_scale": layer_scale,
                     "dropout": dropout,
                 },
                 downsampling=down,
             )
-            for number, down in enumerate([*downsampling, None])
+            for index, down in enumerate([*downsampling, None])
         )
 
     def stages(self, images: Tensor) -> Iterator[Tokens]:
-        """The tokens of each stage after its blocks, for images (B, in_channels, height, width)."""
+        """Yield the tokens of each stage, for images (B, in_channels, height, width)."""
         if images.dim() != 4 or 0 in images.shape:
             raise ValueError(
                 f"images: expected a batch (B, C, height, width), got {tuple(images.shape)}"
@@ -212,12 +212,15 @@ class AutoFocusFormerTrunk(nn.Module):
 
     @torch.no_grad()
     def focus(self, images: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        """Where the tokens of each stage are, for images (B, in_channels, height, width).
+        """Return positions and importance of the tokens of each stage.
+
+        Args:
+            images: (B, in_channels, height, width).
 
         Returns:
-            Of each stage the centers of its tokens (B, N, 2), as (x, y) in pixels, and their
-            importance (B, N), in (0, 1): what decides, with a grid, which of them stay. It is None
-            for the last stage, which all of them leave.
+            For each stage the centers of its tokens (B, N, 2), as (x, y) in pixels, and their
+            importance (B, N), in (0, 1), which decides with the grid prior which of them stay;
+            None for the last stage.
         """
         return [
             (
@@ -257,9 +260,9 @@ def trunk_arguments(cfg: CfgNode, in_channels: int) -> dict[str, Any]:
 
 @BACKBONE_REGISTRY.register()
 class AutoFocusFormer(AutoFocusFormerTrunk, Backbone):
-    """The tokens of the stages "res2" up to "res5", each set after a layer norm of its own.
+    """The tokens of the stages "res2" up to "res5", each set after a separate layer norm.
 
-    What flows on to the next stage is un-normalized.
+    The next stage takes the tokens before the norm.
 
     Args:
         out_features: which of them.
@@ -276,12 +279,12 @@ class AutoFocusFormer(AutoFocusFormerTrunk, Backbone):
             raise ValueError(f"out_features: expected some of {names}, got {list(out_features)}")
         self._out_features = [name for name in names if name in out_features]
         self._shapes = {
-            name: TokenShape(channels=dim, stride=PATCH * 2**number)
-            for number, (name, dim) in enumerate(zip(names, dims, strict=True))
+            name: TokenShape(channels=dim, stride=PATCH * 2**index)
+            for index, (name, dim) in enumerate(zip(names, dims, strict=True))
         }
-        for number, name in enumerate(names):
+        for index, name in enumerate(names):
             if name in out_features:
-                self.add_module(f"norm{number}", nn.LayerNorm(dims[number]))
+                self.add_module(f"norm{index}", nn.LayerNorm(dims[index]))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -290,7 +293,7 @@ class AutoFocusFormer(AutoFocusFormerTrunk, Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """What batches are padded to; any size is accepted."""
+        """Multiple that batches are padded to; any size is accepted."""
         return 32
 
     def output_shape(self) -> dict[str, TokenShape]:
@@ -300,10 +303,8 @@ class AutoFocusFormer(AutoFocusFormerTrunk, Backbone):
     def forward(self, images: Tensor) -> dict[str, Tokens]:
         """Image batch (B, in_channels, height, width) -> feature name: its tokens."""
         features = {}
-        for number, (name, tokens) in enumerate(
-            zip(self._shapes, self.stages(images), strict=True)
-        ):
+        for index, (name, tokens) in enumerate(zip(self._shapes, self.stages(images), strict=True)):
             if name in self._out_features:
-                norm = self.get_submodule(f"norm{number}")
+                norm = self.get_submodule(f"norm{index}")
                 features[name] = tokens.with_features(norm(tokens.features))
         return features

@@ -1,4 +1,4 @@
-"""Which tokens see which: balanced clusters, and the nearest of them for every token."""
+"""Neighborhoods of tokens: balanced clusters, and the nearest of them for every token."""
 
 import torch
 
@@ -15,7 +15,7 @@ def nearest_clusters(
     per_image: bool = False,
     same_positions: bool = False,
 ) -> tuple[torch.Tensor | None, ClusterNeighborhood]:
-    """The neighborhood of every token (AutoFocusFormer, section 3.1).
+    """Return the neighborhood of every token (AutoFocusFormer, section 3.1).
 
     Args:
         tokens: N of each image.

@@ -15,13 +15,15 @@ from segcore.ops import point_deform_attn, take
 
 @dataclass(frozen=True)
 class TokenLevels:
-    """Where the tokens of several levels on one canvas are, and which are near each of its cells.
+    """Positions of the tokens of several feature levels, and those nearest to each cell.
+
+    All levels have the same canvas.
 
     Attributes:
         sizes: tokens of each level
         positions: (B, S, 2) of all levels one after the other
         neighbors: (B, L, H * W, k) the up to 4 nearest tokens of each level for each cell, nearest
-            first, numbered through all levels; -1 where a level has fewer
+            first, as indices into the tokens of all levels; -1 where a level has fewer
         canvas: (H, W)
     """
 
@@ -31,8 +33,9 @@ class TokenLevels:
     canvas: tuple[int, int]
 
     @classmethod
-    def of(cls, levels: Sequence[Tokens]) -> "TokenLevels":
-        """
+    def from_tokens(cls, levels: Sequence[Tokens]) -> "TokenLevels":
+        """Look up the nearest tokens of each cell.
+
         Raises:
             ValueError: the levels have different canvases
         """
@@ -42,12 +45,12 @@ class TokenLevels:
         (canvas,) = canvases
         sizes = [level.positions.shape[1] for level in levels]
         k = min(NUM_NEIGHBORS, max(sizes))
-        first = [sum(sizes[:number]) for number in range(len(sizes))]
+        offsets = [sum(sizes[:index]) for index in range(len(sizes))]
         tables = [
             F.pad(table, (0, k - table.shape[-1]), value=-1)
             for table in (
-                _near_cells(level.positions, canvas) + offset
-                for level, offset in zip(levels, first, strict=True)
+                _nearest_to_cells(level.positions, canvas) + offset
+                for level, offset in zip(levels, offsets, strict=True)
             )
         ]
         positions = torch.cat([level.positions for level in levels], dim=1)
@@ -57,7 +60,7 @@ class TokenLevels:
         """Inverse-distance interpolation of a level, at tokens that are on cells of the canvas.
 
         Args:
-            level: its number.
+            level: its index.
             features: (B, n, C) of its tokens.
             target: N tokens of each image; their features are not looked at.
 
@@ -67,13 +70,13 @@ class TokenLevels:
         nearest = take(self.neighbors[:, level], target.cells)  # (B, N, k)
         valid = nearest >= 0
         nearest = torch.where(valid, nearest, nearest[..., :1])
-        first, size = sum(self.sizes[:level]), self.sizes[level]
-        tokens = Tokens(features, self.positions[:, first : first + size], self.canvas)
-        return interpolate(tokens, target.positions, nearest - first, valid)
+        offset, size = sum(self.sizes[:level]), self.sizes[level]
+        tokens = Tokens(features, self.positions[:, offset : offset + size], self.canvas)
+        return interpolate(tokens, target.positions, nearest - offset, valid)
 
 
-def _near_cells(positions: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """The up to 4 nearest tokens for each cell: (B, N, 2) -> (B, H * W, k)."""
+def _nearest_to_cells(positions: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Return the up to 4 nearest tokens of each cell: (B, N, 2) -> (B, H * W, k)."""
     cells = grid_positions(canvas, positions.device).expand(len(positions), -1, -1)
     return nearest_tokens(cells, positions)
 
@@ -114,7 +117,7 @@ class PointDeformAttn(MSDeformAttn):
             query: (B, Q, C)
             reference_points: (B, Q, 2) as (x, y) in cells
             value: (B, S, C) of the tokens of all levels
-            levels: where these tokens are
+            levels: positions of these tokens
             padding_mask: (B, S), true where value counts as zero
 
         Returns:

@@ -1,5 +1,5 @@
-"""Adaptive downsampling (AutoFocusFormer, section 3.3): which tokens stay, and what they take over
-from their neighborhood."""
+"""Adaptive downsampling (AutoFocusFormer, section 3.3): choice of the tokens that stay, and merging
+of their neighborhoods."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from segcore.ops import (
     take,
 )
 
-# (dx, dy, d, sin, cos) of the opposite offset.
+# Signs of (dx, dy, d, sin, cos) of the opposite offset.
 OPPOSITE = (-1.0, -1.0, 1.0, -1.0, -1.0)
 
 
@@ -80,7 +80,7 @@ class AdaptiveDownsampling(NeighborhoodMerge):
     Args:
         stride: 2, 4, 8, ...: cells between tokens of this stage if they were a grid, doubled.
         alpha: weight of the importance against the grid.
-        rate: share of the tokens that is kept.
+        rate: share of the tokens that stay.
         reserve: always keep the tokens on the grid of twice the stride.
     """
 
@@ -96,18 +96,18 @@ class AdaptiveDownsampling(NeighborhoodMerge):
     def forward(
         self, tokens: Tokens, importance: Tensor, neighborhood: ClusterNeighborhood
     ) -> Tokens:
-        """``importance`` (B, N) of the tokens, in (0, 1) -> the kept tokens."""
-        kept = self.select(tokens, importance)
-        members, valid = neighborhood.members(kept)
-        positions = take(tokens.positions, kept)
+        """``importance`` (B, N) of the tokens, in (0, 1) -> the tokens that stay."""
+        indices = self.select(tokens, importance)
+        members, valid = neighborhood.members(indices)
+        positions = take(tokens.positions, indices)
         merged = super().forward(tokens, positions, members, valid, importance)
         return Tokens(merged, positions, tokens.canvas)
 
     @torch.no_grad()
     def select(self, tokens: Tokens, importance: Tensor) -> Tensor:
-        """Numbers (B, keep) of the kept tokens: ascending, those of the coarse grid last.
+        """Return indices (B, n) of the tokens that stay: ascending, those of the coarse grid last.
 
-        Of equal scores the lower number is kept.
+        Of equal scores the lower index stays.
         """
         positions = tokens.positions
         batch, count, _ = positions.shape
@@ -116,23 +116,23 @@ class AdaptiveDownsampling(NeighborhoodMerge):
         if self.reserve:
             reserved = on_grid(positions, 2 * self.stride)
             num_reserved = _grid_points(tokens.canvas, 2 * self.stride)
-        keep = max(int(count * self.rate), num_reserved, 1)
+        num_stay = max(int(count * self.rate), num_reserved, 1)
 
         score = grid_prior(positions, self.stride) + self.alpha * importance
         score = score.masked_fill(reserved, -torch.inf)
-        best = score.argsort(dim=1, descending=True, stable=True)[:, : keep - num_reserved]
+        best = score.argsort(dim=1, descending=True, stable=True)[:, : num_stay - num_reserved]
         group = torch.full((batch, count), 2, dtype=torch.uint8, device=positions.device)
         group = group.scatter_(1, best, 0).masked_fill_(reserved, 1)
-        return group.argsort(dim=1, stable=True)[:, :keep]
+        return group.argsort(dim=1, stable=True)[:, :num_stay]
 
 
 def on_grid(positions: Tensor, stride: int | Tensor) -> Tensor:
-    """Whether both coordinates of positions (B, N, 2) are multiples of the stride: (B, N) bool."""
+    """Return True where both coordinates (B, N, 2) are multiples of the stride: (B, N) bool."""
     return (positions.remainder(stride) == 0).all(-1)
 
 
 def grid_prior(positions: Tensor, stride: int) -> Tensor:
-    """1 for tokens (B, N, 2) on the grid that every second one would be on, else 0: (B, N).
+    """Return 1 for tokens (B, N, 2) on the grid that every second one would be on, else 0: (B, N).
 
     Where tokens are sparser the grid is coarser: with the nearest other token at distance d, the
     grid has a point every ``2 ** (ceil(log2(d)) + 1)`` cells.
@@ -149,6 +149,6 @@ def grid_prior(positions: Tensor, stride: int) -> Tensor:
 
 
 def _grid_points(canvas: tuple[int, int], stride: int) -> int:
-    """How many cells of a canvas are on the grid."""
+    """Return the number of cells of a canvas that are on the grid."""
     height, width = canvas
     return -(-height // stride) * -(-width // stride)

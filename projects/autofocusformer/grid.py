@@ -34,7 +34,7 @@ class AutoFocusFormerGrid(AutoFocusFormer):
 
 
 def to_map(tokens: Tokens, stride: int) -> Tensor:
-    """What the tokens say at the centers of squares of ``stride`` pixels: (B, C, H, W)."""
+    """Interpolate tokens at the centers of squares of ``stride`` pixels: (B, C, H, W)."""
     if stride == PATCH:
         return tokens.map()  # the first stage has a token at each center
     cells = stride // PATCH

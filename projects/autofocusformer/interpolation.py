@@ -7,12 +7,12 @@ from autofocusformer.tokens import Tokens
 from segcore.ops import inverse_distance_weights, knn, point_gather, take
 
 NUM_NEIGHBORS = 4
-# Of the squared distance.
+# Exponent of the squared distance in the weights.
 POWER = 3.0
 
 
 def nearest_tokens(queries: Tensor, positions: Tensor) -> Tensor:
-    """The up to 4 tokens nearest to each point, nearest first: (B, Q, 2) and (B, N, 2) ->
+    """Return the up to 4 tokens nearest to each point, nearest first: (B, Q, 2) and (B, N, 2) ->
     (B, Q, min(4, N)) int64."""
     return knn(queries, positions, min(NUM_NEIGHBORS, positions.shape[1]))
 
@@ -20,7 +20,7 @@ def nearest_tokens(queries: Tensor, positions: Tensor) -> Tensor:
 def interpolate(
     tokens: Tokens, queries: Tensor, nearest: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """Features at points, of the tokens near them.
+    """Interpolate features at points from the tokens near them.
 
     Args:
         tokens: N of each of B images.
@@ -31,7 +31,7 @@ def interpolate(
     Returns:
         (B, Q, C), differentiable in the features.
     """
-    near = take(tokens.positions, nearest.flatten(1)).unflatten(1, nearest.shape[1:])
+    neighbors = take(tokens.positions, nearest.flatten(1)).unflatten(1, nearest.shape[1:])
     dtype = torch.promote_types(tokens.features.dtype, torch.float32)
-    weights = inverse_distance_weights(queries.to(dtype), near.to(dtype), POWER, valid)
+    weights = inverse_distance_weights(queries.to(dtype), neighbors.to(dtype), POWER, valid)
     return point_gather(tokens.features, nearest, weights)

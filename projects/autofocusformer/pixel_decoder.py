@@ -1,4 +1,4 @@
-"""Pixel decoder on tokens: backbone tokens to per-pixel embeddings and what queries attend to."""
+"""Pixel decoder on tokens: backbone tokens to mask features and multi-scale tokens."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from segcore.layers import DeformableEncoder
 from segcore.ops import knn
 
 NUM_LEVELS = 3
-# Tokens that a point convolution sees, its own included.
+# Tokens that a point convolution sees, the center included.
 CONVOLUTION_SIZE = 9
 
 
@@ -34,7 +34,7 @@ class TokenTransformer(nn.Module):
         self.encoder = DeformableEncoder(embed_dim, num_levels=num_levels, **encoder_options)
 
     def forward(self, tokens: Sequence[Tokens], levels: TokenLevels) -> list[Tokens]:
-        """``num_levels`` sets of tokens, and where they are -> the encoded tokens."""
+        """Encode ``num_levels`` sets of tokens with their positions."""
         encodings = [
             self.position_encoding(level.positions) + embedding
             for level, embedding in zip(tokens, self.level_embed, strict=True)
@@ -169,7 +169,7 @@ class PointPixelDecoder(nn.Module):
             features[name].with_features(projection(features[name].features))
             for projection, name in zip(self.input_proj, self.encoded, strict=True)
         ]
-        levels = TokenLevels.of(projected)
+        levels = TokenLevels.from_tokens(projected)
         encoded = self.transformer(projected, levels)
 
         finest = features[self.finest]

@@ -25,20 +25,20 @@ class Tokens:
 
     @property
     def cells(self) -> Tensor:
-        """Number of each token's cell, row by row: (B, N) int64."""
+        """Index of each token's cell, row by row: (B, N) int64."""
         x, y = self.positions.long().unbind(-1)
         return y * self.canvas[1] + x
 
     def with_features(self, features: Tensor) -> "Tokens":
-        """The same tokens with other features."""
+        """Return the tokens with other features."""
         return Tokens(features, self.positions, self.canvas)
 
     def at_least_float32(self) -> "Tokens":
-        """The same tokens with features of half types promoted; float64 stays."""
+        """Return the tokens with features of half types promoted; float64 stays."""
         return self.with_features(at_least_float32(self.features))
 
     def map(self) -> Tensor:
-        """The features as a map (B, C, H, W), where there is one token in each cell.
+        """Return the features of tokens, one in each cell, as a map (B, C, H, W).
 
         Raises:
             ValueError: there are more, or fewer, tokens than cells
@@ -50,8 +50,8 @@ class Tokens:
                 f"tokens: expected one in each of {height} x {width} cells, got {count} tokens"
             )
         token = torch.arange(count, device=self.features.device).expand(batch, -1)
-        token_of_cell = torch.empty_like(token).scatter_(1, self.cells, token)
-        return take(self.features, token_of_cell).transpose(1, 2).unflatten(2, self.canvas)
+        token_by_cell = torch.empty_like(token).scatter_(1, self.cells, token)
+        return take(self.features, token_by_cell).transpose(1, 2).unflatten(2, self.canvas)
 
 
 def grid_positions(canvas: tuple[int, int], device: torch.device | str | None = None) -> Tensor:

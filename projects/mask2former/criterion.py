@@ -23,7 +23,7 @@ from segcore.matching import Assignment, HungarianMatcher
 
 
 class SetCriterion(nn.Module):
-    """Classification and mask losses of matched predictions, at every prediction level.
+    """Classification and mask losses of matched queries, for every prediction.
 
     Args:
         num_classes: K, without "no object".
@@ -32,7 +32,7 @@ class SetCriterion(nn.Module):
         deep_supervision: compute the losses of the auxiliary predictions too.
         num_points, oversample_ratio, importance_sample_ratio: see
             :func:`segcore.losses.uncertain_points`.
-        draw_points: source of the random points; called for each level in turn for
+        draw_points: source of the random points; called for each prediction in turn for
             (M, oversample_ratio * num_points) candidates of its M pairs, then for the (M, rest).
     """
 
@@ -79,40 +79,42 @@ class SetCriterion(nn.Module):
             ValueError: labels outside [0, K), or shapes that disagree.
             FloatingPointError: matching costs that are not finite.
         """
-        levels = [outputs]
+        predictions = [outputs]
         if self.deep_supervision:
-            levels += outputs.get("aux_outputs", [])
-        self._check(levels, targets)
-        assignment = self.matcher(levels, targets)
+            predictions += outputs.get("aux_outputs", [])
+        self._check(predictions, targets)
+        assignment = self.matcher(predictions, targets)
         with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
-            class_losses = self._class_losses(levels, targets, assignment)
-            mask_losses, dice_losses = self._mask_losses(levels, targets, assignment)
+            class_losses = self._class_losses(predictions, targets, assignment)
+            mask_losses, dice_losses = self._mask_losses(predictions, targets, assignment)
         losses = {}
-        for level in range(len(levels)):
-            suffix = f"_{level - 1}" if level else ""
-            losses["loss_ce" + suffix] = class_losses[level]
-            losses["loss_mask" + suffix] = mask_losses[level]
-            losses["loss_dice" + suffix] = dice_losses[level]
+        for index in range(len(predictions)):
+            suffix = f"_{index - 1}" if index else ""
+            losses["loss_ce" + suffix] = class_losses[index]
+            losses["loss_mask" + suffix] = mask_losses[index]
+            losses["loss_dice" + suffix] = dice_losses[index]
         return losses
 
-    def _class_losses(self, levels, targets, assignment: Assignment) -> Tensor:
-        """(L,): mean cross entropy over all queries of the batch, weighted by class."""
-        logits = at_least_float32(torch.stack([level["pred_logits"] for level in levels]))
+    def _class_losses(self, predictions, targets, assignment: Assignment) -> Tensor:
+        """Return mean cross entropies over all queries of the batch, weighted by class: (L,)."""
+        logits = at_least_float32(
+            torch.stack([prediction["pred_logits"] for prediction in predictions])
+        )
         classes = torch.full(logits.shape[:3], self.num_classes, device=logits.device)
-        level = torch.arange(len(levels), device=logits.device).unsqueeze(1)
+        index = torch.arange(len(predictions), device=logits.device).unsqueeze(1)
         labels = torch.cat([target["labels"] for target in targets])
-        classes[level, assignment.image, assignment.query] = labels[assignment.target]
+        classes[index, assignment.image, assignment.query] = labels[assignment.target]
         weight = self.empty_weight.to(logits)
         loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
-        return loss.view(len(levels), -1).sum(1) / weight[classes].flatten(1).sum(1)
+        return loss.view(len(predictions), -1).sum(1) / weight[classes].flatten(1).sum(1)
 
-    def _mask_losses(self, levels, targets, assignment: Assignment) -> tuple[Tensor, Tensor]:
-        """(L,) each: cross entropy and dice of the matched masks, summed, over the mask number."""
+    def _mask_losses(self, predictions, targets, assignment: Assignment) -> tuple[Tensor, Tensor]:
+        """Return cross entropy and dice of the matched masks, summed and normalized: (L,) each."""
         sampler = MaskSampler(torch.cat([target["masks"] for target in targets]))
         predicted, true = [], []
-        # Level by level: the candidates of all levels at once would need much more memory.
-        for level, image, query, target in zip(levels, *assignment, strict=True):
-            masks = at_least_float32(level["pred_masks"][image, query])
+        # One by one: the candidates of all predictions at once would need much more memory.
+        for prediction, image, query, target in zip(predictions, *assignment, strict=True):
+            masks = at_least_float32(prediction["pred_masks"][image, query])
             points = uncertain_points(
                 masks.detach(),
                 self.num_points,
@@ -127,8 +129,8 @@ class SetCriterion(nn.Module):
         cross_entropy = sigmoid_ce_loss(predicted, true).sum(1) / num_masks
         return cross_entropy, dice_loss(predicted, true).sum(1) / num_masks
 
-    def _check(self, levels, targets) -> None:
-        logits, masks = levels[0]["pred_logits"], levels[0]["pred_masks"]
+    def _check(self, predictions, targets) -> None:
+        logits, masks = predictions[0]["pred_logits"], predictions[0]["pred_masks"]
         if logits.shape[-1] != self.num_classes + 1 or logits.shape[:2] != masks.shape[:2]:
             raise ValueError(
                 f"expected pred_logits (B, Q, {self.num_classes + 1}) and pred_masks (B, Q, h, w),"

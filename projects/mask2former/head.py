@@ -110,12 +110,12 @@ def _registered(key: str, name: str, available: dict[str, Any], *, on_tokens: bo
     has these names as ``on_maps``, and this is the one place that tells the two apart.
     """
     fitting = {
-        own_name: module
-        for own_name, module in available.items()
+        registered_name: module
+        for registered_name, module in available.items()
         if hasattr(module, "on_maps") == on_tokens
     }
-    for own_name, module in fitting.items():
-        if name == own_name or name in getattr(module, "on_maps", ()):
+    for registered_name, module in fitting.items():
+        if name == registered_name or name in getattr(module, "on_maps", ()):
             return module
     kind = "tokens" if on_tokens else "maps"
     problem = f", which does not take the {kind} that the backbone returns"

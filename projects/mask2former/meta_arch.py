@@ -19,7 +19,7 @@ from segcore.meta_arch import SegmentationModel, checked_target, thing_ids_of
 Size = tuple[int, int]
 
 # With the thresholds of the published panoptic configurations.
-OWN_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_share=0.8)
+DEFAULT_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_share=0.8)
 
 
 @META_ARCH_REGISTRY.register()
@@ -42,7 +42,7 @@ class MaskFormer(SegmentationModel):
         instance_on: bool = False,
         panoptic_on: bool = False,
         thing_ids: Collection[int] = (),
-        panoptic_merging: PanopticMerging = OWN_MERGING,
+        panoptic_merging: PanopticMerging = DEFAULT_MERGING,
         topk_per_image: int = 100,
         resize_before_inference: bool = False,
     ):
@@ -52,7 +52,7 @@ class MaskFormer(SegmentationModel):
             sem_seg_head: features -> {"pred_logits", "pred_masks", "aux_outputs"}.
             criterion: predictions and targets -> unweighted losses; has ``weight_dict``.
             pixel_mean, pixel_std: of each channel, in the range of the input image.
-            size_divisibility: batches are padded to a multiple; negative: the backbone's own.
+            size_divisibility: batches are padded to a multiple; negative: to that of the backbone.
             semantic_on, instance_on, panoptic_on: the results wanted.
             thing_ids: classes in [0, K) whose segments are instances, for panoptic results.
             panoptic_merging: of queries with their most probable class, by class probability.
@@ -101,7 +101,7 @@ class MaskFormer(SegmentationModel):
             "thing_ids": thing_ids_of(cfg.DATASETS.TRAIN, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES),
             "panoptic_merging": PanopticMerging.from_config(
                 cfg,
-                OWN_MERGING.strategy,
+                DEFAULT_MERGING.strategy,
                 score_threshold=test.OBJECT_MASK_THRESHOLD,
                 min_visible_share=test.OVERLAP_THRESHOLD,
             ),
@@ -124,7 +124,7 @@ class MaskFormer(SegmentationModel):
         Args:
             batched_inputs: one dict an image in Detectron2's format: "image" (C, H, W), uint8 or
                 float, in the channel order of the means; "height", "width" of the output (default:
-                the image's own); in training "instances" with gt_classes and gt_masks.
+                size of the image); in training "instances" with gt_classes and gt_masks.
 
         Returns:
             In training {loss name: weighted scalar}. Else one dict an image, with those wanted of

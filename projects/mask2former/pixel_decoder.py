@@ -1,4 +1,4 @@
-"""Pixel decoder: backbone features to per-pixel embeddings and the maps that queries attend to."""
+"""Pixel decoder: backbone features to mask features and multi-scale features."""
 
 import math
 from collections.abc import Sequence
@@ -37,17 +37,17 @@ class MultiScaleTransformer(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """``num_levels`` maps (B, C, H_l, W_l) -> the encoded maps, of the same shapes."""
-        sizes = [tuple(level.shape[-2:]) for level in maps]
+        spatial_shapes = [tuple(level.shape[-2:]) for level in maps]
         tokens = flatten_levels(maps)
-        positions = level_positions(self.position_encoding, self.level_embed, sizes)
-        reference_points = grid_reference_points(sizes, tokens.device)[None, :, None].expand(
-            len(tokens), -1, len(sizes), -1
-        )
-        encoded = self.encoder(tokens, positions, reference_points, sizes)
-        levels = encoded.split([height * width for height, width in sizes], dim=1)
+        positions = level_positions(self.position_encoding, self.level_embed, spatial_shapes)
+        reference_points = grid_reference_points(spatial_shapes, tokens.device)[
+            None, :, None
+        ].expand(len(tokens), -1, len(spatial_shapes), -1)
+        encoded = self.encoder(tokens, positions, reference_points, spatial_shapes)
+        levels = encoded.split([height * width for height, width in spatial_shapes], dim=1)
         return [
-            level.transpose(1, 2).unflatten(2, size)
-            for level, size in zip(levels, sizes, strict=True)
+            level.transpose(1, 2).unflatten(2, shape)
+            for level, shape in zip(levels, spatial_shapes, strict=True)
         ]
 
 

@@ -1,4 +1,4 @@
-"""From the logits of queries for one image to what the result maker takes."""
+"""Predictions of masks from the logits of the queries of one image."""
 
 from collections.abc import Collection
 
@@ -47,8 +47,8 @@ def mask_prediction(
     pair_scores, pairs = probabilities.flatten().topk(min(topk, probabilities.numel()))
     instances = pairs // num_classes, pairs % num_classes, pair_scores
     if thing_ids is not None:
-        things = is_thing(instances[1], thing_ids)
-        instances = (part[things] for part in instances)
+        thing_pairs = is_thing(instances[1], thing_ids)
+        instances = (part[thing_pairs] for part in instances)
     return MaskPrediction(
         mask_logits,
         Tensor.sigmoid,

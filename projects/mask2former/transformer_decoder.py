@@ -169,7 +169,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
     @staticmethod
     def _projection(in_channels: int, out_channels: int) -> nn.Module:
-        """Of a level with other channels than the queries have."""
+        """Build the projection of a feature level to the channels of the queries."""
         convolution = Conv2d(in_channels, out_channels, kernel_size=1)
         weight_init.c2_xavier_fill(convolution)
         return convolution
@@ -196,42 +196,42 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         ]
         # The attention mask is the resized mask. Resizing is linear, so the per-pixel embedding is
         # resized once for each level instead of the masks of every layer.
-        level_features = [
+        mask_features_by_level = [
             F.interpolate(
                 mask_features.detach(), size=level.shape[-2:], mode="bilinear", align_corners=False
             ).flatten(2)
             for level in maps
         ]
-        return self._decode(projected, positions, level_features, mask_features)
+        return self._decode(projected, positions, mask_features_by_level, mask_features)
 
-    def _check_levels(self, levels: Sequence[Any]) -> None:
-        several = isinstance(levels, Sequence)
-        if not several or len(levels) != self.num_levels:
+    def _check_levels(self, feature_levels: Sequence[Any]) -> None:
+        several = isinstance(feature_levels, Sequence)
+        if not several or len(feature_levels) != self.num_levels:
             raise ValueError(
                 f"maps: expected {self.num_levels} feature maps, which "
                 "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE 'multi_scale_pixel_decoder' hands over, "
-                f"got {len(levels) if several else f'one {type(levels).__name__}'}"
+                f"got {len(feature_levels) if several else f'one {type(feature_levels).__name__}'}"
             )
 
     def _decode(
         self,
-        levels: Sequence[Tensor],
+        feature_levels: Sequence[Tensor],
         positions: Sequence[Tensor],
-        level_features: Sequence[Tensor],
+        mask_features_by_level: Sequence[Tensor],
         mask_features: Tensor,
     ) -> dict[str, Any]:
-        """The predictions, from levels of S_l places each.
+        """Predict from feature levels of S_l tokens each.
 
         Args:
-            levels: features (B, S_l, C) that the queries attend to.
+            feature_levels: tokens (B, S_l, C) that the queries attend to.
             positions: their position encodings (B or 1, S_l, C).
-            level_features: per-pixel embeddings (B, mask_dim, S_l) at their places, for the masks
-                that attention is kept within.
+            mask_features_by_level: per-pixel embeddings (B, mask_dim, S_l) at the tokens, for
+                the masks of masked attention.
             mask_features: per-pixel embedding (B, mask_dim, H, W).
         """
         values = [
             level + embedding
-            for level, embedding in zip(levels, self.level_embed.weight, strict=True)
+            for level, embedding in zip(feature_levels, self.level_embed.weight, strict=True)
         ]
         keys = [
             value + position.to(value.dtype)
@@ -253,7 +253,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             mask_embedding = self.mask_embed(normed)
             if self.training:
                 auxiliary.append(self._prediction(normed, mask_embedding, mask_features))
-            visible = _visible(mask_embedding.detach(), level_features[level])
+            visible = _visible(mask_embedding.detach(), mask_features_by_level[level])
             queries = cross_attention(queries, query_pos, keys[level], values[level], visible)
             queries = self_attention(queries, query_pos)
             queries = ffn(queries)
@@ -278,6 +278,6 @@ def _mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _visible(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
-    """What a query may attend to: its mask, or all where that is empty; bool (B, 1, Q, S)."""
+    """Return the tokens in the mask of each query, all if it is empty: bool (B, 1, Q, S)."""
     visible = mask_embedding @ mask_features >= 0
     return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]

@@ -1,4 +1,4 @@
-"""Panoptic SegFormer (Li et al., CVPR 2022): things and stuff by queries of their own.
+"""Panoptic SegFormer (Li et al., CVPR 2022): things and stuff by separate queries.
 
 Importing this package registers its modules, the backbones and the data sets with Detectron2.
 """

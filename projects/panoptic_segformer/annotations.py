@@ -1,4 +1,4 @@
-"""From the annotations of an image to what the network is to find in it."""
+"""Targets of an image from its annotations."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the queries of a mask decoder attend to, block by block, for pictures of it."""
+"""Attention of the queries of a mask decoder in every block, for visualization."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import Tensor
 from panoptic_segformer.mask_decoder import MaskDecoder
 from segcore.inference import attention_maps
 
-# Rows of what the decoder took -> of each the maps (h, w) of all blocks.
+# Indices of queries of the decoder -> for each, maps (h, w) of all blocks.
 Lookup = Callable[[Sequence[int]], list[tuple[Tensor, ...]]]
 
 
@@ -17,20 +17,19 @@ def recorded_attention(decoder: MaskDecoder) -> Iterator[Lookup]:
     """Watch a decoder run on one image.
 
     Yields:
-        A function that, after the run, gives the attention of queries: by their rows in what the
-        decoder took, of each query a map (h, w) of every block, at the size of the finest level;
-        see :func:`attention_maps`.
+        A function that, after the run, returns for each query, given by its index, the attention
+        maps (h, w) of every block at the size of the finest level; see :func:`attention_maps`.
     """
     calls = []
 
     def record(attention, inputs) -> None:
-        queries, memory, levels, *_ = inputs
-        calls.append((attention, queries, memory, levels))
+        queries, memory, spatial_shapes, *_ = inputs
+        calls.append((attention, queries, memory, spatial_shapes))
 
     def look_up(rows: Sequence[int]) -> list[tuple[Tensor, ...]]:
         blocks = [
-            attention_maps(attention.attention(queries[:, rows], memory)[0], levels)
-            for attention, queries, memory, levels in calls
+            attention_maps(attention.attention(queries[:, rows], memory)[0], spatial_shapes)
+            for attention, queries, memory, spatial_shapes in calls
         ]
         return list(zip(*blocks, strict=True))
 

@@ -14,12 +14,12 @@ from segcore.backbones.features import are_tokens
 
 
 def build_network(
-    segformer: CfgNode, shapes: Mapping[str, ShapeSpec], *, num_things: int
+    panoptic_segformer: CfgNode, shapes: Mapping[str, ShapeSpec], *, num_things: int
 ) -> dict[str, nn.Module]:
     """The parts of :class:`PanopticSegFormer`, by the names of its arguments.
 
     Args:
-        segformer: the config ``MODEL.PANOPTIC_SEGFORMER``.
+        panoptic_segformer: the config ``MODEL.PANOPTIC_SEGFORMER``.
         shapes: of the features of the backbone.
         num_things: thing classes.
 
@@ -27,32 +27,32 @@ def build_network(
         ValueError: a key has a value that cannot be.
     """
     attention = {
-        "embed_dim": segformer.HIDDEN_DIM,
-        "num_heads": segformer.NHEADS,
-        "feedforward_dim": segformer.DIM_FEEDFORWARD,
+        "embed_dim": panoptic_segformer.HIDDEN_DIM,
+        "num_heads": panoptic_segformer.NHEADS,
+        "feedforward_dim": panoptic_segformer.DIM_FEEDFORWARD,
     }
     deformable = {
         **attention,
-        "num_levels": len(segformer.IN_FEATURES) + 1,
-        "dropout": segformer.DROPOUT,
+        "num_levels": len(panoptic_segformer.IN_FEATURES) + 1,
+        "dropout": panoptic_segformer.DROPOUT,
     }
-    mask_decoder = {**attention, "recompute": segformer.CHECKPOINT_MASK_DECODERS}
-    in_channels = _in_channels(shapes, segformer.IN_FEATURES)
+    mask_decoder = {**attention, "recompute": panoptic_segformer.CHECKPOINT_MASK_DECODERS}
+    in_channels = _in_channels(shapes, panoptic_segformer.IN_FEATURES)
     return {
-        "neck": ChannelMapper(in_channels, segformer.HIDDEN_DIM),
-        "encoder": MultiScaleEncoder(num_layers=segformer.ENC_LAYERS, **deformable),
+        "neck": ChannelMapper(in_channels, panoptic_segformer.HIDDEN_DIM),
+        "encoder": MultiScaleEncoder(num_layers=panoptic_segformer.ENC_LAYERS, **deformable),
         "location_decoder": LocationDecoder(
-            num_queries=segformer.NUM_THING_QUERIES,
+            num_queries=panoptic_segformer.NUM_THING_QUERIES,
             num_classes=num_things,
-            num_layers=segformer.LOCATION_LAYERS,
-            with_boxes=_with_boxes(segformer.LOCATION_TARGET),
+            num_layers=panoptic_segformer.LOCATION_LAYERS,
+            with_boxes=_with_boxes(panoptic_segformer.LOCATION_TARGET),
             **deformable,
         ),
         "thing_mask_decoder": MaskDecoder(
-            num_layers=segformer.THING_MASK_LAYERS, self_attention=False, **mask_decoder
+            num_layers=panoptic_segformer.THING_MASK_LAYERS, self_attention=False, **mask_decoder
         ),
         "stuff_mask_decoder": MaskDecoder(
-            num_layers=segformer.STUFF_MASK_LAYERS, self_attention=True, **mask_decoder
+            num_layers=panoptic_segformer.STUFF_MASK_LAYERS, self_attention=True, **mask_decoder
         ),
     }
 

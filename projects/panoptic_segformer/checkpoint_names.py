@@ -1,4 +1,4 @@
-"""Names of the official checkpoints, and how they are read as ours: the one place that renames."""
+"""Names of official checkpoints and the rules that rename their entries."""
 
 import re
 from collections.abc import Callable, Iterable

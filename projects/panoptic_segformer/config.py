@@ -20,38 +20,38 @@ from segcore.config.rules import (
 
 def add_panoptic_segformer_config(cfg: CfgNode) -> None:
     """Add ``MODEL.PANOPTIC_SEGFORMER``, in place."""
-    cfg.MODEL.PANOPTIC_SEGFORMER = segformer = CfgNode()
-    segformer.IN_FEATURES = ["res3", "res4", "res5"]
-    segformer.HIDDEN_DIM = 256
-    segformer.NHEADS = 8
-    segformer.DIM_FEEDFORWARD = 1024
-    segformer.DROPOUT = 0.1
-    segformer.NUM_THING_QUERIES = 300
-    segformer.ENC_LAYERS = 6
-    segformer.LOCATION_LAYERS = 6
+    cfg.MODEL.PANOPTIC_SEGFORMER = panoptic_segformer = CfgNode()
+    panoptic_segformer.IN_FEATURES = ["res3", "res4", "res5"]
+    panoptic_segformer.HIDDEN_DIM = 256
+    panoptic_segformer.NHEADS = 8
+    panoptic_segformer.DIM_FEEDFORWARD = 1024
+    panoptic_segformer.DROPOUT = 0.1
+    panoptic_segformer.NUM_THING_QUERIES = 300
+    panoptic_segformer.ENC_LAYERS = 6
+    panoptic_segformer.LOCATION_LAYERS = 6
     # Blocks before the tail, which gives the final mask.
-    segformer.THING_MASK_LAYERS = 4
-    segformer.STUFF_MASK_LAYERS = 6
-    # What the location decoder predicts: "box", or "centre", the centre of mass of the mask.
-    segformer.LOCATION_TARGET = "box"
+    panoptic_segformer.THING_MASK_LAYERS = 4
+    panoptic_segformer.STUFF_MASK_LAYERS = 6
+    # What the location decoder predicts: "box", or "centre", the center of mass of the mask.
+    panoptic_segformer.LOCATION_TARGET = "box"
     # Batches are padded to a multiple of it.
-    segformer.SIZE_DIVISIBILITY = 1
+    panoptic_segformer.SIZE_DIVISIBILITY = 1
     # As the original: padding takes part in the masks, which are resized without cutting it off.
-    segformer.OFFICIAL_PADDING = False
+    panoptic_segformer.OFFICIAL_PADDING = False
     # As the original: no stuff class loss where no image of a process has a thing.
-    segformer.OFFICIAL_EMPTY_THINGS = False
+    panoptic_segformer.OFFICIAL_EMPTY_THINGS = False
     # Recompute the attention of the mask decoders in the backward pass, to save memory.
-    segformer.CHECKPOINT_MASK_DECODERS = False
+    panoptic_segformer.CHECKPOINT_MASK_DECODERS = False
 
-    segformer.CLASS_WEIGHT = 2.0
-    segformer.L1_WEIGHT = 5.0
-    segformer.GIOU_WEIGHT = 2.0
-    segformer.DICE_WEIGHT = 2.0
+    panoptic_segformer.CLASS_WEIGHT = 2.0
+    panoptic_segformer.L1_WEIGHT = 5.0
+    panoptic_segformer.GIOU_WEIGHT = 2.0
+    panoptic_segformer.DICE_WEIGHT = 2.0
 
-    segformer.TEST = CfgNode()
-    segformer.TEST.SEMANTIC_ON = True
-    segformer.TEST.INSTANCE_ON = True
-    segformer.TEST.PANOPTIC_ON = True
+    panoptic_segformer.TEST = CfgNode()
+    panoptic_segformer.TEST.SEMANTIC_ON = True
+    panoptic_segformer.TEST.INSTANCE_ON = True
+    panoptic_segformer.TEST.PANOPTIC_ON = True
 
 
 add_rules(
@@ -88,12 +88,13 @@ def _panoptic_segformer(cfg: CfgNode) -> Iterator[str]:
     """Yield what does not go together in the network."""
     if cfg.MODEL.META_ARCHITECTURE != "PanopticSegFormer":
         return
-    segformer = cfg.MODEL.PANOPTIC_SEGFORMER
+    panoptic_segformer = cfg.MODEL.PANOPTIC_SEGFORMER
     key = "MODEL.PANOPTIC_SEGFORMER.IN_FEATURES"
-    yield from unknown_features(cfg, key, segformer.IN_FEATURES)
+    yield from unknown_features(cfg, key, panoptic_segformer.IN_FEATURES)
     # Norms have 32 groups.
-    if segformer.HIDDEN_DIM % segformer.NHEADS or segformer.HIDDEN_DIM % 32:
+    hidden_dim, num_heads = panoptic_segformer.HIDDEN_DIM, panoptic_segformer.NHEADS
+    if hidden_dim % num_heads or hidden_dim % 32:
         yield (
             "MODEL.PANOPTIC_SEGFORMER.HIDDEN_DIM: expected a multiple of 32 and of "
-            f"MODEL.PANOPTIC_SEGFORMER.NHEADS, {segformer.NHEADS}, got {segformer.HIDDEN_DIM}"
+            f"MODEL.PANOPTIC_SEGFORMER.NHEADS, {num_heads}, got {hidden_dim}"
         )

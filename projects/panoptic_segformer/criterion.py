@@ -1,4 +1,4 @@
-"""Training losses of Panoptic SegFormer (Li et al., CVPR 2022): places, things, stuff."""
+"""Training losses of Panoptic SegFormer (Li et al., CVPR 2022): locations, things, stuff."""
 
 from collections.abc import Sequence
 
@@ -67,16 +67,17 @@ class PanopticSegFormerCriterion(nn.Module):
         )
 
     def match(self, location: LocationOutput, targets: Targets) -> LocationMatch:
-        """Which thing queries found a thing: those ``kept`` go into the mask decoder.
+        """Match thing queries to things; the matched ones go into the mask decoder.
 
         Raises:
             ValueError: targets that disagree with each other or with the predictions.
             FloatingPointError: a matching cost is not finite.
         """
         check_targets(targets, batch=len(location.logits[0]))
-        places = at_least_float32(location.boxes[-1].detach())
-        with torch.autocast(places.device.type, enabled=False):
-            return self.matcher.match_places(location, Things.of(targets, like=places))
+        boxes = at_least_float32(location.boxes[-1].detach())
+        with torch.autocast(boxes.device.type, enabled=False):
+            things = Things.from_targets(targets, predicted=boxes)
+            return self.matcher.match_locations(location, things)
 
     def forward(
         self,
@@ -89,16 +90,16 @@ class PanopticSegFormerCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """
         Args:
-            location: what the location decoder found.
+            location: output of the location decoder.
             match: :meth:`match` of it.
-            thing_masks: (B, N, h, w) of each block and, last, of the tail: those of an image's kept
-                queries in their order, then any up to N.
+            thing_masks: (B, N, h, w) of each block and, last, of the tail: those of an
+                image's matched queries in their order, then any up to N.
             stuff_masks: (B, K_stuff, h, w) of each block and, last, of the tail.
             stuff_logits: (B, K_stuff) of each block.
 
         Returns:
             Scalars, float32 or float64, whose sum is the total loss. Of the last location layer
-            "loss_cls", "loss_bbox" and "loss_iou" (of centres "loss_cls", "loss_centre"), of layer
+            "loss_cls", "loss_bbox" and "loss_iou" (of centers "loss_cls", "loss_centre"), of layer
             i "d{i}.loss_cls", ...; of the final masks "loss_mask_things", "loss_mask_stuff", of
             those of block i "d{i}.loss_mask_things_f", ...; "d{i}.loss_cls_stuff_f".
 
@@ -106,14 +107,14 @@ class PanopticSegFormerCriterion(nn.Module):
             FloatingPointError: a matching cost is not finite.
         """
         with torch.autocast(location.boxes[-1].device.type, enabled=False):
-            stuff = Stuff.of(targets)
+            stuff = Stuff.from_targets(targets)
             losses = self._location_losses(location, match)
             losses |= self._thing_mask_losses(match, thing_masks, targets)
             losses |= self._stuff_mask_losses(stuff, stuff_masks, targets)
             losses |= self._stuff_class_losses(stuff, stuff_logits, targets)
             # A mean over things, times their share things / (things + stuff); so of stuff.
             counts = [match.assignment.query.shape[1], len(stuff.labels)]
-            total = mean_over_workers(counts, like=match.things.places).sum()
+            total = mean_over_workers(counts, like=match.things.boxes).sum()
             return {name: loss / total for name, loss in losses.items()}
 
     def _location_losses(self, location: LocationOutput, match: LocationMatch) -> dict[str, Tensor]:
@@ -125,13 +126,13 @@ class PanopticSegFormerCriterion(nn.Module):
         class_loss = _focal_loss(logits, classes).flatten(1).sum(1)
         losses = _by_layer(self.class_weight * class_loss, "loss_cls", "d{}.loss_cls")
 
-        places = at_least_float32(torch.stack(location.boxes))[layer, image, query]
-        true = things.places[target]
-        distance = self.l1_weight * (places - true).abs().sum((1, 2))
-        if places.shape[-1] == 2:
+        boxes = at_least_float32(torch.stack(location.boxes))[layer, image, query]
+        true = things.boxes[target]
+        distance = self.l1_weight * (boxes - true).abs().sum((1, 2))
+        if boxes.shape[-1] == 2:
             return losses | _by_layer(distance, "loss_centre", "d{}.loss_centre")
         scale = things.scale[target]
-        giou = generalized_iou(pixel_boxes(places, scale), pixel_boxes(true, scale))
+        giou = generalized_iou(pixel_boxes(boxes, scale), pixel_boxes(true, scale))
         return (
             losses
             | _by_layer(distance, "loss_bbox", "d{}.loss_bbox")
@@ -141,7 +142,7 @@ class PanopticSegFormerCriterion(nn.Module):
     def _thing_mask_losses(
         self, match: LocationMatch, masks: Sequence[Tensor], targets: Targets
     ) -> dict[str, Tensor]:
-        """By the matching of the final masks, for the masks of all blocks."""
+        """Return losses of the masks of all blocks, by the matching of the final masks."""
         true = [target["masks"] for target in targets]
         size = masks[-1].shape[-2:]
         pairs = self.matcher.match_masks(
@@ -154,7 +155,7 @@ class PanopticSegFormerCriterion(nn.Module):
     def _stuff_mask_losses(
         self, stuff: Stuff, masks: Sequence[Tensor], targets: Targets
     ) -> dict[str, Tensor]:
-        """Of the classes that an image has: query c stands for stuff class c."""
+        """Return losses of the classes in each image; query c stands for stuff class c."""
         loss = self._mask_loss(masks, *stuff, [target["stuff_masks"] for target in targets])
         return _by_layer(loss, "loss_mask_stuff", "d{}.loss_mask_stuff_f")
 
@@ -166,7 +167,7 @@ class PanopticSegFormerCriterion(nn.Module):
         true: Sequence[Tensor],
         target: Tensor | None = None,
     ) -> Tensor:
-        """(layers,): weighted dice losses, summed over pairs, of ``masks[layer][image, row]``.
+        """Return dice losses of ``masks[layer][image, row]``, weighted and summed: (layers,).
 
         Args:
             true: of each image (n, H, W).
@@ -184,7 +185,7 @@ class PanopticSegFormerCriterion(nn.Module):
     def _stuff_class_losses(
         self, stuff: Stuff, logits: Sequence[Tensor], targets: Targets
     ) -> dict[str, Tensor]:
-        """Is each stuff class present in each image?"""
+        """Return losses of the presence of each stuff class in each image."""
         logits = at_least_float32(torch.stack(list(logits)))  # (blocks, B, K)
         present = torch.zeros_like(logits)
         present[:, stuff.image, stuff.labels] = 1
@@ -213,11 +214,11 @@ def _resized(masks: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
 
 def build_criterion(cfg: CfgNode) -> PanopticSegFormerCriterion:
     """The criterion that ``MODEL.PANOPTIC_SEGFORMER`` describes."""
-    segformer = cfg.MODEL.PANOPTIC_SEGFORMER
+    panoptic_segformer = cfg.MODEL.PANOPTIC_SEGFORMER
     return PanopticSegFormerCriterion(
-        class_weight=segformer.CLASS_WEIGHT,
-        l1_weight=segformer.L1_WEIGHT,
-        giou_weight=segformer.GIOU_WEIGHT,
-        dice_weight=segformer.DICE_WEIGHT,
-        official_empty_things=segformer.OFFICIAL_EMPTY_THINGS,
+        class_weight=panoptic_segformer.CLASS_WEIGHT,
+        l1_weight=panoptic_segformer.L1_WEIGHT,
+        giou_weight=panoptic_segformer.GIOU_WEIGHT,
+        dice_weight=panoptic_segformer.DICE_WEIGHT,
+        official_empty_things=panoptic_segformer.OFFICIAL_EMPTY_THINGS,
     )

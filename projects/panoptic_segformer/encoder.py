@@ -1,11 +1,11 @@
-"""Deformable encoder of all levels (Panoptic SegFormer, Li et al., 2022)."""
+"""Deformable encoder of all feature levels (Panoptic SegFormer, Li et al., 2022)."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from panoptic_segformer.padding import PaddedLevels
+from panoptic_segformer.padding import PaddedShapes
 from segcore.layers import (
     DeformableEncoder,
     SinePositionEncoding,
@@ -23,15 +23,15 @@ class MultiScaleEncoder(DeformableEncoder):
         self.position_encoding = SinePositionEncoding(embed_dim // 2, offset=-0.5)
         self.level_embed = nn.Parameter(torch.randn(num_levels, embed_dim))
 
-    def forward(self, maps: Sequence[Tensor], levels: PaddedLevels) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], shapes: PaddedShapes) -> Tensor:
         """(B, C, H_l, W_l) each -> encoded tokens (B, S, C), level after level."""
         positions = level_positions(
-            self.position_encoding, self.level_embed, levels.sizes, levels.masks()
+            self.position_encoding, self.level_embed, shapes.spatial_shapes, shapes.masks()
         )
         return super().forward(
             flatten_levels(maps),
             positions,
-            levels.reference_points(),
-            levels.sizes,
-            levels.token_mask(),
+            shapes.reference_points(),
+            shapes.spatial_shapes,
+            shapes.token_mask(),
         )

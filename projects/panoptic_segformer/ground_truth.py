@@ -1,4 +1,4 @@
-"""What a batch is to find: things, by class and place, and stuff."""
+"""Targets of a batch: things with classes and boxes, and stuff."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torchvision.ops import box_convert
 Targets = Sequence[Mapping[str, Any]]
 """A dict an image:
 
-* "labels" (n,) int64 in [0, K_things), "boxes" (n, 4) as (centre x, centre y, width, height) in
+* "labels" (n,) int64 in [0, K_things), "boxes" (n, 4) as (center x, center y, width, height) in
   units of the image without padding, "masks" (n, H, W), boolean, with padding;
 * "stuff_labels" (m,) int64 in [0, K_stuff), of a class one at most, "stuff_masks" (m, H, W);
 * "image_size" (h, w) in pixels, without padding.
@@ -25,38 +25,39 @@ class Things:
 
     Attributes:
         labels: (N,) int64.
-        places: boxes (N, 4) as (centre x, centre y, width, height), or centres of mass (N, 2), in
-            units of the image without padding.
+        boxes: (N, 4) as (center x, center y, width, height), or centers of mass (N, 2), in units
+            of the image without padding.
         scale: (N, 4), image width, height, width, height in pixels.
         image: (N,) int64, index of the image.
         counts: things of each image.
     """
 
     labels: Tensor
-    places: Tensor
+    boxes: Tensor
     scale: Tensor
     image: Tensor
     counts: list[int]
 
     @classmethod
-    def of(cls, targets: Targets, like: Tensor) -> "Things":
-        """The things of ``targets``.
+    def from_targets(cls, targets: Targets, predicted: Tensor) -> "Things":
+        """Collect the things of ``targets``.
 
         Args:
-            like: predicted places (..., 4 or 2), at least float32: boxes or centres, and the type.
+            predicted: boxes (..., 4) or centers (..., 2), at least float32; its last dimension and
+                type decide those of ``boxes``.
         """
         counts = [len(target["labels"]) for target in targets]
-        image = image_indices(counts, like.device)
-        sizes = like.new_tensor([target["image_size"][::-1] for target in targets])
-        places = [target["boxes"].to(like) for target in targets]
-        if like.shape[-1] == 2:
-            places = [
-                mass_centres(target["masks"], target["image_size"], boxes[:, :2])
-                for target, boxes in zip(targets, places, strict=True)
+        image = image_indices(counts, predicted.device)
+        sizes = predicted.new_tensor([target["image_size"][::-1] for target in targets])
+        boxes = [target["boxes"].to(predicted) for target in targets]
+        if predicted.shape[-1] == 2:
+            boxes = [
+                centers_of_mass(target["masks"], target["image_size"], target_boxes[:, :2])
+                for target, target_boxes in zip(targets, boxes, strict=True)
             ]
         return cls(
             labels=torch.cat([target["labels"] for target in targets]),
-            places=torch.cat(places),
+            boxes=torch.cat(boxes),
             scale=sizes.repeat(1, 2)[image],
             image=image,
             counts=counts,
@@ -70,33 +71,34 @@ class Stuff(NamedTuple):
     labels: Tensor
 
     @classmethod
-    def of(cls, targets: Targets) -> "Stuff":
+    def from_targets(cls, targets: Targets) -> "Stuff":
+        """Collect the stuff segments of ``targets``."""
         labels = [target["stuff_labels"] for target in targets]
         counts = [len(part) for part in labels]
         return cls(image_indices(counts, labels[0].device), torch.cat(labels))
 
 
 def image_indices(counts: Sequence[int], device: torch.device) -> Tensor:
-    """(sum of ``counts``,) int64: i as often as ``counts[i]`` says."""
+    """Return each i repeated ``counts[i]`` times: int64 (sum of ``counts``,)."""
     indices = np.repeat(np.arange(len(counts)), counts)
     return torch.from_numpy(indices).to(device, non_blocking=True)
 
 
-def mass_centres(masks: Tensor, image_size: tuple[int, int], otherwise: Tensor) -> Tensor:
-    """Centres of mass (x, y) of masks, in units of the image without padding.
+def centers_of_mass(masks: Tensor, image_size: tuple[int, int], fallback: Tensor) -> Tensor:
+    """Return centers of mass (x, y) of masks, in units of the image without padding.
 
     Args:
         masks: (n, H, W), boolean, of the image with padding.
         image_size: (h, w) without padding.
-        otherwise: (n, 2), taken for empty masks; says the type.
+        fallback: (n, 2), the centers of empty masks; the result has its type.
     """
     moments = []
     for size, along in zip(reversed(image_size), (1, 2), strict=True):
-        profile = masks.sum(along).to(otherwise)
+        profile = masks.sum(along).to(fallback)
         position = torch.arange(profile.shape[1], device=profile.device) + 0.5
-        moments.append(profile @ position.to(otherwise) / size)
+        moments.append(profile @ position.to(fallback) / size)
     area = profile.sum(1)[:, None]
-    return torch.where(area > 0, torch.stack(moments, dim=1) / area.clamp(min=1), otherwise)
+    return torch.where(area > 0, torch.stack(moments, dim=1) / area.clamp(min=1), fallback)
 
 
 def pixel_boxes(boxes: Tensor, scale: Tensor) -> Tensor:
@@ -105,10 +107,10 @@ def pixel_boxes(boxes: Tensor, scale: Tensor) -> Tensor:
 
 
 def check_targets(targets: Targets, batch: int) -> None:
-    """Do the shapes of ``targets`` agree, and are they of ``batch`` images?
+    """Check that ``targets`` are of ``batch`` images and that their shapes agree.
 
     Raises:
-        ValueError: they do not.
+        ValueError: otherwise.
     """
     if len(targets) != batch:
         raise ValueError(f"targets: expected one of each of {batch} images, got {len(targets)}")

@@ -19,12 +19,12 @@ LOGIT_EPS = 1e-5
 
 
 class LocationOutput(NamedTuple):
-    """What the location decoder finds.
+    """Output of the location decoder.
 
     Attributes:
         logits: (B, Q, K) of each layer, of the thing classes.
-        boxes: (B, Q, 4) of each layer, float32 at least: (centre x, centre y, width, height) in
-            units of the image without padding; (B, Q, 2), centres, where boxes are not predicted.
+        boxes: (B, Q, 4) of each layer, float32 at least: (center x, center y, width, height) in
+            units of the image without padding; (B, Q, 2), centers, where boxes are not predicted.
         queries: (B, Q, C), the last layer's.
     """
 
@@ -64,19 +64,21 @@ class LocationDecoderLayer(nn.Module):
         positions: Tensor,
         reference_points: Tensor,
         memory: Tensor,
-        levels: Sequence[tuple[int, int]],
+        spatial_shapes: Sequence[tuple[int, int]],
         padding_mask: Tensor | None,
     ) -> Tensor:
         """
         Args:
             queries: (B, Q, C).
             positions: (Q, C), added to the queries in both attentions.
-            reference_points, memory, levels, padding_mask: see :class:`MSDeformAttn`.
+            reference_points, memory, spatial_shapes, padding_mask: see :class:`MSDeformAttn`.
         """
-        placed = queries + positions
-        queries = self.norm1(queries + self.dropout(self.self_attn(placed, placed, queries)))
+        positioned = queries + positions
+        queries = self.norm1(
+            queries + self.dropout(self.self_attn(positioned, positioned, queries))
+        )
         attended = self.cross_attn(
-            queries + positions, reference_points, memory, levels, padding_mask
+            queries + positions, reference_points, memory, spatial_shapes, padding_mask
         )
         queries = self.norm2(queries + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(queries)))
@@ -103,7 +105,7 @@ class LocationDecoder(nn.Module):
         """
         Args:
             num_classes: K thing classes.
-            with_boxes: predict boxes; else only centres (the paper's "box-free").
+            with_boxes: predict boxes; else only centers (the paper's "box-free").
         """
         super().__init__()
         self.layers = nn.ModuleList(
@@ -141,14 +143,14 @@ class LocationDecoder(nn.Module):
     def forward(
         self,
         memory: Tensor,
-        levels: Sequence[tuple[int, int]],
+        spatial_shapes: Sequence[tuple[int, int]],
         valid_ratios: Tensor,
         padding_mask: Tensor | None = None,
     ) -> LocationOutput:
         """
         Args:
             memory: encoded tokens (B, S, C) of all levels.
-            levels: (h, w) of each level.
+            spatial_shapes: (h, w) of each level.
             valid_ratios: (B, levels, 2), each image's share (x, y) of the padded maps.
             padding_mask: bool (B, S), True = padding.
         """
@@ -164,7 +166,7 @@ class LocationDecoder(nn.Module):
             # An image's coordinates -> those of its padded maps.
             scale = valid_ratios.repeat(1, 1, reference.shape[-1] // 2)
             on_maps = reference[:, :, None] * scale[:, None]
-            queries = layer(queries, positions, on_maps, memory, levels, padding_mask)
+            queries = layer(queries, positions, on_maps, memory, spatial_shapes, padding_mask)
             logits.append(classify(queries))
             boxes.append(_refined(at_least_float32(locate(queries)), reference))
             reference = boxes[-1].detach()

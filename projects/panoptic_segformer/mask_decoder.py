@@ -15,11 +15,11 @@ from segcore.layers import FeedForward
 NUM_MASK_LEVELS = 3
 LAYER_NORM_EPS = 1e-6
 
-Sizes = Sequence[tuple[int, int]]
+SpatialShapes = Sequence[tuple[int, int]]
 
 
 class MaskOutput(NamedTuple):
-    """What a mask decoder returns.
+    """Output of a mask decoder.
 
     Attributes:
         masks: (B, N, h, w) of each block and, last, of the tail; or of the tail only. At the size
@@ -44,34 +44,36 @@ class AttentionMask(nn.Module):
         )
         self.mask_fuse = nn.Linear(NUM_MASK_LEVELS * num_heads, 1)
 
-    def forward(self, queries: Tensor, memory: Tensor, levels: Sizes) -> Tensor:
+    def forward(self, queries: Tensor, memory: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
         """
         Args:
             queries: (B, N, C).
             memory: (B, L, C), the tokens of all levels.
-            levels: (h, w) of each level, fine to coarse.
+            spatial_shapes: (h, w) of each level, fine to coarse.
 
         Returns:
             (B, N, h, w) at the size of the finest level.
         """
-        return self.masks(self.heads(self.q, queries), self.heads(self.k, memory), levels)
+        return self.masks(self.heads(self.q, queries), self.heads(self.k, memory), spatial_shapes)
 
     def heads(self, projection: nn.Linear, tokens: Tensor) -> Tensor:
         """(B, S, C) -> projected (B, M, S, C / M), for M heads."""
         return projection(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def masks(self, q: Tensor, k: Tensor, levels: Sizes) -> Tensor:
+    def masks(self, q: Tensor, k: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
         """Masks (B, N, h, w) of heads of queries (B, M, N, D) and of tokens (B, M, L, D)."""
         batch, _, queries, channels = q.shape
         q = q * channels**-0.5
-        keys = k.split([height * width for height, width in levels], dim=2)
+        keys = k.split([height * width for height, width in spatial_shapes], dim=2)
         shares = self.mask_fuse.weight.split(self.num_heads, dim=1)
         mask = self.mask_fuse.bias
-        for key, size, level, share in zip(keys, levels, self.mask_level, shares, strict=True):
+        for key, size, level, share in zip(
+            keys, spatial_shapes, self.mask_level, shares, strict=True
+        ):
             # Logits are M times as large as masks, and quickly computed a second time.
             part = recomputed(_level_mask, q, key, level.weight, level.bias, share)
-            mask = mask + bilinear(part.view(batch * queries, *size), levels[0])
-        return mask.relu().view(batch, queries, *levels[0])
+            mask = mask + bilinear(part.view(batch * queries, *size), spatial_shapes[0])
+        return mask.relu().view(batch, queries, *spatial_shapes[0])
 
 
 def _level_mask(q: Tensor, key: Tensor, weight: Tensor, bias: Tensor, share: Tensor) -> Tensor:
@@ -106,19 +108,19 @@ class MaskAttention(AttentionMask):
         self.proj = nn.Linear(embed_dim, embed_dim)
 
     def forward(
-        self, queries: Tensor, memory: Tensor, levels: Sizes, with_mask: bool = True
+        self, queries: Tensor, memory: Tensor, spatial_shapes: SpatialShapes, with_mask: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """What the queries read, (B, N, C), and their masks if wanted; see the base class."""
+        """Return attended values (B, N, C), and the masks if wanted; see :class:`AttentionMask`."""
         q, k, v = (
             self.heads(projection, tokens)
             for projection, tokens in ((self.q, queries), (self.k, memory), (self.v, memory))
         )
         # Fused: it never holds the logits, which the mask computes by itself.
-        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.proj(read), self.masks(q, k, levels) if with_mask else None
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.proj(attended), self.masks(q, k, spatial_shapes) if with_mask else None
 
     def attention(self, queries: Tensor, memory: Tensor) -> Tensor:
-        """Attention weights (B, M, N, L), for pictures of them."""
+        """Return attention weights (B, M, N, L), for visualization."""
         q, k = self.heads(self.q, queries), self.heads(self.k, memory)
         return (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
@@ -153,20 +155,20 @@ class MaskDecoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(embed_dim, LAYER_NORM_EPS)
 
     def forward(
-        self, queries: Tensor, memory: Tensor, levels: Sizes, with_mask: bool
+        self, queries: Tensor, memory: Tensor, spatial_shapes: SpatialShapes, with_mask: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Queries (B, N, C) and, if wanted, their masks of before; see :class:`MaskAttention`."""
+        """Return refined queries (B, N, C) and, if wanted, the masks of the attention."""
         if self.self_attn is not None:
             queries = self.norm0(queries + self.self_attn(queries))
-        read, mask = self.cross_attn(queries, memory, levels, with_mask)
-        queries = self.norm1(queries + read)
+        attended, mask = self.cross_attn(queries, memory, spatial_shapes, with_mask)
+        queries = self.norm1(queries + attended)
         return self.norm2(queries + self.mlp(queries)), mask
 
 
 class MaskDecoder(nn.Module):
-    """Blocks that refine queries, each with a mask of its own, and a tail for the final mask.
+    """Blocks that refine queries, each with an intermediate mask, and a tail for the final one.
 
-    All matrices are initialised Xavier-uniform.
+    All matrices are initialized Xavier-uniform.
     """
 
     def __init__(
@@ -206,7 +208,7 @@ class MaskDecoder(nn.Module):
         queries: Tensor,
         position: Tensor | None,
         memory: Tensor,
-        levels: Sizes,
+        spatial_shapes: SpatialShapes,
         *,
         all_masks: bool = True,
     ) -> MaskOutput:
@@ -215,17 +217,17 @@ class MaskDecoder(nn.Module):
             queries: (B, N, C); N may be 0.
             position: (N, C) or (B, N, C), added to the queries before every block and the tail.
             memory: (B, L, C), the tokens of three levels.
-            levels: (h, w) of these, fine to coarse.
+            spatial_shapes: (h, w) of these, fine to coarse.
             all_masks: also return the blocks' masks, which only training needs.
         """
-        place = 0 if position is None else position
+        position = 0 if position is None else position
         outputs = MaskOutput([], [])
         for layer in self.layers:
-            queries, mask = self._run(layer, queries + place, memory, levels, all_masks)
+            queries, mask = self._run(layer, queries + position, memory, spatial_shapes, all_masks)
             outputs.queries.append(queries)
             if all_masks:
                 outputs.masks.append(mask)
-        outputs.masks.append(self._run(self.tail, queries + place, memory, levels))
+        outputs.masks.append(self._run(self.tail, queries + position, memory, spatial_shapes))
         return outputs
 
     def _run(self, module: nn.Module, *inputs):

@@ -1,4 +1,4 @@
-"""Matching of thing queries: by class and place, then of those kept by class, place and mask."""
+"""Two matchings of thing queries: by class and box, then of the matched ones with masks."""
 
 import logging
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ DICE_SMOOTH = 1e-3
 
 
 class LocationMatch(NamedTuple):
-    """Queries that found a thing, by class and place.
+    """Matching of thing queries to things by class and box.
 
     Attributes:
         things: of the batch.
         assignment: of all layers of the location decoder, over the things of all images.
-        kept: of each image, the queries of the last layer's pairs: int64, ascending. They alone go
-            into the mask decoder.
-        costs: of each image {name: (kept queries, things)}, the last layer's.
+        matched_queries: of each image, the queries of the last layer's pairs: int64, ascending.
+            They alone go into the mask decoder.
+        costs: of each image {name: (matched queries, things)}, the last layer's.
     """
 
     things: Things
     assignment: Assignment
-    kept: list[Tensor]
+    matched_queries: list[Tensor]
     costs: list[dict[str, Tensor]]
 
 
@@ -50,11 +50,11 @@ class ThingMatcher:
         self.dice_weight = dice_weight
 
     @torch.no_grad()
-    def match_places(self, location: LocationOutput, things: Things) -> LocationMatch:
-        """Match each layer's queries to the things of their image, by class and place.
+    def match_locations(self, location: LocationOutput, things: Things) -> LocationMatch:
+        """Match each layer's queries to the things of their image, by class and box.
 
         Raises:
-            ValueError: a label is no thing class.
+            ValueError: a label is not a thing class.
             FloatingPointError: a cost is not finite.
         """
         num_layers, num_queries = len(location.logits), location.logits[0].shape[1]
@@ -65,7 +65,7 @@ class ThingMatcher:
                 "without supervision (MODEL.PANOPTIC_SEGFORMER.NUM_THING_QUERIES)",
                 key="message",
             )
-        costs = self.place_costs(location, things)
+        costs = self.location_costs(location, things)
         images = zip(*(cost.split(things.counts, dim=-1) for cost in costs.values()), strict=True)
         images = [dict(zip(costs, parts, strict=True)) for parts in images]
         assignment = assign_by_parts(
@@ -73,26 +73,28 @@ class ThingMatcher:
                 [{name: cost[layer] for name, cost in image.items()} for image in images]
                 for layer in range(num_layers)
             ],
-            levels=[f"layer {layer} of the location decoder" for layer in range(num_layers)],
+            names=[f"layer {layer} of the location decoder" for layer in range(num_layers)],
             labels=things.labels.split(things.counts),
             num_classes=location.logits[0].shape[-1],
         )
-        kept = assignment.query[-1].split([min(num_queries, count) for count in things.counts])
+        matched_queries = assignment.query[-1].split(
+            [min(num_queries, count) for count in things.counts]
+        )
         return LocationMatch(
             things,
             assignment,
-            list(kept),
+            list(matched_queries),
             [
                 {name: cost[-1, queries] for name, cost in image.items()}
-                for queries, image in zip(kept, images, strict=True)
+                for queries, image in zip(matched_queries, images, strict=True)
             ],
         )
 
-    def place_costs(self, location: LocationOutput, things: Things) -> dict[str, Tensor]:
-        """Weighted costs of every query and thing: {name: (layers, Q, N)}.
+    def location_costs(self, location: LocationOutput, things: Things) -> dict[str, Tensor]:
+        """Return weighted costs of every query and thing: {name: (layers, Q, N)}.
 
-        Column n is of the queries of thing n's image. "class" (NaN for a label that is no class),
-        "L1", and of boxes "GIoU".
+        Column n is of the queries of thing n's image. "class" (NaN for labels that are not thing
+        classes), "L1", and of boxes "GIoU".
         """
         logits = at_least_float32(torch.stack(location.logits))
         num_classes = logits.shape[-1]
@@ -101,14 +103,14 @@ class ThingMatcher:
         class_cost = focal_class_cost(logits[:, things.image, :, labels])  # (N, layers, Q)
         class_cost = class_cost.masked_fill(unknown[:, None, None], torch.nan).permute(1, 2, 0)
 
-        places = at_least_float32(torch.stack(location.boxes))[:, things.image].transpose(1, 2)
+        boxes = at_least_float32(torch.stack(location.boxes))[:, things.image].transpose(1, 2)
         costs = {
             "class": self.class_weight * class_cost,
-            "L1": self.l1_weight * (places - things.places).abs().sum(-1),
+            "L1": self.l1_weight * (boxes - things.boxes).abs().sum(-1),
         }
-        if places.shape[-1] == 4:
+        if boxes.shape[-1] == 4:
             giou = generalized_iou(
-                pixel_boxes(places, things.scale), pixel_boxes(things.places, things.scale)
+                pixel_boxes(boxes, things.scale), pixel_boxes(things.boxes, things.scale)
             )
             costs["GIoU"] = -self.giou_weight * giou
         return costs
@@ -117,14 +119,14 @@ class ThingMatcher:
     def match_masks(
         self, match: LocationMatch, masks: Tensor, true_masks: Sequence[Tensor]
     ) -> Assignment:
-        """Match the kept queries once more, with the dice loss of their final masks.
+        """Match the matched queries once more, with the dice loss of their final masks.
 
         Args:
-            masks: (B, N, h, w), those of an image's kept queries first.
+            masks: (B, N, h, w), those of an image's matched queries first.
             true_masks: of each image (n, h, w), at least float32.
 
         Returns:
-            One level; ``query`` counts the kept queries of an image.
+            One prediction; ``query`` counts the matched queries of an image.
 
         Raises:
             FloatingPointError: a cost is not finite.
@@ -137,4 +139,4 @@ class ThingMatcher:
             )
             class_cost = MASK_MATCHING_CLASS_FACTOR * parts["class"]
             costs.append(parts | {"class": class_cost, "dice": self.dice_weight * dice})
-        return assign_by_parts([costs], levels=["the final thing masks"])
+        return assign_by_parts([costs], names=["the final thing masks"])

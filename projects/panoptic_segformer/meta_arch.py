@@ -16,11 +16,11 @@ from panoptic_segformer.checkpoint_names import rename_official
 from panoptic_segformer.class_order import ClassOrder
 from panoptic_segformer.criterion import build_criterion
 from panoptic_segformer.encoder import MultiScaleEncoder
-from panoptic_segformer.features import Features, own_features, padded_features
+from panoptic_segformer.features import Features, padded_features, unpadded_features
 from panoptic_segformer.location_decoder import LocationDecoder, LocationOutput, init_class_bias
 from panoptic_segformer.mask_decoder import NUM_MASK_LEVELS, MaskDecoder, MaskOutput
 from panoptic_segformer.neck import ChannelMapper
-from panoptic_segformer.padding import PaddedLevels, Size, decode_without_padding
+from panoptic_segformer.padding import PaddedShapes, Size, decode_without_padding
 from panoptic_segformer.postprocess import build_result_maker, choose_things, mask_prediction
 from segcore.checkpoint import rename_on_load
 from segcore.inference import MaskPrediction, QueryAttention, ResultMaker
@@ -30,7 +30,7 @@ from segcore.meta_arch import SegmentationModel, thing_ids_of
 
 @META_ARCH_REGISTRY.register()
 class PanopticSegFormer(SegmentationModel):
-    """Things found by place, stuff by class, the masks of both by attention (Li et al., 2022).
+    """Panoptic SegFormer: thing queries with locations, stuff queries (Li et al., 2022).
 
     With ``official_padding`` off, padding and the other images of a batch change no result: each
     image has the maps that it would have alone.
@@ -63,8 +63,8 @@ class PanopticSegFormer(SegmentationModel):
             in_features: the features that the neck takes, fine to coarse.
             result_maker: decoded masks of an image -> its results.
             pixel_mean, pixel_std: of each channel, in the range of the input image.
-            size_divisibility: batches are padded to a multiple; negative: the backbone's own.
-            official_padding: as the original, the mask decoders take padding for image.
+            size_divisibility: batches are padded to a multiple; negative: to that of the backbone.
+            official_padding: the mask decoders take padding for image, as in the official code.
         """
         if size_divisibility < 0:
             size_divisibility = backbone.size_divisibility
@@ -95,21 +95,21 @@ class PanopticSegFormer(SegmentationModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        segformer = cfg.MODEL.PANOPTIC_SEGFORMER
+        panoptic_segformer = cfg.MODEL.PANOPTIC_SEGFORMER
         backbone = build_backbone(cfg)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         thing_ids = thing_ids_of(cfg.DATASETS.TRAIN, num_classes)
         return {
             "backbone": backbone,
-            "in_features": segformer.IN_FEATURES,
-            **build_network(segformer, backbone.output_shape(), num_things=len(thing_ids)),
+            "in_features": panoptic_segformer.IN_FEATURES,
+            **build_network(panoptic_segformer, backbone.output_shape(), num_things=len(thing_ids)),
             "class_order": ClassOrder(num_classes, thing_ids),
             "criterion": build_criterion(cfg),
             "result_maker": build_result_maker(cfg, thing_ids),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "size_divisibility": segformer.SIZE_DIVISIBILITY,
-            "official_padding": segformer.OFFICIAL_PADDING,
+            "size_divisibility": panoptic_segformer.SIZE_DIVISIBILITY,
+            "official_padding": panoptic_segformer.OFFICIAL_PADDING,
         }
 
     # Asked by SafeCheckpointer, which compares shapes and reports names before the model renames.
@@ -128,7 +128,7 @@ class PanopticSegFormer(SegmentationModel):
         Args:
             batched_inputs: one dict an image in Detectron2's format: "image" (3, H, W), uint8 or
                 float, in the channel order of the means; "height", "width" of the output (default:
-                the image's own); in training "instances", see :func:`make_target`.
+                size of the image); in training "instances", see :func:`make_target`.
 
         Returns:
             In training {loss name: weighted scalar}. Else one dict an image, see
@@ -141,8 +141,8 @@ class PanopticSegFormer(SegmentationModel):
             make_target(inputs, self.class_order, self.pixel_mean.dtype)
             for inputs in batched_inputs
         ]
-        location, memory, levels, padded_size = self._locate(batched_inputs)
-        return self._losses(location, memory, levels, pad_targets(targets, padded_size))
+        location, memory, shapes, padded_size = self._locate(batched_inputs)
+        return self._losses(location, memory, shapes, pad_targets(targets, padded_size))
 
     @property
     def num_queries(self) -> int:
@@ -153,77 +153,79 @@ class PanopticSegFormer(SegmentationModel):
     def attention(
         self, inputs: dict[str, Any], queries: Sequence[int] = (), *, count: int = 6
     ) -> list[QueryAttention]:
-        """What queries of the mask decoders attend to in an image.
+        """Return attention maps of queries of the mask decoders in an image.
 
         Args:
             inputs: of one image, as :meth:`forward` takes them.
-            queries: numbers below ``num_queries``; none for those whose masks are segments.
+            queries: indices below ``num_queries``; none for those whose masks are segments.
             count: how many of the latter, at most.
 
         Returns:
             In the order of ``queries``, or by falling merged score of class and mask; on the CPU.
             Labels are contiguous ids, those of things the most probable ones.
         """
-        location, memory, levels, _ = self._locate([inputs])
+        location, memory, shapes, _ = self._locate([inputs])
         with (
             recorded_attention(self.thing_mask_decoder) as thing_maps,
             recorded_attention(self.stuff_mask_decoder) as stuff_maps,
         ):
             thing = self._decode(
-                self.thing_mask_decoder, location.queries, None, memory, levels, all_masks=False
+                self.thing_mask_decoder, location.queries, None, memory, shapes, all_masks=False
             )
-            stuff = self._decode_stuff(memory, levels, all_masks=False)
+            stuff = self._decode_stuff(memory, shapes, all_masks=False)
         class_scores, classes = at_least_float32(location.logits[-1][0]).sigmoid().max(dim=-1)
         class_scores = torch.cat((class_scores, self._stuff_scores(stuff)[0]))
         labels = torch.cat((self.class_order.things[classes], self.class_order.stuff))
-        height, width = levels.own[0][0]
+        height, width = shapes.valid_shapes[0][0]
         masks = torch.cat((thing.masks[-1][0], stuff.masks[-1][0]))[:, :height, :width]
         merging, num_things = self.result_maker.merging, len(classes)
         rated = merging.rate(class_scores, masks)
 
         chosen = list(queries)
         if not chosen:
-            # With the query's number as its class, a segment tells its query.
-            numbers = torch.arange(len(labels), device=labels.device)
-            _, segments = merging(class_scores, numbers, masks, range(num_things), rated)
-            found = [segment["category_id"] for segment in segments]
-            chosen = sorted(found, key=lambda number: -rated.scores[number])[:count]
-        things = [number for number in chosen if number < num_things]
-        others = [number for number in chosen if number >= num_things]
-        layers = thing_maps(things) + stuff_maps([number - num_things for number in others])
-        layers_of = dict(zip(things + others, layers, strict=True))
+            # With query indices as classes, segments tell their queries.
+            indices = torch.arange(len(labels), device=labels.device)
+            _, segments = merging(class_scores, indices, masks, range(num_things), rated)
+            segment_queries = [segment["category_id"] for segment in segments]
+            chosen = sorted(segment_queries, key=lambda query: -rated.scores[query])[:count]
+        thing_queries = [query for query in chosen if query < num_things]
+        stuff_queries = [query for query in chosen if query >= num_things]
+        maps = thing_maps(thing_queries) + stuff_maps(
+            [query - num_things for query in stuff_queries]
+        )
+        maps_by_query = dict(zip(thing_queries + stuff_queries, maps, strict=True))
         return [
             QueryAttention(
-                number,
-                int(labels[number]),
-                float(rated.scores[number]),
-                [layer[:height, :width].float().cpu() for layer in layers_of[number]],
-                masks[number].clamp(max=1).float().cpu(),
+                query,
+                int(labels[query]),
+                float(rated.scores[query]),
+                [layer[:height, :width].float().cpu() for layer in maps_by_query[query]],
+                masks[query].clamp(max=1).float().cpu(),
             )
-            for number in chosen
+            for query in chosen
         ]
 
     def _locate(
         self, batched_inputs: list[dict[str, Any]]
-    ) -> tuple[LocationOutput, Tensor, PaddedLevels, Size]:
-        """What thing queries found; tokens (B, S, C) and levels that masks are made from; (H, W) of
-        the padded batch."""
+    ) -> tuple[LocationOutput, Tensor, PaddedShapes, Size]:
+        """Return locations of things, tokens (B, S, C) and shapes of the levels that masks are made
+        from, and (H, W) of the padded batch."""
         images = [self.normalized(inputs["image"]) for inputs in batched_inputs]
         features = self._features(images)
-        levels = features.levels
-        memory = self.encoder(features.maps, levels)
+        shapes = features.shapes
+        memory = self.encoder(features.maps, shapes)
         location = self.location_decoder(
-            memory, levels.sizes, levels.valid_ratios(), levels.token_mask()
+            memory, shapes.spatial_shapes, shapes.valid_ratios(), shapes.token_mask()
         )
         # The mask decoders take the first levels only.
-        levels = levels.first(NUM_MASK_LEVELS)
-        memory = memory[:, : levels.num_tokens].contiguous()
-        return location, memory, levels, features.padded_size
+        shapes = shapes.first(NUM_MASK_LEVELS)
+        memory = memory[:, : shapes.num_tokens].contiguous()
+        return location, memory, shapes, features.padded_size
 
     def _features(self, images: list[Tensor]) -> Features:
         if self.official_padding:
             return padded_features(images, self.size_divisibility, self._extract)
-        return own_features(
+        return unpadded_features(
             images,
             self.size_divisibility,
             self._extract,
@@ -246,14 +248,14 @@ class PanopticSegFormer(SegmentationModel):
         self,
         location: LocationOutput,
         memory: Tensor,
-        levels: PaddedLevels,
+        shapes: PaddedShapes,
         targets: list[Target],
     ) -> dict[str, Tensor]:
         match = self.criterion.match(location, targets)
-        kept = zip(location.queries, match.kept, strict=True)
-        things = pad_sequence([queries[index] for queries, index in kept], batch_first=True)
-        thing = self._decode(self.thing_mask_decoder, things, None, memory, levels)
-        stuff = self._decode_stuff(memory, levels)
+        pairs = zip(location.queries, match.matched_queries, strict=True)
+        matched = pad_sequence([queries[indices] for queries, indices in pairs], batch_first=True)
+        thing = self._decode(self.thing_mask_decoder, matched, None, memory, shapes)
+        stuff = self._decode_stuff(memory, shapes)
         logits = [
             classify(queries).squeeze(-1)
             for classify, queries in zip(self.stuff_class_embed, stuff.queries, strict=True)
@@ -262,15 +264,17 @@ class PanopticSegFormer(SegmentationModel):
 
     def predict_masks(self, batched_inputs: list[dict[str, Any]]) -> list[MaskPrediction]:
         """The masks of each image before they are resized and merged to results."""
-        location, memory, levels, _ = self._locate(batched_inputs)
+        location, memory, shapes, _ = self._locate(batched_inputs)
         logits = at_least_float32(location.logits[-1])
         choice = choose_things(logits, self.result_maker.topk_per_image)
-        things, boxes = (
-            of_queries.gather(1, choice.queries[..., None].expand(-1, -1, of_queries.shape[-1]))
-            for of_queries in (location.queries, location.boxes[-1])
+        thing_queries, boxes = (
+            values.gather(1, choice.queries[..., None].expand(-1, -1, values.shape[-1]))
+            for values in (location.queries, location.boxes[-1])
         )
-        thing = self._decode(self.thing_mask_decoder, things, None, memory, levels, all_masks=False)
-        stuff = self._decode_stuff(memory, levels, all_masks=False)
+        thing = self._decode(
+            self.thing_mask_decoder, thing_queries, None, memory, shapes, all_masks=False
+        )
+        stuff = self._decode_stuff(memory, shapes, all_masks=False)
         stuff_scores = self._stuff_scores(stuff)
         labels = self.class_order.things[choice.labels]
         predictions = []
@@ -278,7 +282,7 @@ class PanopticSegFormer(SegmentationModel):
             height, width = inputs["image"].shape[-2:]
             masks = torch.cat((thing.masks[-1][i], stuff.masks[-1][i]))
             if not self.official_padding:
-                rows, columns = levels.own[i][0]
+                rows, columns = shapes.valid_shapes[i][0]
                 masks = masks[:, :rows, :columns]
             predictions.append(
                 mask_prediction(
@@ -299,12 +303,12 @@ class PanopticSegFormer(SegmentationModel):
         return at_least_float32(logits).sigmoid()
 
     def _decode_stuff(
-        self, memory: Tensor, levels: PaddedLevels, *, all_masks: bool = True
+        self, memory: Tensor, shapes: PaddedShapes, *, all_masks: bool = True
     ) -> MaskOutput:
         content, position = self.stuff_query_embed.weight.chunk(2, dim=1)
         content = content.expand(len(memory), -1, -1)
         return self._decode(
-            self.stuff_mask_decoder, content, position, memory, levels, all_masks=all_masks
+            self.stuff_mask_decoder, content, position, memory, shapes, all_masks=all_masks
         )
 
     def _decode(
@@ -313,12 +317,12 @@ class PanopticSegFormer(SegmentationModel):
         queries: Tensor,
         position: Tensor | None,
         memory: Tensor,
-        levels: PaddedLevels,
+        shapes: PaddedShapes,
         *,
         all_masks: bool = True,
     ) -> MaskOutput:
-        if self.official_padding or not levels.padded:
-            return decoder(queries, position, memory, levels.sizes, all_masks=all_masks)
+        if self.official_padding or not shapes.padded:
+            return decoder(queries, position, memory, shapes.spatial_shapes, all_masks=all_masks)
         return decode_without_padding(
-            decoder, queries, position, memory, levels, all_masks=all_masks
+            decoder, queries, position, memory, shapes, all_masks=all_masks
         )

@@ -1,4 +1,4 @@
-"""Where the images of a padded batch lie on the maps of every level."""
+"""Geometry of padded batches: sizes of the images on the maps of every feature level."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,81 +14,85 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class PaddedLevels:
-    """Each image has the top left corner of every map; what is below and right of it is padding.
+class PaddedShapes:
+    """Sizes of padded maps and of the images at their top left; the rest of a map is padding.
 
     Attributes:
-        sizes: (h, w) of the maps, a level each.
-        own: of each image, (h, w) of its corner on every level.
+        spatial_shapes: (H, W) of the map of each feature level.
+        valid_shapes: of each image, (h, w) of its part of every map.
         dtype: of coordinates; float32 at least.
     """
 
-    sizes: Sequence[Size]
-    own: Sequence[Sequence[Size]]
+    spatial_shapes: Sequence[Size]
+    valid_shapes: Sequence[Sequence[Size]]
     device: torch.device
     dtype: torch.dtype = torch.float32
 
     @property
     def num_tokens(self) -> int:
-        """S, of all levels."""
-        return sum(height * width for height, width in self.sizes)
+        """Number of tokens S of all levels."""
+        return sum(height * width for height, width in self.spatial_shapes)
 
-    def first(self, count: int) -> "PaddedLevels":
-        """The first ``count`` levels."""
-        own = [sizes[:count] for sizes in self.own]
-        return replace(self, sizes=self.sizes[:count], own=own)
+    def first(self, count: int) -> "PaddedShapes":
+        """Return the shapes of the first ``count`` levels."""
+        return replace(
+            self,
+            spatial_shapes=self.spatial_shapes[:count],
+            valid_shapes=[shapes[:count] for shapes in self.valid_shapes],
+        )
 
     @property
     def padded(self) -> bool:
-        """Whether there is any padding."""
-        return any(list(own) != list(self.sizes) for own in self.own)
+        """True if any map has padding."""
+        return any(list(valid) != list(self.spatial_shapes) for valid in self.valid_shapes)
 
     def masks(self) -> list[Tensor] | None:
-        """bool (B, h, w) of each level, True = padding; None without any."""
+        """Return padding masks (B, h, w) bool of each level; None without padding."""
         if not self.padded:
             return None
-        return [self._mask(level) for level in range(len(self.sizes))]
+        return [self._mask(level) for level in range(len(self.spatial_shapes))]
 
     def token_mask(self) -> Tensor | None:
-        """bool (B, S) over the tokens of all levels, True = padding; None without any."""
+        """Return the padding mask (B, S) bool of the tokens of all levels; None without padding."""
         masks = self.masks()
         return None if masks is None else torch.cat([mask.flatten(1) for mask in masks], dim=1)
 
     def valid_ratios(self) -> Tensor:
-        """(B, levels, 2): an image's share (x, y) of each map."""
-        own = torch.tensor(self.own, dtype=self.dtype)
-        return (own / torch.tensor(self.sizes, dtype=self.dtype)).flip(-1).to(self.device)
+        """Return each image's share (x, y) of each map: (B, levels, 2)."""
+        valid = torch.tensor(self.valid_shapes, dtype=self.dtype)
+        whole = torch.tensor(self.spatial_shapes, dtype=self.dtype)
+        return (valid / whole).flip(-1).to(self.device)
 
     def reference_points(self) -> Tensor:
-        """(B, S, levels, 2): the centre (x, y) of each token's cell, in units of each level's map.
+        """Return centers (x, y) of tokens' cells in units of each level's map: (B, S, levels, 2).
 
-        A cell keeps its place in the image, not on the map, from level to level.
+        A center is at the same point of the image, not of the map, on all levels.
         """
         ratios = self.valid_ratios()
-        grid = grid_reference_points(self.sizes, self.device, self.dtype)
-        cells = torch.tensor([h * w for h, w in self.sizes], device=self.device)
+        grid = grid_reference_points(self.spatial_shapes, self.device, self.dtype)
+        cells = torch.tensor([h * w for h, w in self.spatial_shapes], device=self.device)
         # The output size is known here, and need not be read from a GPU.
-        own = ratios.repeat_interleave(cells, dim=1, output_size=self.num_tokens)
-        in_image = grid / own
+        token_ratios = ratios.repeat_interleave(cells, dim=1, output_size=self.num_tokens)
+        in_image = grid / token_ratios
         return in_image[:, :, None] * ratios[:, None]
 
-    def own_tokens(self, tokens: Tensor, image: int) -> Tensor:
-        """(S, C) of one image -> (S', C), without those of padding."""
-        levels = tokens.split([height * width for height, width in self.sizes])
+    def valid_tokens(self, tokens: Tensor, image: int) -> Tensor:
+        """Return the tokens of one image, (S, C), without those of padding: (S', C)."""
+        levels = tokens.split([height * width for height, width in self.spatial_shapes])
         return torch.cat(
             [
                 level.unflatten(0, size)[:height, :width].flatten(0, 1)
                 for level, size, (height, width) in zip(
-                    levels, self.sizes, self.own[image], strict=True
+                    levels, self.spatial_shapes, self.valid_shapes[image], strict=True
                 )
             ]
         )
 
     def _mask(self, level: int) -> Tensor:
-        height, width = self.sizes[level]
-        own = torch.tensor([sizes[level] for sizes in self.own], device=self.device)
-        below = torch.arange(height, device=self.device) >= own[:, :1]
-        right = torch.arange(width, device=self.device) >= own[:, 1:]
+        height, width = self.spatial_shapes[level]
+        valid = torch.tensor([shapes[level] for shapes in self.valid_shapes], device=self.device)
+        below = torch.arange(height, device=self.device) >= valid[:, :1]
+        right = torch.arange(width, device=self.device) >= valid[:, 1:]
         return below[:, :, None] | right[:, None, :]
 
 
@@ -97,41 +101,41 @@ def decode_without_padding(
     queries: Tensor,
     position: Tensor | None,
     memory: Tensor,
-    levels: PaddedLevels,
+    shapes: PaddedShapes,
     *,
     all_masks: bool,
 ) -> MaskOutput:
-    """What the decoder makes of each image alone; masks (B, N, h, w) are 0 at padding.
+    """Run the decoder on each image alone; masks (B, N, h, w) are 0 at padding.
 
-    Masked attention would not do: masks of coarse levels are resized from their own borders.
+    Masked attention would differ: the masks of coarse levels are resized at their borders.
     """
     outputs = [
         decoder(
             queries[image : image + 1],
             position,
-            levels.own_tokens(memory[image], image)[None],
-            levels.own[image],
+            shapes.valid_tokens(memory[image], image)[None],
+            shapes.valid_shapes[image],
             all_masks=all_masks,
         )
         for image in range(len(memory))
     ]
     masks = zip(*(output.masks for output in outputs), strict=True)
-    queries_of = zip(*(output.queries for output in outputs), strict=True)
+    queries_by_layer = zip(*(output.queries for output in outputs), strict=True)
     return MaskOutput(
-        [torch.cat([pad_to(mask, levels.sizes[0]) for mask in layer]) for layer in masks],
-        [torch.cat(layer) for layer in queries_of],
+        [torch.cat([pad_to(mask, shapes.spatial_shapes[0]) for mask in layer]) for layer in masks],
+        [torch.cat(layer) for layer in queries_by_layer],
     )
 
 
 def nearest_size(image_size: Size, padded_size: Size, map_size: Size) -> Size:
-    """Cells (h, w) of a map whose nearest pixel lies in the image: the original's rule.
+    """Cells (h, w) of a map whose nearest pixel is in the image, as in the official code.
 
     Args:
         image_size, padded_size: of the image without and with padding, in pixels.
         map_size: (h, w) of the map of the padded image.
     """
     height, width = (
-        int(F.interpolate((torch.arange(padded) < own)[None, None].float(), size=cells).sum())
-        for own, padded, cells in zip(image_size, padded_size, map_size, strict=True)
+        int(F.interpolate((torch.arange(padded) < valid)[None, None].float(), size=cells).sum())
+        for valid, padded, cells in zip(image_size, padded_size, map_size, strict=True)
     )
     return height, width

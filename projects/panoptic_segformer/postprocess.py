@@ -1,4 +1,4 @@
-"""From the decoders' outputs for one image to what the result maker takes."""
+"""Predictions of masks from the outputs of the decoders for one image."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from segcore.inference import (
     is_thing,
 )
 
-OWN_MERGING = PanopticMerging("mask_wise")
+DEFAULT_MERGING = PanopticMerging("mask_wise")
 
 
 class ThingChoice(NamedTuple):
@@ -44,7 +44,7 @@ def build_result_maker(cfg: CfgNode, thing_ids: Collection[int]) -> ResultMaker:
     """Result maker by the keys of the config."""
     test = cfg.MODEL.PANOPTIC_SEGFORMER.TEST
     return ResultMaker(
-        PanopticMerging.from_config(cfg, OWN_MERGING.strategy),
+        PanopticMerging.from_config(cfg, DEFAULT_MERGING.strategy),
         frozenset(thing_ids),
         topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         semantic_on=test.SEMANTIC_ON,
@@ -77,7 +77,7 @@ def mask_prediction(
     weights = masks.new_zeros((num_classes, len(masks)))
     weights.scatter_(0, labels[None], scores[None].to(masks.dtype))
     indices = torch.arange(len(masks), device=masks.device)
-    things = is_thing(labels, result_maker.thing_ids)
+    thing_masks = is_thing(labels, result_maker.thing_ids)
     return MaskPrediction(
         masks,
         _identity,
@@ -85,9 +85,9 @@ def mask_prediction(
         weights,
         PanopticPrediction(indices, labels, scores),
         InstancePrediction(
-            indices[things],
-            labels[things],
-            scores[things],
+            indices[thing_masks],
+            labels[thing_masks],
+            scores[thing_masks],
             result_maker.merging.rating,
             None if boxes is None else absolute_boxes(boxes, output_size),
         ),

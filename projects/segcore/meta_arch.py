@@ -1,4 +1,4 @@
-"""What the meta-architectures share: images in, annotations checked, things told from stuff."""
+"""Common parts of the meta-architectures: batching of images, checks of annotations, classes."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from segcore.inference import MaskPrediction, ResultMaker
 
 
 class SegmentationModel(nn.Module):
-    """A model that takes images in Detectron2's format and normalises and pads them itself.
+    """A model that takes images in Detectron2's format and normalizes and pads them itself.
 
     Args:
         pixel_mean, pixel_std: of each channel, in the range of the input image.
@@ -69,7 +69,7 @@ class SegmentationModel(nn.Module):
         return [retry_if_cuda_oom(self.result_maker)(prediction) for prediction in predictions]
 
     def preprocess_images(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
-        """The images as the backbone sees them: normalised, and padded to one size."""
+        """The images as the backbone sees them: normalized, and padded to one size."""
         normalized = [self.normalized(inputs["image"]) for inputs in batched_inputs]
         return batch_images(normalized, self.size_divisibility)
 
@@ -127,7 +127,7 @@ def checked_target(
 
 
 def image_name(inputs: dict[str, Any]) -> str:
-    """What messages call an image of Detectron2's format."""
+    """Return the name of an image of Detectron2's format for messages."""
     return str(inputs.get("file_name", inputs.get("image_id", "without name")))
 
 

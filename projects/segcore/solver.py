@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule from ``cfg.SOLVER``."""
+"""Optimizer and learning-rate schedule from ``cfg.SOLVER``."""
 
 import logging
 from collections.abc import Sequence

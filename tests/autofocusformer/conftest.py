@@ -96,7 +96,7 @@ def small_model(*, per_image=False, **backbone):
 
 
 def scattered(canvas, count, channels, *, batch=2, seed=0):
-    """Random tokens, each in a cell of its own, at the same share of all cells."""
+    """Random tokens, each in another cell, at the same share of all cells."""
     generator = torch.Generator().manual_seed(seed)
     height, width = canvas
     cells = torch.stack(

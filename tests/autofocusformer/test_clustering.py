@@ -44,8 +44,8 @@ def test_clusters_of_one_token_leave_the_order(scatter):
     tokens = scatter((9, 9), 30, 1)
     order, neighborhood = nearest_clusters(tokens, cluster_size=1, neighborhood_size=5)
     assert order is None
-    own = torch.arange(30, dtype=torch.int32).expand(2, -1)
-    assert torch.equal(neighborhood.clusters[..., 0], own)
+    clusters = torch.arange(30, dtype=torch.int32).expand(2, -1)
+    assert torch.equal(neighborhood.clusters[..., 0], clusters)
 
 
 def test_same_positions_are_clustered_once():

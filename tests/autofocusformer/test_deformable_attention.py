@@ -5,7 +5,7 @@ from autofocusformer.deformable_attention import PointDeformAttn, TokenLevels
 
 
 def test_nearest_tokens_of_each_cell(scatter):
-    levels = TokenLevels.of([scatter((4, 5), 6, 3, seed=1), scatter((4, 5), 2, 3, seed=2)])
+    levels = TokenLevels.from_tokens([scatter((4, 5), 6, 3, seed=1), scatter((4, 5), 2, 3, seed=2)])
     assert levels.neighbors.shape == (2, 2, 20, 4)
     assert levels.sizes == [6, 2]
     few = levels.neighbors[:, 1]
@@ -21,7 +21,7 @@ def test_interpolation_meets_the_tokens_and_stays_between(scatter):
     level, other = scatter((5, 6), 9, 4, seed=1), scatter((5, 6), 3, 4, seed=2)
     finest = scatter((5, 6), 30, 4, seed=3)
     for tokens in (level, other):
-        levels = TokenLevels.of([other, tokens])
+        levels = TokenLevels.from_tokens([other, tokens])
         values = levels.interpolate(1, tokens.features, finest)
         for image in range(2):
             value_of = dict(zip(finest.cells[image].tolist(), values[image], strict=True))
@@ -34,7 +34,7 @@ def test_interpolation_meets_the_tokens_and_stays_between(scatter):
 
 def test_canvases_must_agree(scatter):
     with pytest.raises(ValueError, match=r"one canvas for all, got \[\(4, 5\), \(5, 4\)\]"):
-        TokenLevels.of([scatter((4, 5), 6, 3), scatter((5, 4), 6, 3)])
+        TokenLevels.from_tokens([scatter((4, 5), 6, 3), scatter((5, 4), 6, 3)])
 
 
 @pytest.mark.parametrize("learnable", [True, False])
@@ -42,7 +42,7 @@ def test_power_is_trained_only_if_learnable(scatter, learnable):
     torch.manual_seed(0)
     attention = PointDeformAttn(8, 2, 2, 4, power=2.0, learnable_power=learnable)
     assert ("shepard_power" in attention.state_dict()) == learnable
-    levels = TokenLevels.of([scatter((6, 6), 4, 8), scatter((6, 6), 20, 8)])
+    levels = TokenLevels.from_tokens([scatter((6, 6), 4, 8), scatter((6, 6), 20, 8)])
     query = torch.randn(2, 24, 8, requires_grad=True)
     torch.nn.init.normal_(attention.sampling_offsets.weight)
     attention(query, levels.positions, query, levels).square().sum().backward()
@@ -56,7 +56,7 @@ def test_padding_is_not_seen(scatter):
     torch.manual_seed(0)
     attention = PointDeformAttn(8, 1, 2, 4, power=2.0, learnable_power=False)
     torch.nn.init.constant_(attention.value_proj.bias, 1.0)
-    levels = TokenLevels.of([scatter((6, 6), 20, 8)])
+    levels = TokenLevels.from_tokens([scatter((6, 6), 20, 8)])
     query, everything = torch.randn(2, 20, 8), torch.ones(2, 20, dtype=torch.bool)
     out = attention(query, levels.positions, query, levels, everything)
     torch.testing.assert_close(out, attention.output_proj.bias.expand_as(out))

@@ -26,12 +26,12 @@ def full_grid(canvas, batch=1):
 def test_kept_are_the_best_then_the_reserved(scatter):
     tokens = scatter((12, 12), 144, 6)
     importance = torch.rand(2, 144)
-    kept = downsampling().select(tokens, importance)
-    assert kept.shape == (2, 36)
+    indices = downsampling().select(tokens, importance)
+    assert indices.shape == (2, 36)
     score = on_grid(tokens.positions, 2).float() + 4 * importance
     reserved = on_grid(tokens.positions, 4)
     for image in range(2):
-        chosen, coarse = kept[image, :27], kept[image, 27:]
+        chosen, coarse = indices[image, :27], indices[image, 27:]
         assert torch.equal(coarse, reserved[image].nonzero().squeeze(1))
         assert torch.equal(chosen, chosen.sort().values)
         free = score[image].masked_fill(reserved[image], -1)
@@ -40,17 +40,17 @@ def test_kept_are_the_best_then_the_reserved(scatter):
 
 def test_equal_scores_go_to_the_lower_index():
     tokens = full_grid((8, 8))
-    kept = downsampling(reserve=False).select(tokens, torch.full((1, 64), 0.5))
-    assert torch.equal(kept, on_grid(tokens.positions, 2)[0].nonzero().T)
+    indices = downsampling(reserve=False).select(tokens, torch.full((1, 64), 0.5))
+    assert torch.equal(indices, on_grid(tokens.positions, 2)[0].nonzero().T)
     constant = downsampling(reserve=False, rate=0.5).select(tokens, torch.full((1, 64), 0.5))
-    others = [cell for cell in range(64) if cell not in set(kept[0].tolist())]
-    assert constant[0].tolist() == sorted([*kept[0].tolist(), *others[:16]])
+    others = [cell for cell in range(64) if cell not in set(indices[0].tolist())]
+    assert constant[0].tolist() == sorted([*indices[0].tolist(), *others[:16]])
 
 
 def test_no_fewer_are_kept_than_reserved():
     tokens = full_grid((5, 1))
-    kept = downsampling(rate=0.1).select(tokens, torch.rand(1, 5))
-    assert tokens.positions[0, kept[0]].tolist() == [[0, 0], [0, 4]]
+    indices = downsampling(rate=0.1).select(tokens, torch.rand(1, 5))
+    assert tokens.positions[0, indices[0]].tolist() == [[0, 0], [0, 4]]
     single = full_grid((1, 1))
     assert downsampling(stride=4).select(single, torch.rand(1, 1)).tolist() == [[0]]
     assert downsampling(reserve=False).select(single, torch.rand(1, 1)).tolist() == [[0]]
@@ -83,8 +83,8 @@ def test_selection_has_no_gradient_but_merging_has(scatter):
     module = downsampling()
     merged = module(tokens, importance, ClusterNeighborhood.global_attention(2, 144))
     assert merged.features.shape == (2, 36, 10)
-    kept = module.select(tokens, importance)
-    assert torch.equal(merged.positions, take(tokens.positions, kept))
+    indices = module.select(tokens, importance)
+    assert torch.equal(merged.positions, take(tokens.positions, indices))
     merged.features.square().sum().backward()
     assert importance.grad.abs().min() > 0
     assert all(parameter.grad is not None for parameter in module.parameters())

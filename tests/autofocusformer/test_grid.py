@@ -42,7 +42,7 @@ def interpolated_by_hand(tokens: Tokens, image: int, x: float, y: float) -> torc
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
-def test_cells_are_interpolated_at_their_centres(scatter, stride):
+def test_cells_are_interpolated_at_their_centers(scatter, stride):
     tokens = scatter((9, 14), 20, 5)
     tokens = tokens.with_features(tokens.features.double())
     dense = to_map(tokens, stride)
@@ -152,13 +152,15 @@ def small_mask2former():
 def small_panoptic_segformer():
     cfg = cfg_of("panoptic_segformer")
     cfg.DATASETS.TRAIN = (DRAWN,)
-    segformer = cfg.MODEL.PANOPTIC_SEGFORMER
-    segformer.HIDDEN_DIM, segformer.DIM_FEEDFORWARD = 32, 64
-    segformer.NHEADS = 8
-    segformer.DROPOUT = 0.0
-    segformer.NUM_THING_QUERIES = 20
-    segformer.ENC_LAYERS = segformer.THING_MASK_LAYERS = segformer.STUFF_MASK_LAYERS = 1
-    segformer.LOCATION_LAYERS = 2
+    panoptic_segformer = cfg.MODEL.PANOPTIC_SEGFORMER
+    panoptic_segformer.HIDDEN_DIM, panoptic_segformer.DIM_FEEDFORWARD = 32, 64
+    panoptic_segformer.NHEADS = 8
+    panoptic_segformer.DROPOUT = 0.0
+    panoptic_segformer.NUM_THING_QUERIES = 20
+    panoptic_segformer.ENC_LAYERS = panoptic_segformer.THING_MASK_LAYERS = (
+        panoptic_segformer.STUFF_MASK_LAYERS
+    ) = 1
+    panoptic_segformer.LOCATION_LAYERS = 2
     return cfg
 
 

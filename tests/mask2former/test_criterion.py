@@ -26,7 +26,7 @@ def seed():
 
 
 def fixed_points(*size, dtype, device):
-    """The same points for every level, not for every pair."""
+    """The same points for every prediction, not for every pair."""
     generator = torch.Generator().manual_seed(size[-1])
     return torch.rand(*size, 2, generator=generator, dtype=torch.float64).to(device, dtype)
 

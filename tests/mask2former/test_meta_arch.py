@@ -118,7 +118,7 @@ def test_evaluation_without_no_grad(build_small_model):
     assert not result["sem_seg"].requires_grad
 
 
-def test_padding_comes_after_normalisation(build_small_model):
+def test_padding_comes_after_normalization(build_small_model):
     model = build_small_model()
     seen = {}
     model.backbone.register_forward_pre_hook(lambda module, inputs: seen.update(batch=inputs[0]))

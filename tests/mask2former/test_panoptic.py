@@ -39,7 +39,7 @@ def masks_of(*regions, shape=(6, 8)):
 
 
 def plain(class_logits, mask_logits, thing_ids, object_mask_threshold, overlap_threshold):
-    """The merging, query by query, as the specification words it."""
+    """The merging of MaskFormer (Cheng et al., 2021), section 3.4, query by query."""
     scores, labels = class_logits.softmax(-1).max(-1)
     kept = (labels != class_logits.shape[1] - 1) & (scores > object_mask_threshold)
     scores, labels, masks = scores[kept], labels[kept], mask_logits[kept].sigmoid()

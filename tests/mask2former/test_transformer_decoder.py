@@ -15,7 +15,7 @@ def inputs(batch=2):
 
 
 def plain(decoder, maps, mask_features):
-    """The loop as the specification words it: masks resized at every layer, rows repeated."""
+    """The decoder of the paper, layer by layer: masks resized at every layer, rows repeated."""
     memory, keys = [], []
     for i, level in enumerate(maps):
         value = level.flatten(2).transpose(1, 2) + decoder.level_embed.weight[i]

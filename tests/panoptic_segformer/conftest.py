@@ -12,7 +12,7 @@ from panoptic_segformer.location_decoder import LocationDecoder
 from panoptic_segformer.mask_decoder import MaskDecoder
 from panoptic_segformer.meta_arch import PanopticSegFormer
 from panoptic_segformer.neck import ChannelMapper
-from panoptic_segformer.postprocess import OWN_MERGING
+from panoptic_segformer.postprocess import DEFAULT_MERGING
 from segcore.inference import ResultMaker
 
 NUM_CLASSES, THING_IDS = 5, [1, 2, 4]
@@ -72,7 +72,7 @@ def small_model(*, with_boxes=True, recompute=False, backbone=None, results=None
         class_order=order,
         criterion=PanopticSegFormerCriterion(),
         result_maker=ResultMaker(
-            **{"merging": OWN_MERGING, "topk_per_image": 100, **(results or {})},
+            **{"merging": DEFAULT_MERGING, "topk_per_image": 100, **(results or {})},
             thing_ids=THING_IDS,
         ),
         pixel_mean=[120.0, 110.0, 100.0],

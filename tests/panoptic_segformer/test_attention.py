@@ -53,13 +53,13 @@ def test_recorded_is_what_the_block_reads():
     """With keys like one query's, all of its attention goes to one token, in the first block."""
     model = decoder(False)
     attention = model.layers[0].cross_attn
-    queries, _, memory, levels = inputs(num_queries=1)
+    queries, _, memory, spatial_shapes = inputs(num_queries=1)
     for projection in (attention.q, attention.k):
         projection.weight.copy_(torch.eye(16))
         projection.bias.zero_()
     memory[:, 10] = 100 * queries[:, 0].sign()
     with recorded_attention(model) as look_up:
-        model(queries, None, memory, levels)
+        model(queries, None, memory, spatial_shapes)
     first, *_ = look_up([0])[0]
     assert first.flatten()[10] > 0.99
 

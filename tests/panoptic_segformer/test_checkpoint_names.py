@@ -52,9 +52,9 @@ def official_state(model):
 
 
 def assert_loaded(model):
-    own = model.state_dict()
-    loaded = [new for new in NAMES.values() if new in own]
-    assert len(loaded) == 6 and all((own[name] == 3.0).all() for name in loaded)
+    parameters = model.state_dict()
+    loaded = [new for new in NAMES.values() if new in parameters]
+    assert len(loaded) == 6 and all((parameters[name] == 3.0).all() for name in loaded)
 
 
 def test_official_file(build_small_model, tmp_path):
@@ -77,4 +77,4 @@ def test_official_state_dict(build_small_model):
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert_loaded(model)
     assert unexpected == [] and len(missing) == len(model.state_dict()) - 6
-    assert set(state) == names  # the caller's own is left alone
+    assert set(state) == names  # that of the caller is left alone

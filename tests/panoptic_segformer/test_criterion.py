@@ -8,8 +8,7 @@ from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal
 
 from panoptic_segformer.criterion import PanopticSegFormerCriterion, build_criterion
 from panoptic_segformer.location_decoder import LocationOutput
-from segcore.config import get_cfg
-from segformer_inputs import (
+from panoptic_segformer_inputs import (
     LAYERS,
     MASK_SIZE,
     QUERIES,
@@ -21,6 +20,7 @@ from segformer_inputs import (
     targets_of,
     thing_masks_of,
 )
+from segcore.config import get_cfg
 
 COUNTS = [((3, 2), (2, 1)), ((0, 4), (0, 3)), ((1, 0), (1, 0)), ((0, 0), (2, 2)), ((0, 0), (0, 0))]
 
@@ -34,7 +34,7 @@ def outputs_of(targets, **options):
     """Arguments of the criterion, match included, for its defaults."""
     location = location_of(**options)
     match = PanopticSegFormerCriterion().match(location, targets)
-    num = max(len(kept) for kept in match.kept)
+    num = max(len(kept) for kept in match.matched_queries)
     return location, match, thing_masks_of(num, **options), *stuff_of(**options)
 
 
@@ -56,7 +56,7 @@ def dice(mask, true):
 def image_by_image(criterion, outputs, targets) -> dict[str, torch.Tensor]:
     """The losses as specified: one layer, one image and one pair after the other."""
     location, match, thing_masks, stuff_masks, stuff_logits = outputs
-    things = max(sum(len(kept) for kept in match.kept), 1)
+    things = max(sum(len(kept) for kept in match.matched_queries), 1)
     stuff = max(sum(len(target["stuff_labels"]) for target in targets), 1)
     thing_weight, stuff_weight = things / (things + stuff), stuff / (things + stuff)
     losses = {}
@@ -153,7 +153,7 @@ def test_a_batch_is_the_sum_of_its_images():
     location, match, *masks = outputs_of(targets)
     together = criterion(location, match, *masks, targets)
     parts = []
-    for image, (target, kept) in enumerate(zip(targets, match.kept, strict=True)):
+    for image, (target, kept) in enumerate(zip(targets, match.matched_queries, strict=True)):
 
         def of(tensors, image=image, rows=None):
             return [tensor[image : image + 1, :rows] for tensor in tensors]
@@ -174,7 +174,7 @@ def test_a_batch_is_the_sum_of_its_images():
         torch.testing.assert_close(value, expected)
 
 
-def test_rows_beyond_the_kept_do_not_matter():
+def test_rows_beyond_the_matched_do_not_matter():
     criterion, targets = PanopticSegFormerCriterion(), targets_of((3, 1), (1, 1))
     location, match, thing_masks, *stuff = outputs_of(targets)
     losses = criterion(location, match, thing_masks, *stuff, targets)
@@ -206,7 +206,7 @@ def test_official_empty_things(things, without_stuff_classes):
 def test_more_things_than_queries():
     criterion, targets = PanopticSegFormerCriterion(), targets_of((QUERIES + 3, 2), (1, 1))
     outputs = outputs_of(targets)
-    assert [len(kept) for kept in outputs[1].kept] == [QUERIES, 2]
+    assert [len(kept) for kept in outputs[1].matched_queries] == [QUERIES, 2]
     losses = criterion(*outputs, targets)
     for name, value in image_by_image(criterion, outputs, targets).items():
         torch.testing.assert_close(losses[name], value)  # divided by the pairs, not the things
@@ -225,7 +225,7 @@ def test_perfect_prediction_has_no_loss():
     location = LocationOutput([logits] * 3, [boxes] * 3, torch.zeros(1, 5, 8))
     criterion = PanopticSegFormerCriterion()
     match = criterion.match(location, [target])
-    assert match.kept[0].tolist() == [1, 3]
+    assert match.matched_queries[0].tolist() == [1, 3]
     masks = F.interpolate(target["masks"][None].float(), (20, 28), mode="bilinear")
     stuff_logits = torch.full((1, 3), -20.0)
     stuff_logits[0, target["stuff_labels"]] = 20
@@ -261,7 +261,7 @@ def test_half_precision_under_autocast(dtype):
         torch.testing.assert_close(value, exact[name], rtol=1e-5, atol=1e-6)
 
 
-def test_centres_instead_of_boxes():
+def test_centers_instead_of_boxes():
     criterion, targets = PanopticSegFormerCriterion(), targets_of((3, 0), (2, 1))
     location = location_of(coordinates=2)
     match = criterion.match(location, targets)
@@ -269,7 +269,7 @@ def test_centres_instead_of_boxes():
     assert {"loss_centre", "d0.loss_centre"} < losses.keys()
     assert not any("bbox" in name or "iou" in name for name in losses)
     image, query, target = (part[-1] for part in match.assignment)
-    distance = location.boxes[-1][image, query] - match.things.places[target]
+    distance = location.boxes[-1][image, query] - match.things.boxes[target]
     torch.testing.assert_close(losses["loss_centre"], 5 * distance.abs().sum() / (3 + 3))
     torch.autograd.grad(sum(losses.values()), location.boxes)
 

@@ -51,7 +51,7 @@ def test_layers_do_not_see_gradients_of_the_boxes_after_them():
     assert module.reference_points.weight.grad.any()  # through the first cross-attention
 
 
-def test_centres_only():
+def test_centers_only():
     location = decoder(with_boxes=False)(memory(), LEVELS, ones())
     assert [tuple(boxes.shape) for boxes in location.boxes] == [(2, 5, 2)] * 3
 
@@ -68,15 +68,15 @@ def test_padding_changes_nothing(with_boxes):
         memory(1).split([24, 6], dim=1), (0, 48), LEVELS, sizes, strict=True
     ):
         rows, columns = torch.arange(height)[:, None], torch.arange(width)
-        own = (start + rows * stride + columns).flatten()
-        padded[:, own], mask[:, own] = tokens, False
+        valid = (start + rows * stride + columns).flatten()
+        padded[:, valid], mask[:, valid] = tokens, False
     ratios = torch.tensor([[[6 / 8, 4 / 6], [3 / 5, 2 / 4]]]).double()
     found = module(padded, sizes, ratios, mask)
     torch.testing.assert_close(found.queries, alone.queries, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.boxes[-1], alone.boxes[-1], atol=1e-6, rtol=0)
 
 
-def test_half_precision_keeps_places_exact():
+def test_half_precision_keeps_locations_exact():
     module = decoder().float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         location = module(memory().float(), LEVELS, ones().float())

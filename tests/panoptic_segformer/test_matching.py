@@ -1,4 +1,4 @@
-"""Both matchings of thing queries: costs, what is kept, bad input."""
+"""Both matchings of thing queries: costs, matched queries, bad input."""
 
 import logging
 
@@ -9,8 +9,15 @@ from torchvision.ops import box_convert, generalized_box_iou
 
 from panoptic_segformer.criterion import PanopticSegFormerCriterion
 from panoptic_segformer.location_decoder import LocationOutput
+from panoptic_segformer_inputs import (
+    LAYERS,
+    MASK_SIZE,
+    QUERIES,
+    location_of,
+    targets_of,
+    thing_masks_of,
+)
 from segcore.matching import focal_class_cost
-from segformer_inputs import LAYERS, MASK_SIZE, QUERIES, location_of, targets_of, thing_masks_of
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +56,9 @@ def test_each_layer_and_image_is_matched_by_itself(criterion, counts):
             matched = match.assignment.target[layer][pairs] - first[image]
             assert matched.tolist() == column.tolist()
             if layer == LAYERS - 1:
-                assert match.kept[image].tolist() == sorted(query.tolist())
+                assert match.matched_queries[image].tolist() == sorted(query.tolist())
                 total = sum(match.costs[image].values())
-                torch.testing.assert_close(total, cost.detach()[match.kept[image]])
+                torch.testing.assert_close(total, cost.detach()[match.matched_queries[image]])
 
 
 def test_second_matching(criterion):
@@ -152,5 +159,5 @@ def test_boxes_alone_decide_where_classes_are_equal(criterion):
         boxes[image, [5, 0, 3, 1]] = target["boxes"]
     location = LocationOutput([torch.zeros(2, QUERIES, 4)], [boxes], torch.zeros(2, QUERIES, 8))
     match = criterion.match(location, targets)
-    assert [kept.tolist() for kept in match.kept] == [[0, 1, 3, 5]] * 2
+    assert [kept.tolist() for kept in match.matched_queries] == [[0, 1, 3, 5]] * 2
     assert match.assignment.target.tolist() == [[1, 3, 2, 0, 5, 7, 6, 4]]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from panoptic_segformer.padding import PaddedLevels, nearest_size
+from panoptic_segformer.padding import PaddedShapes, nearest_size
 from segcore.inference import PanopticMerging
 
-LEVELS = PaddedLevels([(2, 3), (1, 2)], [[(2, 3), (1, 2)], [(2, 2), (1, 1)]], torch.device("cpu"))
+SHAPES = PaddedShapes([(2, 3), (1, 2)], [[(2, 3), (1, 2)], [(2, 2), (1, 1)]], torch.device("cpu"))
 
 
 def photo(rows, columns, **extra):
@@ -50,8 +50,8 @@ def test_padding_that_the_backbone_needs(build_perturbed_model, build_pyramid):
     model = build_perturbed_model(backbone=build_pyramid(size_divisibility=32))
     photos = [photo(50, 73), photo(64, 33)]
     assert_equal_results(model(photos)[0], model(photos[:1])[0])
-    maps, levels, padded_size = model._features([model.normalized(one["image"]) for one in photos])
-    assert levels.own[0] == [(7, 10), (4, 5), (2, 3), (1, 2)]
+    maps, shapes, padded_size = model._features([model.normalized(one["image"]) for one in photos])
+    assert shapes.valid_shapes[0] == [(7, 10), (4, 5), (2, 3), (1, 2)]
     assert padded_size == (64, 73) and maps[0].shape[-2:] == (8, 10)
 
 
@@ -67,36 +67,36 @@ def test_official_padding(build_perturbed_model):
 
 
 def test_masks_and_ratios():
-    assert LEVELS.padded and LEVELS.num_tokens == 8
-    assert LEVELS.token_mask().int().tolist() == [[0] * 8, [0, 0, 1, 0, 0, 1, 0, 1]]
+    assert SHAPES.padded and SHAPES.num_tokens == 8
+    assert SHAPES.token_mask().int().tolist() == [[0] * 8, [0, 0, 1, 0, 0, 1, 0, 1]]
     expected = torch.tensor([[[1.0, 1], [1, 1]], [[2 / 3, 1], [1 / 2, 1]]])
-    torch.testing.assert_close(LEVELS.valid_ratios(), expected)
-    first = LEVELS.first(1)
-    assert first.sizes == [(2, 3)] and first.own == [[(2, 3)], [(2, 2)]]
+    torch.testing.assert_close(SHAPES.valid_ratios(), expected)
+    first = SHAPES.first(1)
+    assert first.spatial_shapes == [(2, 3)] and first.valid_shapes == [[(2, 3)], [(2, 2)]]
 
 
 def test_no_padding():
-    levels = PaddedLevels([(2, 3)], [[(2, 3)]] * 2, torch.device("cpu"))
-    assert not levels.padded and levels.masks() is None and levels.token_mask() is None
-    assert (levels.valid_ratios() == 1).all()
+    shapes = PaddedShapes([(2, 3)], [[(2, 3)]] * 2, torch.device("cpu"))
+    assert not shapes.padded and shapes.masks() is None and shapes.token_mask() is None
+    assert (shapes.valid_ratios() == 1).all()
 
 
 def test_reference_points_keep_their_place_in_the_image():
-    points = LEVELS.reference_points()
+    points = SHAPES.reference_points()
     assert points.shape == (2, 8, 2, 2)
-    # The right of the two own cells of row 0: 3/4 of the width, 1/4 of the height of the image.
+    # The right of the two valid cells of row 0: 3/4 of the width, 1/4 of the height of the image.
     on_maps = torch.tensor([[3 / 4 * 2 / 3, 1 / 4], [3 / 4 * 1 / 2, 1 / 4]])
     torch.testing.assert_close(points[1, 1], on_maps)
     torch.testing.assert_close(points[0, 1], torch.tensor([[0.5, 0.25]] * 2))
 
 
-def test_own_tokens():
+def test_valid_tokens():
     tokens = torch.arange(8.0)[:, None]
-    assert LEVELS.own_tokens(tokens, 0)[:, 0].tolist() == list(range(8))
-    assert LEVELS.own_tokens(tokens, 1)[:, 0].tolist() == [0, 1, 3, 4, 6]
+    assert SHAPES.valid_tokens(tokens, 0)[:, 0].tolist() == list(range(8))
+    assert SHAPES.valid_tokens(tokens, 1)[:, 0].tolist() == [0, 1, 3, 4, 6]
 
 
-def test_official_size_is_that_of_nearest_neighbours():
+def test_official_size_is_that_of_nearest_neighbors():
     # Cells 0, 1, 2 of 4 look at pixels 0, 2, 5 of 10.
     assert nearest_size((5, 6), (10, 10), (4, 4)) == (2, 3)
     assert nearest_size((10, 10), (10, 10), (3, 4)) == (3, 4)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from panoptic_segformer.postprocess import (
-    OWN_MERGING,
+    DEFAULT_MERGING,
     absolute_boxes,
     build_result_maker,
     choose_things,
@@ -17,7 +17,7 @@ THINGS, STUFF = [1, 3], [0, 2, 4]
 OUTPUT = 100, 141
 
 
-def result_maker(merging=OWN_MERGING, topk_per_image=100, **options):
+def result_maker(merging=DEFAULT_MERGING, topk_per_image=100, **options):
     return ResultMaker(merging, frozenset(THINGS), topk_per_image, **options)
 
 

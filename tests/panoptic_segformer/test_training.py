@@ -46,7 +46,7 @@ def small_model(**keys):
 
 
 def photo(classes, size=(64, 96)):
-    """A photo of one colour for each of ``classes``, in vertical bars."""
+    """A photo of one color for each of ``classes``, in vertical bars."""
     generator = torch.Generator().manual_seed(len(classes))
     image = torch.randint(0, 60, (3, *size), dtype=torch.uint8, generator=generator)
     masks = torch.zeros(len(classes), *size, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""From class and mask logits to semantic, instance and panoptic results."""
+"""Semantic, instance and panoptic results from class and mask logits."""
 
 from segcore.inference.attention import QueryAttention, attention_maps
 from segcore.inference.mask_wise import is_thing

@@ -1,4 +1,4 @@
-"""What the queries of a mask decoder attend to."""
+"""Attention maps of queries."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from segcore.inference.masks import bilinear
 
 
 class QueryAttention(NamedTuple):
-    """One query: where it looks in every layer, and what comes of it.
+    """Attention of one query in every layer, with its prediction.
 
     Attributes:
-        query: its number.
+        query: its index.
         label: contiguous class.
         score: of the class and, where the system has such, the mask.
         layers: (h, w) of each decoder layer, of the image without padding; not negative.
@@ -27,7 +27,7 @@ class QueryAttention(NamedTuple):
     mask: Tensor
 
 
-def attention_maps(weights: Tensor, levels: Sequence[tuple[int, int]]) -> Tensor:
+def attention_maps(weights: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
     """Attention to the tokens of several levels as one map a query: the mean of the heads, the sum
     of the levels.
 
@@ -36,15 +36,15 @@ def attention_maps(weights: Tensor, levels: Sequence[tuple[int, int]]) -> Tensor
     Args:
         weights: (M, N, L) of M heads and N queries, to the tokens of all levels, one after the
             other, row by row.
-        levels: (h, w) of each, the finest first.
+        spatial_shapes: (h, w) of each level, the finest first.
 
     Returns:
         (N, h, w) at the size of the finest level.
     """
-    finest = levels[0]
-    sizes = [height * width for height, width in levels]
+    finest = spatial_shapes[0]
+    sizes = [height * width for height, width in spatial_shapes]
     maps = [
         bilinear(level.unflatten(-1, size), finest) * (level.shape[-1] / sizes[0])
-        for level, size in zip(weights.mean(0).split(sizes, dim=-1), levels, strict=True)
+        for level, size in zip(weights.mean(0).split(sizes, dim=-1), spatial_shapes, strict=True)
     ]
     return torch.stack(maps).sum(0)

@@ -39,14 +39,17 @@ class EncodedMasks(NamedTuple):
     areas: Tensor  # (n,) int64, pixels
 
     def select(self, rows: Tensor) -> "EncodedMasks":
-        """Those of some rows (m,), which may repeat."""
+        """Return the masks of some rows (m,), which may repeat."""
         run_lengths = [self.run_lengths[row] for row in rows.tolist()]
         return EncodedMasks(run_lengths, self.sums[rows], self.areas[rows])
 
 
 def class_map(prediction: MaskPrediction) -> Tensor:
-    """The class with the largest semantic score at each pixel: (H, W) on the CPU, uint8, or int16
-    or int32 where these are needed to hold all classes."""
+    """Return the class with the largest semantic score at each pixel.
+
+    Returns:
+        (H, W) on the CPU, uint8, or int16 or int32 where these are needed to hold all classes.
+    """
     resized, weights = prediction.resized, prediction.class_weights
     num_classes = len(weights)
     dtypes = (torch.uint8, torch.int16, torch.int32)
@@ -135,21 +138,21 @@ def merge_mask_wise(
     qualities = per_kind(merging.quality_thresholds, things, scores.dtype)
     order = order[((scores >= qualities) & (encoded.areas > 0))[order]]
     limits = per_kind(merging.overlap_thresholds, things[order], torch.float64).tolist()
-    taken, kept = None, []
+    taken, selected = None, []
     for mask, limit in zip(order.tolist(), limits, strict=True):
         run_lengths, area = encoded.run_lengths[mask], int(encoded.areas[mask])
         overlap = 0
         if taken is not None:
             overlap = int(mask_util.area(mask_util.merge([run_lengths, taken], intersect=True)))
-        kept.append(overlap / area <= limit and overlap < area)
-        if kept[-1]:
+        selected.append(overlap / area <= limit and overlap < area)
+        if selected[-1]:
             taken = run_lengths if taken is None else mask_util.merge([taken, run_lengths])
-    numbers, segments = number_scored_segments(
-        labels[order].tolist(), kept, scores[order].tolist(), thing_ids
+    mask_ids, segments = number_scored_segments(
+        labels[order].tolist(), selected, scores[order].tolist(), thing_ids
     )
-    ids = [number for number in numbers if number]
-    kept = torch.tensor(kept, dtype=torch.bool, device=masks.device)
-    return _paint(prediction, masks[order][kept], ids, merging.rating), segments
+    ids = [segment_id for segment_id in mask_ids if segment_id]
+    selected = torch.tensor(selected, dtype=torch.bool, device=masks.device)
+    return _paint(prediction, masks[order][selected], ids, merging.rating), segments
 
 
 def merge_pixel_wise(
@@ -188,7 +191,7 @@ def merge_pixel_wise(
         foreground = inside.gather(0, winner[None])[0]
         areas[looked_at] += inside.flatten(1).sum(dim=1)
         winner = looked_at[winner]
-        # Pixels won outside and inside of the winner's own mask.
+        # Pixels won outside and inside of the winning mask.
         here = torch.bincount((winner * 2 + foreground).flatten(), minlength=2 * count)
         here = here.view(count, 2)
         won += here
@@ -197,18 +200,18 @@ def merge_pixel_wise(
         ids[window] = ((winner + 1) * foreground).to("cpu", torch.int32)
 
     share = merging.min_visible_share if merging.strategy == "mask2former" else 0.0
-    numbers, segments = number_visible(labels, areas, won, share, thing_ids)
+    mask_ids, segments = number_visible(labels, areas, won, share, thing_ids)
     if with_scores:
         total = torch.zeros(len(segments) + 1, dtype=torch.float64)
         pixels = torch.zeros_like(total)
-        index = torch.tensor(numbers)
+        index = torch.tensor(mask_ids)
         total.index_add_(0, index, sums.cpu())
         pixels.index_add_(0, index, won[:, 1].cpu().double())
         for segment, score in zip(
             segments, (total / pixels)[1:].clamp(max=1).tolist(), strict=True
         ):
             segment["score"] = score
-    lookup = torch.tensor([0, *numbers], dtype=torch.int32)
+    lookup = torch.tensor([0, *mask_ids], dtype=torch.int32)
     for row in ids.split(max(1, window_bytes(ids.device) // (8 * ids.shape[1]))):
         row.copy_(lookup[row.long()])
     return ids, segments

@@ -11,7 +11,7 @@ from segcore.inference.segments import PanopticResult, number_segments
 
 
 class RatedMasks(NamedTuple):
-    """Masks with what decides about them."""
+    """Binary masks with their merged scores and areas."""
 
     scores: Tensor  # (N,) merged scores of class and mask, at least float32
     binary: Tensor  # (N, H, W) bool
@@ -19,7 +19,7 @@ class RatedMasks(NamedTuple):
 
 
 def rate_masks(scores: Tensor, masks: Tensor, rating: MaskRating) -> RatedMasks:
-    """Merged scores of masks. Mask values may exceed 1, and so may merged scores.
+    """Compute merged scores of masks. Mask values may exceed 1, and so may merged scores.
 
     Args:
         scores: (N,) class scores.
@@ -61,45 +61,50 @@ def merge_mask_wise(
 
     ids = torch.zeros(rated.binary.shape[1:], dtype=torch.int32, device=labels.device)
     free = torch.ones_like(ids, dtype=torch.bool)
-    kept = []
-    # The order is the algorithm: what one mask takes, the next ones lack.
-    for number, mask in enumerate(order.tolist()):
+    selected = []
+    # Sequential by definition: pixels of one mask are not free for the next ones.
+    for rank, mask in enumerate(order.tolist()):
         won = rated.binary[mask] & free
         count = won.count_nonzero()
-        kept.append(((areas[number] - count) / areas[number] <= limits[number]) & (count > 0))
-        won &= kept[-1]
-        ids.masked_fill_(won, number + 1)
+        selected.append(((areas[rank] - count) / areas[rank] <= limits[rank]) & (count > 0))
+        won &= selected[-1]
+        ids.masked_fill_(won, rank + 1)
         free ^= won
-    if not kept:
+    if not selected:
         return ids, []
     # One copy to the host; a double holds every class.
-    table = (labels[order].double(), torch.stack(kept).double(), rated.scores[order].double())
-    classes, is_kept, scores = torch.stack(table).tolist()
-    numbers, segments = number_scored_segments(classes, is_kept, scores, thing_ids)
-    return torch.tensor([0, *numbers], dtype=torch.int32, device=ids.device)[ids], segments
+    table = (labels[order].double(), torch.stack(selected).double(), rated.scores[order].double())
+    classes, is_selected, scores = torch.stack(table).tolist()
+    mask_ids, segments = number_scored_segments(classes, is_selected, scores, thing_ids)
+    return torch.tensor([0, *mask_ids], dtype=torch.int32, device=ids.device)[ids], segments
 
 
 def number_scored_segments(
     labels: Iterable[float],
-    kept: Iterable[bool],
+    selected: Iterable[bool],
     scores: Sequence[float],
     thing_ids: Collection[int],
 ) -> tuple[list[int], list[dict[str, Any]]]:
-    """:func:`number_segments` of masks by falling score; a segment has that of its best mask."""
-    numbers, segments = number_segments(map(int, labels), kept, thing_ids)
-    for number, score in zip(reversed(numbers), reversed(scores), strict=True):
-        if number:
-            segments[number - 1]["score"] = score
-    return numbers, segments
+    """Apply :func:`number_segments` to masks by falling score.
+
+    The score of a segment is that of its best mask.
+    """
+    mask_ids, segments = number_segments(map(int, labels), selected, thing_ids)
+    # Backwards, so that the best mask of a segment is written last.
+    for segment_id, score in zip(reversed(mask_ids), reversed(scores), strict=True):
+        if segment_id:
+            segments[segment_id - 1]["score"] = score
+    return mask_ids, segments
 
 
 def is_thing(labels: Tensor, thing_ids: Collection[int]) -> Tensor:
-    """Which of ``labels`` (N,) are things: (N,) bool."""
-    things = torch.tensor(sorted(thing_ids), dtype=labels.dtype, device=labels.device)
-    return torch.isin(labels, things)
+    """Return True where ``labels`` (N,) are things: (N,) bool."""
+    thing_labels = torch.tensor(sorted(thing_ids), dtype=labels.dtype, device=labels.device)
+    return torch.isin(labels, thing_labels)
 
 
 def per_kind(thresholds: tuple[float, float], things: Tensor, dtype: torch.dtype) -> Tensor:
-    """The threshold of each mask, of a pair for things and for stuff: (N,) of ``dtype``."""
-    of_things, of_stuff = thresholds
-    return torch.tensor([of_stuff, of_things], dtype=dtype, device=things.device)[things.long()]
+    """Return the threshold of each mask from those for things and for stuff: (N,) of ``dtype``."""
+    thing_threshold, stuff_threshold = thresholds
+    by_kind = [stuff_threshold, thing_threshold]
+    return torch.tensor(by_kind, dtype=dtype, device=things.device)[things.long()]

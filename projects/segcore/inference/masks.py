@@ -1,4 +1,4 @@
-"""What the inference steps share: mask logits at output size, boxes of masks."""
+"""Operations on masks: resizing, areas, boxes."""
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ def resize_mask_logits(
     image_size: tuple[int, int] | None = None,
     output_size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Mask logits (Q, h, w) of the network -> (Q, H, W) at the size of the result.
+    """Resize mask logits (Q, h, w) of the network to the size of the result, (Q, H, W).
 
     Bilinear (align_corners False) to ``padded_size``, the size of the network's input; then, with
     ``image_size``, cut to it and bilinear to ``output_size``. The padded size is never held for all
@@ -36,26 +36,26 @@ def resize_mask_logits(
 
 
 def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N, h, w) -> (N, H, W), align_corners False, no antialiasing."""
+    """Resize maps (N, h, w) to (N, H, W), with align_corners False and no antialiasing."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def mask_areas(masks: Tensor) -> Tensor:
-    """Pixels of each of bool masks (N, H, W): int64 (N,)."""
+    """Count the pixels of each of bool masks (N, H, W): int64 (N,)."""
     # A sum of booleans first makes a copy of int64, eight times as large.
     return torch.cat([chunk.sum(dim=(1, 2)) for chunk in masks.split(MASKS_PER_CHUNK)])
 
 
 def sum_inside(values: Tensor, masks: Tensor) -> Tensor:
-    """Sum of values (N, H, W) where bool masks (N, H, W) are set: (N,), at least float32."""
+    """Sum values (N, H, W) where bool masks (N, H, W) are set: (N,), at least float32."""
     dtype = torch.promote_types(values.dtype, torch.float32)  # a half cannot count pixels
     return torch.where(masks, values, 0).sum(dim=(1, 2), dtype=dtype)
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
-    """Tight boxes of bool masks (N, H, W): float32 (N, 4) as (x0, y0, x1, y1) in pixel edges.
+    """Return tight boxes (N, 4) of bool masks (N, H, W): float32 (x0, y0, x1, y1), pixel edges.
 
     The box of a mask with one pixel (x, y) is (x, y, x + 1, y + 1), that of an empty one all 0.
     """
@@ -66,7 +66,7 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
 
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """First occupied index of each row of bool (N, L), and one past the last; 0 without any."""
+    """Return the first True index of each row of bool (N, L), and one past the last; 0 if none."""
     index = torch.arange(occupied.shape[1], device=occupied.device)
     end = (occupied * (index + 1)).amax(dim=1)
     start = torch.where(occupied, index, occupied.shape[1]).amin(dim=1)

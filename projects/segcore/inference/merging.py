@@ -1,4 +1,4 @@
-"""From overlapping masks to one panoptic map: three strategies, one config key chooses.
+"""Merging of overlapping masks to one panoptic map: three strategies, chosen by a config key.
 
 Every system of the repository can be run with each of them, see ``docs/merging.md``.
 """
@@ -49,16 +49,18 @@ class PanopticMerging:
         if self.strategy not in STRATEGIES:
             raise ValueError(
                 f"MODEL.PANOPTIC_MERGING.STRATEGY: expected one of {', '.join(STRATEGIES)} or '' "
-                f"(the system's own), got {self.strategy!r}"
+                f"(the default of the system), got {self.strategy!r}"
             )
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, own_strategy: str, **own_thresholds) -> "PanopticMerging":
-        """By ``MODEL.PANOPTIC_MERGING``.
+    def from_config(
+        cls, cfg: CfgNode, default_strategy: str, **system_thresholds
+    ) -> "PanopticMerging":
+        """Build the merging that ``MODEL.PANOPTIC_MERGING`` describes.
 
         Args:
-            own_strategy: of the system, where STRATEGY is "".
-            own_thresholds: fields that the system has keys of its own for.
+            default_strategy: of the system, where STRATEGY is "".
+            system_thresholds: fields that other keys of the system define.
         """
         keys = cfg.MODEL.PANOPTIC_MERGING
         thresholds = {
@@ -70,7 +72,7 @@ class PanopticMerging:
                 if field.name.upper() in keys and field.name != "strategy"
             },
         }
-        return cls(keys.STRATEGY or own_strategy, **(thresholds | own_thresholds))
+        return cls(keys.STRATEGY or default_strategy, **(thresholds | system_thresholds))
 
     def candidates(
         self,
@@ -79,7 +81,7 @@ class PanopticMerging:
         thing_ids: Collection[int],
         peaks: Tensor | float = 1.0,
     ) -> Tensor:
-        """Which masks can be in the result; what is False need not be computed: (N,) bool.
+        """Return the masks that can be in the result; others need not be computed: (N,) bool.
 
         Args:
             scores: (N,) class scores.

@@ -1,4 +1,4 @@
-"""Merging by pixels: each goes to the mask with the largest score times mask value."""
+"""Pixel-wise merging: each pixel goes to the mask with the largest score times mask value."""
 
 from collections.abc import Collection
 from typing import Any
@@ -24,7 +24,7 @@ def merge_pixel_wise(
 
     The pixel is void where that mask's value is below ``mask_threshold``. With
     ``min_visible_share`` it is the merging of MaskFormer (section 3.4 of its paper): a mask that
-    wins fewer pixels, as a share of its own, is left out, and its pixels stay void.
+    wins fewer pixels, as a share of its area, is left out, and its pixels stay void.
 
     Args:
         scores: (N,) class scores.
@@ -36,20 +36,22 @@ def merge_pixel_wise(
     Returns:
         See :class:`~segcore.inference.merging.PanopticMerging`.
     """
-    kept = (scores > score_threshold).nonzero()[:, 0]
-    count = len(kept)
+    candidates = (scores > score_threshold).nonzero()[:, 0]
+    count = len(candidates)
     if count == 0:
         return torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device), []
-    winner = _best_mask(scores, masks, kept)
-    foreground = masks.gather(0, kept[winner][None])[0] >= mask_threshold
-    # Pixels won outside and inside of the winner's own mask.
+    winner = _best_mask(scores, masks, candidates)
+    foreground = masks.gather(0, candidates[winner][None])[0] >= mask_threshold
+    # Pixels won outside and inside of the winning mask.
     won = torch.bincount((winner * 2 + foreground).flatten(), minlength=2 * count).view(count, 2)
-    own = torch.cat(
-        [mask_areas(masks[part] >= mask_threshold) for part in kept.split(MASKS_PER_CHUNK)]
+    areas = torch.cat(
+        [mask_areas(masks[part] >= mask_threshold) for part in candidates.split(MASKS_PER_CHUNK)]
     )
 
-    numbers, segments = number_visible(labels[kept], own, won, min_visible_share, thing_ids)
-    ids = torch.tensor(numbers, dtype=torch.int32, device=winner.device)
+    mask_ids, segments = number_visible(
+        labels[candidates], areas, won, min_visible_share, thing_ids
+    )
+    ids = torch.tensor(mask_ids, dtype=torch.int32, device=winner.device)
     return ids[winner] * foreground, segments
 
 
@@ -60,12 +62,12 @@ def number_visible(
     min_visible_share: float,
     thing_ids: Collection[int],
 ) -> tuple[list[int], list[dict[str, Any]]]:
-    """:func:`number_segments` of the masks of which enough can be seen.
+    """Apply :func:`number_segments` to the masks of which enough is visible.
 
     Args:
         labels: (n,) int64 classes.
         areas: (n,) pixels of each mask.
-        won: (n, 2) pixels that each mask wins, outside and inside of itself.
+        won: (n, 2) pixels that each mask wins, outside and inside of the mask.
         min_visible_share: least number of pixels won as a share of the area.
     """
     # One copy to the host; what follows is about at most n masks.
@@ -74,12 +76,12 @@ def number_visible(
     return number_segments([row[0] for row in table], visible, thing_ids)
 
 
-def _best_mask(scores: Tensor, masks: Tensor, kept: Tensor) -> Tensor:
-    """Number (H, W), in the list ``kept`` of n masks, of the best one at each pixel."""
+def _best_mask(scores: Tensor, masks: Tensor, candidates: Tensor) -> Tensor:
+    """Return the index (H, W) into the ``candidates`` (n,) of the best mask at each pixel."""
     _, height, width = masks.shape
     winner = torch.empty((height, width), dtype=torch.int64, device=masks.device)
-    scores = scores[kept, None, None]
+    scores = scores[candidates, None, None]
     rows = max(1, PIXELS_PER_CHUNK // max(1, width))
     for values, target in zip(masks.split(rows, 1), winner.split(rows), strict=True):
-        target.copy_((values[kept].clamp_(max=1) * scores).argmax(dim=0))
+        target.copy_((values[candidates].clamp_(max=1) * scores).argmax(dim=0))
     return winner

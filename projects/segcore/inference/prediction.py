@@ -1,4 +1,4 @@
-"""What a network predicts for one image, in the form that all systems share."""
+"""Predictions of a network for one image, in the form that all systems share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class InstancePrediction(NamedTuple):
         labels: (n,) int64.
         scores: (n,) class scores.
         rating: of the masks.
-        boxes: (n, 4), absolute (x0, y0, x1, y1); None: those of the masks.
+        boxes: (n, 4), absolute (x0, y0, x1, y1); None: tight boxes of the masks.
     """
 
     masks: Tensor
@@ -50,11 +50,12 @@ class PanopticPrediction(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskPrediction:
-    """Masks of low resolution, with what each result needs to know of them.
+    """Masks of low resolution, with the classes and scores that the results need.
 
     Attributes:
         masks: (N, h, w) logits, or values from 0, as the network gives them.
-        activation: from them to values from 0; it rises. Values above 1 count as 1, but in ratings.
+        activation: monotonic function from them to values from 0. Except in ratings, values above 1
+            count as 1.
         sizes: padded, image and output size, see ``resize_mask_logits``.
         class_weights: (K, N), the weight of each mask in the semantic score of each class.
         panoptic, instances: candidates for these results.
@@ -88,7 +89,7 @@ class MaskPrediction:
         return self.masks.device
 
     def to(self, device: torch.device | str) -> "MaskPrediction":
-        """The same on another device."""
+        """Return the prediction on another device."""
         panoptic, instances = (
             type(part)(*(x.to(device) if isinstance(x, Tensor) else x for x in part))
             for part in (self.panoptic, self.instances)

@@ -1,4 +1,4 @@
-"""Binary masks and what their scores depend on."""
+"""Binary masks, and scores of masks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class MaskRating:
 
 
 class MeasuredMasks(NamedTuple):
-    """Binary masks with what their scores depend on."""
+    """Binary masks with the sums and areas that their scores depend on."""
 
     binary: Tensor  # (n, H, W) bool
     sums: Tensor  # (n,) at least float32, of the values inside

@@ -1,4 +1,4 @@
-"""From the masks that a network predicts for an image to the results that are wanted."""
+"""Results of an image from the masks that a network predicts."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace

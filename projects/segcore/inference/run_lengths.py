@@ -42,7 +42,7 @@ class RunLengthEncoder:
         """Add a window of some masks; windows come from top to bottom.
 
         Args:
-            masks: (n,) int64, which of the N.
+            masks: (n,) int64, indices of the masks.
             pixels: (n, rows, columns) bool.
         """
         masks, pixels = masks.cpu().numpy(), pixels.cpu().numpy()
@@ -56,9 +56,8 @@ class RunLengthEncoder:
         else:
             np.not_equal(pixels[:, 0], self._last_row[masks, window.columns], out=changes[:, 0])
         self._last_row[masks, window.columns] = pixels[:, -1]
-        found = np.flatnonzero(changes)
-        found, column = np.divmod(found, width)
-        index, row = np.divmod(found, height)
+        row, column = np.divmod(np.flatnonzero(changes), width)
+        index, row = np.divmod(row, height)
         self._hold(masks[index], (column + left) * self.size[0] + (row + top))
 
     def finish(self) -> list[dict[str, Any]]:
@@ -68,7 +67,7 @@ class RunLengthEncoder:
         masks, columns = np.nonzero(self._first_row != previous)
         self._hold(masks, columns * self.size[0])
         self._flush()
-        return [self._encode(number) for number in range(len(self._positions))]
+        return [self._encode(mask) for mask in range(len(self._positions))]
 
     def _hold(self, masks: np.ndarray, positions: np.ndarray) -> None:
         self._pending.append((masks.astype(np.int16), positions.astype(np.uint32)))
@@ -89,8 +88,8 @@ class RunLengthEncoder:
             if len(part):
                 parts.append(part.copy())
 
-    def _encode(self, number: int) -> dict[str, Any]:
-        parts, self._positions[number] = self._positions[number], []
+    def _encode(self, mask: int) -> dict[str, Any]:
+        parts, self._positions[mask] = self._positions[mask], []
         height, width = self.size
         positions = np.concatenate([np.zeros(1, np.uint32), *parts])
         positions[1:].sort()

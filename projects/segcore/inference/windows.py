@@ -113,7 +113,7 @@ class BilinearResize:
 
 
 class ResizedMasks:
-    """What :func:`~segcore.inference.masks.resize_mask_logits` returns, window by window.
+    """Resize masks as :func:`~segcore.inference.masks.resize_mask_logits`, window by window.
 
     Args:
         masks: (N, h, w), as the network gives them.
@@ -188,7 +188,7 @@ class ResizedMasks:
     def windows(self, bytes_per_pixel: int, limit: int) -> Iterator[Window]:
         """Windows that cover the image, row by row, each with at most ``limit`` bytes."""
         height, width = self.size
-        # A window of a result that is smaller than its source needs more than its own pixels.
+        # A window of a result that is smaller than its source needs more pixels than it has.
         shrinking = max(
             [1, *(a * b / (c * d) for (a, b), (c, d) in ((s.size, self.size) for s in self._steps))]
         )

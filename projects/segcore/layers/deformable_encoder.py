@@ -14,7 +14,7 @@ class DeformableEncoderLayer(nn.Module):
 
     Args:
         attention: builds the attention, of (embed_dim, num_levels, num_heads, num_points); its
-            forward takes (query, reference_points, value, levels, padding_mask).
+            forward takes (query, reference_points, value, spatial_shapes, padding_mask).
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class DeformableEncoderLayer(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         reference_points: Tensor,
-        levels: Any,
+        spatial_shapes: Any,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
         attended = self.self_attn(
-            tokens + positions, reference_points, tokens, levels, padding_mask
+            tokens + positions, reference_points, tokens, spatial_shapes, padding_mask
         )
         tokens = self.norm1(tokens + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(tokens), inplace=True))
@@ -69,24 +69,23 @@ class DeformableEncoder(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         reference_points: Tensor,
-        levels: Any,
+        spatial_shapes: Any,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Encode the tokens of all levels, S of them, level after level.
 
-        The last three are as the attention takes them; for :class:`MSDeformAttn`, whose tokens are
-        in row-major order, that is as follows.
+        The last three are handed to the attention; those of :class:`MSDeformAttn` are described.
 
         Args:
             tokens: (B, S, C).
             positions: (B or 1, S, C), added to the queries of every layer.
             reference_points: (B, S, levels, 2), (x, y) in [0, 1], float32.
-            levels: (H, W) of each level.
+            spatial_shapes: (H, W) of each level.
             padding_mask: bool (B, S), True = padding, whose values count as zero.
 
         Returns:
             (B, S, C).
         """
         for layer in self.layers:
-            tokens = layer(tokens, positions, reference_points, levels, padding_mask)
+            tokens = layer(tokens, positions, reference_points, spatial_shapes, padding_mask)
         return tokens

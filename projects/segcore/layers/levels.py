@@ -1,4 +1,4 @@
-"""Maps of several levels as one sequence of tokens, level after level in row-major order."""
+"""Maps of several feature levels as one sequence of tokens, level after level, row by row."""
 
 from collections.abc import Sequence
 
@@ -17,26 +17,27 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
 def level_positions(
     encoding: SinePositionEncoding,
     level_embed: Tensor,
-    sizes: Sequence[tuple[int, int]],
+    spatial_shapes: Sequence[tuple[int, int]],
     padding_masks: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Return codes of the tokens of all levels, each with the embedding of its level added.
+    """Return position encodings of the tokens of all levels plus the embedding of their level.
 
     Args:
         level_embed: (levels, C).
-        sizes: (H, W) of each level.
+        spatial_shapes: (H, W) of each level.
         padding_masks: bool (B, H, W) of each level, see :class:`SinePositionEncoding`.
 
     Returns:
         (1, S, C), or (B, S, C) with masks.
     """
-    masks = padding_masks or [None] * len(sizes)
-    codes = [
-        encoding(size, device=level_embed.device, padding_mask=mask).flatten(2).transpose(1, 2)
-        for size, mask in zip(sizes, masks, strict=True)
+    masks = padding_masks or [None] * len(spatial_shapes)
+    encodings = [
+        encoding(shape, device=level_embed.device, padding_mask=mask).flatten(2).transpose(1, 2)
+        for shape, mask in zip(spatial_shapes, masks, strict=True)
     ]
     return torch.cat(
-        [code + embedding for code, embedding in zip(codes, level_embed, strict=True)], dim=1
+        [tokens + embedding for tokens, embedding in zip(encodings, level_embed, strict=True)],
+        dim=1,
     )
 
 

@@ -1,4 +1,4 @@
-"""Losses of masks and boxes, and the points that those of masks are computed at."""
+"""Losses of masks and boxes, and sampling of the points that mask losses are computed at."""
 
 from segcore.losses.box_losses import generalized_iou
 from segcore.losses.mask_losses import (

@@ -8,8 +8,8 @@ def generalized_iou(boxes: Tensor, others: Tensor, *, min_area: float = 1e-6) ->
     """GIoU in [-1, 1] of ``boxes`` with ``others`` (..., 4), broadcast against each other -> (...).
 
     Generalized Intersection over Union (Rezatofighi et al., 2019), algorithm 1. Boxes are
-    (x0, y0, x1, y1), at least float32. The areas divided by are at least ``min_area``: with empty
-    boxes the result is finite (torchvision's is not, or adds a constant to every area).
+    (x0, y0, x1, y1), at least float32. Denominators are at least ``min_area``: with empty boxes the
+    result is finite (torchvision's is not, or adds a constant to every area).
     """
     start, end = boxes[..., :2], boxes[..., 2:]
     other_start, other_end = others[..., :2], others[..., 2:]
@@ -22,6 +22,6 @@ def generalized_iou(boxes: Tensor, others: Tensor, *, min_area: float = 1e-6) ->
 
 
 def _area(start: Tensor, end: Tensor) -> Tensor:
-    """Of boxes from ``start`` to ``end`` (..., 2) -> (...); 0 if they end before they start."""
+    """Return areas (...) of boxes from ``start`` to ``end`` (..., 2); 0 if they are inverted."""
     width, height = (end - start).clamp(min=0).unbind(-1)
     return width * height

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """``tensor`` with half types promoted; float64 stays."""
+    """Promote half types to float32; float64 stays."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

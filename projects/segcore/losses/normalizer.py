@@ -1,4 +1,4 @@
-"""By what sums of losses are divided."""
+"""Normalizers of losses."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,12 @@ from torch import Tensor
 
 
 def mean_over_workers(counts: Sequence[int], like: Tensor) -> Tensor:
-    """``counts`` (n) of this process, averaged over all processes and at least 1 -> (n).
+    """Average ``counts`` (n) of this process over all processes; at least 1.
 
-    Of the type and on the device of ``like``. Every process has to call it.
+    Every process has to call it.
+
+    Returns:
+        (n,), with the type and device of ``like``.
     """
     mean = like.new_tensor(counts)
     if dist.is_available() and dist.is_initialized():

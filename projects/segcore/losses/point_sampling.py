@@ -1,4 +1,4 @@
-"""Values of masks at points, and which points to look at.
+"""Point sampling of masks, and importance sampling of the points.
 
 Points are (x, y) in [0, 1]: fractions of width and height, so that the same points serve a mask and
 its prediction at a quarter of the size. PointRend (Kirillov et al., 2020), section 3.1.
@@ -22,7 +22,7 @@ def uniform_points(*size: int, dtype: torch.dtype, device: torch.device) -> Tens
 def point_sample(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear values of ``maps`` (N, C, H, W) at ``points`` (N or 1, P, 2) -> (N, C, P).
 
-    A pixel's value stands at its centre, ((x + 0.5) / W, (y + 0.5) / H); outside is zero. Both are
+    A pixel's value stands at its center, ((x + 0.5) / W, (y + 0.5) / H); outside is zero. Both are
     floating point, of one type; differentiable in both.
     """
     if maps.dim() != 4 or points.dim() != 3 or points.shape[-1] != 2:
@@ -82,7 +82,7 @@ def uncertain_points(
     """Random points (N, num_points, 2), most of them where mask ``logits`` (N, H, W) are uncertain.
 
     Of ``oversample_ratio * num_points`` candidates the ``importance_sample_ratio * num_points``
-    with the smallest absolute logit are kept; the rest are fresh. PointRend, section 3.1.
+    with the smallest absolute logit are taken; the rest are drawn afresh. PointRend, section 3.1.
     """
     if oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
         raise ValueError(
@@ -90,9 +90,11 @@ def uncertain_points(
             f" got {oversample_ratio} and {importance_sample_ratio}"
         )
     like = {"dtype": logits.dtype, "device": logits.device}
-    num_kept = int(importance_sample_ratio * num_points)
+    num_important = int(importance_sample_ratio * num_points)
     candidates = draw_points(len(logits), int(oversample_ratio * num_points), **like)
     certainty = point_sample(logits.unsqueeze(1), candidates).squeeze(1).abs()
-    kept = certainty.topk(num_kept, largest=False, sorted=False).indices
-    kept = candidates.gather(1, kept.unsqueeze(-1).expand(-1, -1, 2))
-    return torch.cat([kept, draw_points(len(logits), num_points - num_kept, **like)], dim=1)
+    indices = certainty.topk(num_important, largest=False, sorted=False).indices
+    important = candidates.gather(1, indices.unsqueeze(-1).expand(-1, -1, 2))
+    return torch.cat(
+        [important, draw_points(len(logits), num_points - num_important, **like)], dim=1
+    )

@@ -1,4 +1,4 @@
-"""Costs of pairs of predictions and targets, as the assignment wants them: no gradients."""
+"""Matching costs of pairs of predictions and targets, without gradients."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,15 @@ SMALLEST_PROBABILITY = 1e-12
 
 @torch.no_grad()
 def focal_class_cost(logits: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """What the focal loss of a sigmoid class grows by if its target were 1 instead of 0.
+    """Return the focal loss of a sigmoid class with target 1, less that with target 0.
 
-    Deformable DETR (Zhu et al., 2021), appendix A.4; of ``logits`` of the target's class, any
-    shape, at least float32 -> the same shape.
+    Deformable DETR (Zhu et al., 2021), appendix A.4.
+
+    Args:
+        logits: of the target's class, any shape, at least float32.
+
+    Returns:
+        Costs of the same shape.
     """
     probability = logits.sigmoid()
     positive = -alpha * (1 - probability) ** gamma * (probability + SMALLEST_PROBABILITY).log()

@@ -1,4 +1,4 @@
-"""Matching of mask classification: by class, and by the masks at random points."""
+"""Matching of mask classification: by class, and by masks at random points."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +23,7 @@ class HungarianMatcher:
     the predictions are.
 
     Args:
-        num_points: random points, drawn afresh for every image and prediction level, shared by all
+        num_points: random points, drawn afresh for every image and prediction, shared by all
             masks of the image.
         draw_points: where they come from.
     """
@@ -46,49 +46,55 @@ class HungarianMatcher:
         self.draw_points = draw_points
 
     def __call__(
-        self, levels: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
+        self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
     ) -> Assignment:
         """
         Args:
-            levels: the final prediction, then the auxiliary ones: "pred_logits" (B, Q, K+1), no
-                object last, and "pred_masks" (B, Q, h, w).
+            predictions: the final one, then the auxiliary ones: "pred_logits" (B, Q, K+1), "no
+                object" last, and "pred_masks" (B, Q, h, w).
             targets: of each image "labels" (n,) int64 in [0, K) and "masks" (n, H, W).
 
         Raises:
             ValueError: a label lies outside [0, K).
-            FloatingPointError: a cost is not finite; says which, of which level and image.
+            FloatingPointError: a cost is not finite; names the cost, the prediction and the image.
         """
         return assign_by_parts(
-            self.costs(levels, targets),
-            levels=["the final prediction", *(f"aux_outputs[{i}]" for i in range(len(levels) - 1))],
+            self.costs(predictions, targets),
+            names=[
+                "the final prediction",
+                *(f"aux_outputs[{i}]" for i in range(len(predictions) - 1)),
+            ],
             labels=[target["labels"] for target in targets],
-            num_classes=levels[0]["pred_logits"].shape[-1] - 1,
+            num_classes=predictions[0]["pred_logits"].shape[-1] - 1,
         )
 
     @torch.no_grad()
     def costs(
-        self, levels: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
+        self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
     ) -> list[list[dict[str, Tensor]]]:
-        """Of each level and image the weighted costs "class", "mask" and "dice", each (Q, n)."""
-        _check_shapes(levels, targets)
+        """Return weighted costs (Q, n) "class", "mask" and "dice" of each prediction and image."""
+        _check_shapes(predictions, targets)
         samplers = [MaskSampler(target["masks"]) for target in targets]
-        with torch.autocast(levels[0]["pred_masks"].device.type, enabled=False):
+        with torch.autocast(predictions[0]["pred_masks"].device.type, enabled=False):
             return [
                 [
                     self._costs(
-                        level["pred_logits"][image], level["pred_masks"][image], labels, sampler
+                        prediction["pred_logits"][image],
+                        prediction["pred_masks"][image],
+                        labels,
+                        sampler,
                     )
                     for image, (labels, sampler) in enumerate(
                         zip((target["labels"] for target in targets), samplers, strict=True)
                     )
                 ]
-                for level in levels
+                for prediction in predictions
             ]
 
     def _costs(
         self, logits: Tensor, masks: Tensor, labels: Tensor, sampler: MaskSampler
     ) -> dict[str, Tensor]:
-        """Of one level and image. A label that is no class costs NaN, as assign_by_parts wants."""
+        """Return the costs of one prediction and image; NaN for labels outside [0, K)."""
         logits, masks = at_least_float32(logits), at_least_float32(masks)
         num_classes = logits.shape[-1] - 1
         probability = logits.softmax(-1)[:, labels.clamp(0, num_classes - 1)]
@@ -107,9 +113,9 @@ class HungarianMatcher:
 
 
 def _check_shapes(
-    levels: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
+    predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
 ) -> None:
-    batch = len(levels[0]["pred_masks"])
+    batch = len(predictions[0]["pred_masks"])
     if len(targets) != batch:
         raise ValueError(f"targets: expected one of each of {batch} images, got {len(targets)}")
     for image, target in enumerate(targets):

@@ -189,7 +189,7 @@ def test_deformable_attention(case, comparison):
         [leaf(case, f"{kind}_level{number}") for number in numbers] for kind in ("query", "value")
     )
     canvas = tuple(info["canvas"])
-    levels = TokenLevels.of(
+    levels = TokenLevels.from_tokens(
         [
             Tokens(value, array(case, f"pos_level{number}").float(), canvas)
             for number, value in enumerate(values)

@@ -1,4 +1,4 @@
-"""One training step of the whole model: losses, assignment, gradients, first optimiser step."""
+"""One training step of the whole model: losses, assignment, gradients, first optimizer step."""
 
 import re
 

@@ -32,7 +32,7 @@ def test_backbone(case, comparison):
 
     modules = {name: at for name, at in inner_modules(backbone).items() if name in case.arrays}
     with Capture(backbone, modules.values()) as capture:
-        features = backbone(normalised_image(case, cfg))
+        features = backbone(normalized_image(case, cfg))
     maps = neck([features[name] for name in OUTPUTS.values()])
 
     actual = {array: features[name] for array, name in OUTPUTS.items()}
@@ -46,7 +46,7 @@ def test_backbone(case, comparison):
     comparison.check()
 
 
-def normalised_image(case: Case, cfg: CfgNode) -> Tensor:
+def normalized_image(case: Case, cfg: CfgNode) -> Tensor:
     pixels = torch.from_numpy(case.arrays["image_rgb"]).double()
     mean, std = torch.tensor([cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD]).double()
     return ((pixels - mean) / std).permute(2, 0, 1).unsqueeze(0)

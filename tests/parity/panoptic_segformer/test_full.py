@@ -88,16 +88,16 @@ def test_full(case, comparison):
 
 def padding_arrays(model, capture) -> dict[str, torch.Tensor]:
     """Position codes, and the mask of the tokens that the mask decoders take."""
-    _, levels = capture.inputs["encoder"]
+    _, shapes = capture.inputs["encoder"]
     code = model.encoder.position_encoding
-    masks = levels.masks() or [None] * len(levels.sizes)
+    masks = shapes.masks() or [None] * len(shapes.spatial_shapes)
     arrays = {
-        f"pos_{i}": code(size, padding_mask=mask).expand(len(levels.own), -1, -1, -1)
-        for i, (size, mask) in enumerate(zip(levels.sizes, masks, strict=True))
+        f"pos_{i}": code(size, padding_mask=mask).expand(len(shapes.valid_shapes), -1, -1, -1)
+        for i, (size, mask) in enumerate(zip(shapes.spatial_shapes, masks, strict=True))
     }
-    mask = levels.first(3).token_mask()
+    mask = shapes.first(3).token_mask()
     if mask is None:
-        mask = torch.zeros(len(levels.own), levels.first(3).num_tokens)
+        mask = torch.zeros(len(shapes.valid_shapes), shapes.first(3).num_tokens)
     return arrays | {"memory_mask_l012": mask}
 
 
@@ -119,10 +119,10 @@ def mask_arrays(model, capture, kind: str) -> list[dict[str, torch.Tensor]]:
     arrays |= {f"query_{block}": query for block, query in enumerate(queries)}
 
     attention = model.get_submodule(f"{name}.layers.0.cross_attn")
-    read, memory, levels, _ = capture.inputs[f"{name}.layers.0.cross_attn"]
-    q, k = attention.heads(attention.q, read), attention.heads(attention.k, memory)
+    queries, memory, spatial_shapes, _ = capture.inputs[f"{name}.layers.0.cross_attn"]
+    q, k = attention.heads(attention.q, queries), attention.heads(attention.k, memory)
     logits = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).permute(0, 2, 3, 1)
-    parts = logits.split([height * width for height, width in levels], dim=2)
+    parts = logits.split([height * width for height, width in spatial_shapes], dim=2)
     for level, (part, linear) in enumerate(zip(parts, attention.mask_level, strict=True), start=1):
         arrays[f"b0_linear_l{level}"] = linear(part).relu().unsqueeze(1)
     return [{name: array[i] for name, array in arrays.items()} for i in range(len(memory))]

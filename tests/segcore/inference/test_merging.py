@@ -55,7 +55,7 @@ def smooth_masks(count, size=(33, 47), largest=1.3):
 
 
 def plain_mask_wise(scores, labels, masks, thing_ids, quality, overlap):
-    """Mask by mask, as section 9 of the specification words it; stuff classes are distinct."""
+    """Mask-wise merging of Panoptic SegFormer, mask by mask; stuff classes are distinct."""
     ratings = []
     for score, mask in zip(scores, masks, strict=True):
         inside = mask > 0.5

@@ -13,7 +13,7 @@ def inputs(batch=2, dim=16):
     return torch.randn(batch, length, dim), torch.randn(1, length, dim), reference_points, SHAPES
 
 
-def test_reference_points_are_cell_centres():
+def test_reference_points_are_cell_centers():
     points = grid_reference_points([(1, 2), (2, 1)])
     expected = [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]
     assert torch.equal(points, torch.tensor(expected))

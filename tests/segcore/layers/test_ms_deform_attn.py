@@ -27,7 +27,7 @@ def make_module(**options):
 
 
 def by_hand(module, query, reference, value, shapes):
-    """Section 4 of the specification, sample by sample."""
+    """Deformable DETR (Zhu et al., 2021), equation 3, sample by sample."""
     heads, levels, points = module.num_heads, module.num_levels, module.num_points
     values = module.value_proj(value)
     offsets = module.sampling_offsets(query).view(*query.shape[:2], heads, levels, points, 2)
@@ -57,7 +57,7 @@ def by_hand(module, query, reference, value, shapes):
 
 @pytest.mark.parametrize("coordinates", [2, 4])
 @torch.no_grad()
-def test_matches_the_specification(coordinates):
+def test_matches_the_equation(coordinates):
     module = make_module().double()
     inputs = make_inputs(coordinates, torch.float64)
     torch.testing.assert_close(module(*inputs), by_hand(module, *inputs), rtol=1e-6, atol=1e-6)

@@ -11,11 +11,11 @@ def seed():
     torch.manual_seed(0)
 
 
-def test_point_sample_at_pixel_centres_and_outside():
+def test_point_sample_at_pixel_centers_and_outside():
     maps = torch.arange(6.0).view(1, 1, 2, 3)
     y, x = torch.meshgrid(torch.arange(2.0), torch.arange(3.0), indexing="ij")
-    centres = torch.stack([(x + 0.5) / 3, (y + 0.5) / 2], dim=-1).view(1, 6, 2)
-    torch.testing.assert_close(point_sample(maps, centres).view(2, 3), maps[0, 0])
+    centers = torch.stack([(x + 0.5) / 3, (y + 0.5) / 2], dim=-1).view(1, 6, 2)
+    torch.testing.assert_close(point_sample(maps, centers).view(2, 3), maps[0, 0])
     corner = torch.zeros(1, 1, 2)  # a quarter of the first pixel, zeros around it
     assert point_sample(maps + 4, corner).item() == pytest.approx(1)
     assert point_sample(maps + 4, corner - 1).item() == 0
@@ -115,7 +115,7 @@ def test_uncertain_points_refuse_ratios(ratios):
 
 @pytest.mark.parametrize("width", [4, 8, 32])
 def test_same_points_serve_every_size(width):
-    """A map that holds the x of its pixels' centres gives the x of a point at any resolution."""
+    """A map that holds the x of its pixels' centers gives the x of a point at any resolution."""
     maps = ((torch.arange(width) + 0.5) / width).expand(1, 1, width, width)
     points = 0.25 + 0.5 * torch.rand(1, 50, 2)
     torch.testing.assert_close(point_sample(maps, points)[0, 0], points[0, :, 0])

@@ -40,7 +40,7 @@ def test_more_targets_than_queries():
 
 def test_assign_names_level_and_image():
     good, bad = torch.zeros(2, 2), torch.full((2, 2), torch.inf)
-    with pytest.raises(NonFiniteCostError, match="prediction level 1, image 0"):
+    with pytest.raises(NonFiniteCostError, match="prediction 1, image 0"):
         assign([[good, good], [bad, bad]])
 
 
@@ -52,7 +52,7 @@ def test_images_may_have_different_numbers_of_queries():
 
 
 def by_parts(costs, labels):
-    return assign_by_parts(costs, levels=["first", "last"], labels=labels, num_classes=3)
+    return assign_by_parts(costs, names=["first", "last"], labels=labels, num_classes=3)
 
 
 def test_parts_are_summed():

@@ -1,4 +1,4 @@
-"""Matching by class and masks: its costs, batched over levels, clear about bad input."""
+"""Matching by class and masks: its costs, batched over predictions, clear about bad input."""
 
 import pytest
 import torch
@@ -42,10 +42,10 @@ def test_no_target(counts):
 
 def test_costs_equal_pair_by_pair_losses():
     points = torch.rand(1, 40, 2, dtype=torch.float64)
-    levels = [prediction(dtype=torch.float64) for _ in range(3)]
+    predictions = [prediction(dtype=torch.float64) for _ in range(3)]
     targets = [target(3), target(1)]
-    costs = matcher(draw_points=lambda *size, **_: points).costs(levels, targets)
-    for level, parts in zip(levels, costs, strict=True):
+    costs = matcher(draw_points=lambda *size, **_: points).costs(predictions, targets)
+    for level, parts in zip(predictions, costs, strict=True):
         for image, (truth, part) in enumerate(zip(targets, parts, strict=True)):
             masks = point_sample(level["pred_masks"][image][None], points)[0][:, None]
             true = point_sample(truth["masks"][None].double(), points)[0][None]
@@ -58,10 +58,10 @@ def test_costs_equal_pair_by_pair_losses():
 
 def test_levels_together_equal_levels_alone():
     points = torch.rand(1, 40, 2)
-    levels, targets = [prediction() for _ in range(4)], [target(3), target(9)]
+    predictions, targets = [prediction() for _ in range(4)], [target(3), target(9)]
     match = matcher(draw_points=lambda *size, **_: points)
-    together = match(levels, targets)
-    for index, level in enumerate(levels):
+    together = match(predictions, targets)
+    for index, level in enumerate(predictions):
         alone = match([level], targets)
         for part, expected in zip(together, alone, strict=True):
             assert torch.equal(part[index], expected[0])
@@ -107,16 +107,16 @@ def test_no_gradient():
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_costs_are_named(key, cost, value):
-    levels = [prediction() for _ in range(3)]
-    levels[2][key][1, :, :] = 0
+    predictions = [prediction() for _ in range(3)]
+    predictions[2][key][1, :, :] = 0
     where = (1, slice(None), 0) if key == "pred_logits" else (1, 3)
-    levels[2][key][where] = value
+    predictions[2][key][where] = value
     expected = rf"aux_outputs\[1\], image 1 of the batch: .*{cost}"
     with pytest.raises(FloatingPointError, match=expected):
-        matcher()(levels, [target(1), target(2)])
-    levels[0], levels[2] = levels[2], levels[0]
+        matcher()(predictions, [target(1), target(2)])
+    predictions[0], predictions[2] = predictions[2], predictions[0]
     with pytest.raises(FloatingPointError, match="in the final prediction, image 1"):
-        matcher()(levels, [target(1), target(2)])
+        matcher()(predictions, [target(1), target(2)])
 
 
 @pytest.mark.parametrize("label", [-1, NUM_CLASSES, 255])

@@ -39,10 +39,10 @@ def targets_of(things: tuple[int, ...], stuff: tuple[int, ...]) -> list[dict]:
 
 
 def target_of(things: int, stuff: int) -> dict:
-    centre, size = torch.rand(things, 2) * 0.6 + 0.2, torch.rand(things, 2) * 0.4 + 0.05
+    center, size = torch.rand(things, 2) * 0.6 + 0.2, torch.rand(things, 2) * 0.4 + 0.05
     return {
         "labels": torch.randint(THINGS, (things,)),
-        "boxes": torch.cat([centre, size], dim=1),
+        "boxes": torch.cat([center, size], dim=1),
         "masks": torch.rand(things, *PADDED_SIZE) > 0.6,
         "stuff_labels": torch.randperm(STUFF)[:stuff],
         "stuff_masks": torch.rand(stuff, *PADDED_SIZE) > 0.6,

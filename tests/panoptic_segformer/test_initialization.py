@@ -1,4 +1,4 @@
-"""Initial values by section 13 of the specification: ranges, means, spreads, constants."""
+"""Initial values of the official code: ranges, means, spreads, constants."""
 
 import math
 
