@@ -303,13 +303,13 @@ def test_targets_that_disagree():
 
 def test_build_from_config():
     cfg = get_cfg()
-    segformer = cfg.MODEL.PANOPTIC_SEGFORMER
+    panoptic_segformer = cfg.MODEL.PANOPTIC_SEGFORMER
     criterion = build_criterion(cfg)
     weights = [criterion.class_weight, criterion.l1_weight, criterion.giou_weight]
     assert [*weights, criterion.dice_weight] == [2, 5, 2, 2]
     assert not criterion.official_empty_things and not criterion.state_dict()
-    segformer.GIOU_WEIGHT = 3.0
-    segformer.OFFICIAL_EMPTY_THINGS = True
+    panoptic_segformer.GIOU_WEIGHT = 3.0
+    panoptic_segformer.OFFICIAL_EMPTY_THINGS = True
     criterion = build_criterion(cfg)
     assert criterion.giou_weight == criterion.matcher.giou_weight == 3
     assert criterion.official_empty_things

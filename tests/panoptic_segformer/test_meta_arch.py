@@ -143,10 +143,10 @@ def test_is_a_detectron2_model():
 
 
 def segformer_cfg(**keys) -> CfgNode:
-    segformer = get_cfg().MODEL.PANOPTIC_SEGFORMER
+    panoptic_segformer = get_cfg().MODEL.PANOPTIC_SEGFORMER
     for key, value in keys.items():
-        segformer[key] = value
-    return segformer
+        panoptic_segformer[key] = value
+    return panoptic_segformer
 
 
 SHAPES = {f"res{i}": ShapeSpec(channels=8, stride=2**i) for i in range(2, 6)}

@@ -28,15 +28,16 @@ def small_cfg(**keys):
     cfg.MODEL.DEVICE = "cpu"
     cfg.DATASETS.TRAIN = ("segformer_training",)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = NUM_CLASSES
-    segformer = cfg.MODEL.PANOPTIC_SEGFORMER
-    segformer.HIDDEN_DIM, segformer.NHEADS, segformer.DIM_FEEDFORWARD = 64, 4, 32
-    segformer.ENC_LAYERS, segformer.LOCATION_LAYERS = 1, 2
-    segformer.THING_MASK_LAYERS = segformer.STUFF_MASK_LAYERS = 2
-    segformer.DROPOUT = 0.0
-    segformer.SIZE_DIVISIBILITY = 32
-    segformer.NUM_THING_QUERIES = 6
+    panoptic_segformer = cfg.MODEL.PANOPTIC_SEGFORMER
+    panoptic_segformer.HIDDEN_DIM, panoptic_segformer.NHEADS = 64, 4
+    panoptic_segformer.DIM_FEEDFORWARD = 32
+    panoptic_segformer.ENC_LAYERS, panoptic_segformer.LOCATION_LAYERS = 1, 2
+    panoptic_segformer.THING_MASK_LAYERS = panoptic_segformer.STUFF_MASK_LAYERS = 2
+    panoptic_segformer.DROPOUT = 0.0
+    panoptic_segformer.SIZE_DIVISIBILITY = 32
+    panoptic_segformer.NUM_THING_QUERIES = 6
     for key, value in keys.items():
-        segformer[key] = value
+        panoptic_segformer[key] = value
     return cfg
 
 
