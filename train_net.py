@@ -13,6 +13,7 @@ require_detectron2()
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
@@ -88,6 +89,8 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_tta(cfg, model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
     return results
 
 

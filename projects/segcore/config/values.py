@@ -97,6 +97,10 @@ expected_results = Rule(
         and all(isinstance(row, list | tuple) and len(row) == 4 for row in value)
     ),
 )
+local_folder = Rule(
+    "a local folder",
+    lambda value: isinstance(value, str) and bool(value.strip()) and "://" not in value,
+)
 norm_type = Rule(
     "a number above 0, or .inf",
     lambda value: type(value) in (int, float) and value > 0,
@@ -105,7 +109,7 @@ norm_type = Rule(
 add_rules(
     "",
     {
-        "OUTPUT_DIR": text(empty=False),
+        "OUTPUT_DIR": local_folder,
         "SEED": Rule("an integer below 2**31", lambda value: type(value) is int and value < 2**31),
         "VIS_PERIOD": integer(0),
         "CUDNN_BENCHMARK": boolean(),

@@ -20,7 +20,7 @@ from detectron2.utils.file_io import PathManager
 
 from segcore.errors import DataError
 from segcore.evaluation.classification import AccuracyEvaluator
-from segcore.evaluation.instance import InstanceSegEvaluator
+from segcore.evaluation.instance import InstanceSegEvaluator, has_fast_coco_evaluation
 from segcore.evaluation.panoptic import PanopticEvaluator
 from segcore.meta_arch import result_switches
 from segcore.requirements import require_panopticapi
@@ -53,7 +53,9 @@ EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "semantic": lambda name, folder: SemSegEvaluator(name, output_dir=folder),
     "instance": lambda name, folder: InstanceSegEvaluator(name, output_dir=folder),
     "panoptic": lambda name, folder: PanopticEvaluator(name, folder),
-    "coco": lambda name, folder: COCOEvaluator(name, output_dir=folder, use_fast_impl=False),
+    "coco": lambda name, folder: COCOEvaluator(
+        name, output_dir=folder, use_fast_impl=has_fast_coco_evaluation()
+    ),
     "lvis": lambda name, folder: LVISEvaluator(name, output_dir=folder),
     "cityscapes_semantic": lambda name, _: CityscapesSemSegEvaluator(name),
     "cityscapes_instance": lambda name, _: CityscapesInstanceEvaluator(name),
