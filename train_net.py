@@ -13,7 +13,6 @@ require_detectron2()
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
@@ -34,7 +33,7 @@ from segcore.engine import (
     run_log,
 )
 from segcore.errors import ConfigError
-from segcore.evaluation import check_evaluation
+from segcore.evaluation import check_evaluation, require_expected_results
 from segcore.program import run_program
 
 
@@ -90,7 +89,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_tta(cfg, model))
     if comm.is_main_process():
-        verify_results(cfg, results)
+        require_expected_results(cfg, results)
     return results
 
 

@@ -1,5 +1,6 @@
 """Rules and relations of the keys that this repository, and what it uses of Detectron2, reads."""
 
+import math
 import re
 from collections.abc import Collection, Iterator
 from itertools import pairwise
@@ -94,7 +95,14 @@ expected_results = Rule(
     "a list of [task, metric, value, tolerance]",
     lambda value: (
         isinstance(value, list | tuple)
-        and all(isinstance(row, list | tuple) and len(row) == 4 for row in value)
+        and all(
+            isinstance(row, list | tuple)
+            and len(row) == 4
+            and all(isinstance(name, str) for name in row[:2])
+            and number(-math.inf).accepts(row[2])
+            and number(0).accepts(row[3])
+            for row in value
+        )
     ),
 )
 local_folder = Rule(

@@ -2,6 +2,7 @@
 
 from segcore.evaluation.build import build_evaluator, check_evaluation
 from segcore.evaluation.classification import AccuracyEvaluator
+from segcore.evaluation.expected import require_expected_results
 from segcore.evaluation.instance import InstanceSegEvaluator
 from segcore.evaluation.panoptic import PanopticEvaluator
 from segcore.evaluation.tta import SemanticSegmentorWithTTA
@@ -13,4 +14,5 @@ __all__ = [
     "SemanticSegmentorWithTTA",
     "build_evaluator",
     "check_evaluation",
+    "require_expected_results",
 ]

@@ -105,7 +105,7 @@ WRONG = [
             "TEST.DETECTIONS_PER_IMAGE": [0],
             "TEST.ALLOW_MISSING_WEIGHTS": [1],
             "TEST.AUG.MIN_SIZES": [(), (0,)],
-            "TEST.EXPECTED_RESULTS": [[1]],
+            "TEST.EXPECTED_RESULTS": [[1], [["sem_seg", "mIoU", "40", 1.0]], [[1, 2, 3.0, -1.0]]],
         }.items()
         for value in values
     ],

@@ -191,6 +191,7 @@ def test_panoptic_loader(root, name, image_id):
     metadata = MetadataCatalog.get(name)
     (record,) = DatasetCatalog.get(name)
     assert record["image_id"] == image_id
+    assert (record["height"], record["width"]) == (6, 8)
     for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name"):
         assert Path(record[key]).is_file()
     thing, stuff = record["segments_info"]

@@ -63,14 +63,21 @@ def load_panoptic(
     """Detectron2's dataset dicts, one an annotation, with contiguous category ids.
 
     The photo has the stem of the annotation's file name and the suffix ".jpg". ``image_id`` is that
-    of the JSON: an integer for COCO, a string for ADE20K and Mapillary Vistas.
+    of the JSON: an integer for COCO, a string for ADE20K and Mapillary Vistas. ``height`` and
+    ``width`` are those that the JSON states.
 
     Raises:
         DataError: the JSON is not in COCO panoptic format, a category of a segment is unknown, or
             a file of the first photo is missing.
     """
+    data = read_panoptic_json(panoptic_json)
+    sizes = {
+        photo["id"]: {"height": photo["height"], "width": photo["width"]}
+        for photo in data["images"]
+        if {"id", "height", "width"} <= photo.keys()
+    }
     dataset_dicts = []
-    for position, annotation in enumerate(read_panoptic_json(panoptic_json)["annotations"]):
+    for position, annotation in enumerate(data["annotations"]):
         for fault in annotation_faults(annotation):
             raise DataError(f"{panoptic_json}: annotation number {position + 1}: {fault}")
         file_name = annotation["file_name"]
@@ -79,6 +86,7 @@ def load_panoptic(
             {
                 "file_name": f"{image_root}/{stem}.jpg",
                 "image_id": annotation["image_id"],
+                **sizes.get(annotation["image_id"], {}),
                 "pan_seg_file_name": f"{panoptic_root}/{file_name}",
                 "sem_seg_file_name": f"{sem_seg_root}/{stem}.png",
                 "segments_info": _contiguous(annotation, metadata, panoptic_json),
