@@ -26,6 +26,8 @@ def test_data_without_things_and_stuff():
 
 
 def test_unknown_data_set():
-    with pytest.raises(ConfigError, match=r"'coco_2017_train_panoptc'.*; did you mean coco_2017_tr"):
+    with pytest.raises(
+        ConfigError, match=r"'coco_2017_train_panoptc'.*; did you mean coco_2017_tr"
+    ):
         thing_ids_of(["coco_2017_train_panoptc"], 133)
     assert "coco_2017_train_panoptc" not in MetadataCatalog

@@ -1,6 +1,7 @@
 """Evaluators by data set, panoptic quality, test-time augmentation."""
 
-from segcore.evaluation.build import build_evaluator, check_evaluation
+from segcore.evaluation.build import build_evaluator
+from segcore.evaluation.check import check_evaluation
 from segcore.evaluation.classification import AccuracyEvaluator
 from segcore.evaluation.expected import require_expected_results
 from segcore.evaluation.instance import InstanceSegEvaluator

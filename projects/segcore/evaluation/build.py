@@ -95,18 +95,18 @@ def build_evaluator(
         DataError: ground truth is not where the metadata say.
         ImportError: a package of the evaluator is not installed.
     """
-    check_evaluation(cfg, dataset_name)
+    require_ground_truth(cfg, dataset_name)
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     evaluators = [
-        EVALUATORS[kind](dataset_name, folder) for kind in _evaluator_kinds(cfg, dataset_name)
+        EVALUATORS[kind](dataset_name, folder) for kind in evaluator_kinds(cfg, dataset_name)
     ]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 
-def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
-    """Raise the errors of ``build_evaluator`` that can be known before any model runs."""
+def require_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
+    """Raise the errors of ``build_evaluator`` that metadata alone show."""
     metadata = MetadataCatalog.get(dataset_name)
-    for kind in _evaluator_kinds(cfg, dataset_name):
+    for kind in evaluator_kinds(cfg, dataset_name):
         _require_package(kind, dataset_name)
         if kind.startswith("cityscapes") and comm.get_local_size() != comm.get_world_size():
             raise ValueError(
@@ -115,6 +115,8 @@ def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
             )
         for key in GROUND_TRUTH[kind]:
             path = metadata.get(key)
+            if key == "sem_seg_root" and metadata.get("derives_semantic_maps"):
+                continue
             if path is not None and not PathManager.exists(path):
                 raise DataError(
                     f"{path} ({key} of the data set {dataset_name}) does not exist; put the data "
@@ -132,7 +134,8 @@ def _require_package(kind: str, dataset_name: str) -> None:
             raise ImportError(f"evaluation on {dataset_name} needs {package}: {command}")
 
 
-def _evaluator_kinds(cfg: CfgNode, dataset_name: str) -> list[str]:
+def evaluator_kinds(cfg: CfgNode, dataset_name: str) -> list[str]:
+    """The kinds of evaluators, keys of ``EVALUATORS``, that a data set gets."""
     metadata = MetadataCatalog.get(dataset_name)
     evaluator_type = metadata.get("evaluator_type")
     if evaluator_type in SINGLE_KINDS:

@@ -1,6 +1,8 @@
 """Registered data sets: metadata of the real names, loaders on tiny folders."""
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from segcore.data.datasets import register_all
 from segcore.data.datasets.catalog import datasets_root, register
 from segcore.data.datasets.categories import load_categories
 from segcore.data.mappers.lsj import CocoPanopticLSJ
-from segcore.errors import DataError
+from segcore.errors import DataError, OutputError
 
 # name -> (evaluator type, ignore label, classes, things)
 PANOPTIC = {
@@ -202,6 +204,49 @@ def test_panoptic_loader(root, name, image_id):
     assert sample["instances"].gt_masks.flatten(1).sum(1).tolist() == [6, 42]
 
 
+def test_semantic_maps_of_coco_are_made(root):
+    name = "coco_2017_val_panoptic_with_sem_seg"
+    write_panoptic(root, name)
+    maps = root / PANOPTIC_FILES[name][3]
+    shutil.rmtree(maps)
+    (record,) = DatasetCatalog.get(name)
+    assert record["sem_seg_file_name"] == str(maps / "x_1.png")
+    thing, stuff = (segment["category_id"] for segment in record["segments_info"])
+    semantic = np.asarray(Image.open(record["sem_seg_file_name"]))
+    assert semantic.dtype == np.uint8
+    assert (semantic[2:4, 2:5] == thing).all()
+    assert (semantic == stuff).sum() == 42
+
+    Image.fromarray(np.full((6, 8), 7, np.uint8)).save(maps / "x_1.png")
+    DatasetCatalog.get(name)
+    assert (np.asarray(Image.open(maps / "x_1.png")) == 7).all()  # made once
+
+
+def test_semantic_maps_that_cannot_be_made(root, monkeypatch):
+    name = "coco_2017_val_panoptic_with_sem_seg"
+    write_panoptic(root, name)
+    maps = root / PANOPTIC_FILES[name][3]
+    shutil.rmtree(maps)
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OutputError, match=r"panoptic_semseg_val2017.*of the .*Permission denied"):
+        DatasetCatalog.get(name)
+    assert not maps.exists()
+
+
+def test_what_ade20k_misses_says_how_it_is_made(root):
+    name = "ade20k_panoptic_train"
+    write_panoptic(root, name)
+    shutil.rmtree(root / PANOPTIC_FILES[name][3])
+    with pytest.raises(FileNotFoundError, match=r"prepare_ade20k_sem_seg\.py of .*annotations"):
+        DatasetCatalog.get(name)
+    with pytest.raises(FileNotFoundError, match=r"prepare_ade20k_ins_seg\.py"):
+        DatasetCatalog.get("ade20k_instance_train")
+
+
 def test_unknown_category_is_named(root):
     name = "ade20k_panoptic_train"
     content = write_panoptic(root, name)
@@ -222,6 +267,17 @@ def test_a_broken_annotation_is_named(root):
     write_json(root / PANOPTIC_FILES[name][1], content)
     with pytest.raises(DataError, match=r"annotation number 1: 'segments_info' is missing"):
         DatasetCatalog.get(name)
+
+
+def test_unknown_category_makes_no_semantic_maps(root):
+    name = "coco_2017_val_panoptic_with_sem_seg"
+    content = write_panoptic(root, name)
+    content["annotations"][0]["segments_info"][0]["category_id"] = 999
+    write_json(root / PANOPTIC_FILES[name][1], content)
+    shutil.rmtree(root / PANOPTIC_FILES[name][3])
+    with pytest.raises(DataError, match=r"panoptic_val2017\.json: .*category ids 999"):
+        DatasetCatalog.get(name)
+    assert not (root / PANOPTIC_FILES[name][3]).exists()
 
 
 def test_missing_photo_is_named(root):

@@ -13,6 +13,7 @@ from segcore.data.datasets.categories import instance_metadata, load_categories,
 from segcore.data.datasets.panoptic import register_panoptic
 from segcore.data.datasets.semantic import register_semantic
 
+OFFICIAL = "the official code of Mask2Former makes it by datasets/prepare_ade20k"
 FOLDERS = {"train": "training", "val": "validation"}
 
 
@@ -23,21 +24,33 @@ def register_ade20k(root: str) -> None:
     for split, folder in FOLDERS.items():
         images = f"{ade}/images/{folder}"
         instances_json = f"{ade}/ade20k_instance_{split}.json"
+        panoptic = f"{ade}/ade20k_panoptic_{split}"
+        semantic_maps = f"{ade}/annotations_detectron2/{folder}"
+        with_instances = f"of {ade}/annotations_instance, a download of its own"
         register_panoptic(
             f"ade20k_panoptic_{split}",
             categories,
             image_root=images,
-            panoptic_json=f"{ade}/ade20k_panoptic_{split}.json",
-            panoptic_root=f"{ade}/ade20k_panoptic_{split}",
-            sem_seg_root=f"{ade}/annotations_detectron2/{folder}",
+            panoptic_json=f"{panoptic}.json",
+            panoptic_root=panoptic,
+            sem_seg_root=semantic_maps,
             instances_json=instances_json,
+            preparation={
+                f"{panoptic}.json": f"{OFFICIAL}_pan_seg.py {with_instances}",
+                panoptic: f"{OFFICIAL}_pan_seg.py {with_instances}",
+                semantic_maps: f"{OFFICIAL}_sem_seg.py of {ade}/annotations",
+            },
             evaluator_type="ade20k_panoptic_seg",
         )
         name = f"ade20k_instance_{split}"
         register(
             name,
             partial(load_coco_json, instances_json, images, name),
-            needs={images: "photos", instances_json: "instance annotation in COCO's format"},
+            needs={
+                images: "photos",
+                instances_json: "instance annotation in COCO's format; "
+                f"{OFFICIAL}_ins_seg.py {with_instances}",
+            },
             evaluator_type="coco",
             image_root=images,
             json_file=instances_json,

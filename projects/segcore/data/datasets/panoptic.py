@@ -1,15 +1,16 @@
 """Data sets in COCO panoptic format with semantic maps beside the panoptic PNGs."""
 
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from detectron2.utils.file_io import PathManager
 
 from segcore.data.datasets.catalog import register
 from segcore.data.datasets.categories import panoptic_metadata
+from segcore.data.derived import derive_semantic_maps
 from segcore.data.panoptic_format import read_panoptic_json
 from segcore.data.record_rules import annotation_faults, segment_faults
-from segcore.errors import DataError
+from segcore.errors import DataError, OutputError
 from segcore.text import printable, short_repr
 
 
@@ -24,12 +25,17 @@ def register_panoptic(
     evaluator_type: str,
     ignore_label: int = 255,
     instances_json: str | None = None,
+    derives_semantic_maps: bool = False,
+    preparation: dict[str, str] | None = None,
 ) -> None:
     """Register data of which every photo has a panoptic PNG and a semantic PNG.
 
     Args:
         categories: dicts with id, name, isthing and color, in the order of contiguous ids.
         instances_json: ground truth of COCO's instance evaluation.
+        derives_semantic_maps: where ``sem_seg_root`` is missing, make it of the panoptic PNGs when
+            the data set is first loaded.
+        preparation: path -> how it is made of the download.
     """
     metadata = panoptic_metadata(categories)
     folders = {
@@ -40,20 +46,54 @@ def register_panoptic(
     files = {"panoptic_json": panoptic_json}
     if instances_json is not None:
         files["json_file"] = instances_json
+    needs = {
+        image_root: "photos",
+        panoptic_json: "panoptic annotation in COCO's format",
+        panoptic_root: "panoptic PNGs",
+        sem_seg_root: f"semantic PNGs of contiguous class ids, {ignore_label} where unlabelled",
+    }
+    for path, way in (preparation or {}).items():
+        needs[path] += f"; {way}"
+    if derives_semantic_maps:
+        del needs[sem_seg_root]
+    load = load_with_semantic_maps if derives_semantic_maps else load_panoptic
     register(
         name,
-        partial(load_panoptic, panoptic_json, **folders, metadata=metadata),
-        needs={
-            image_root: "photos",
-            panoptic_json: "panoptic annotation in COCO's format",
-            panoptic_root: "panoptic PNGs",
-            sem_seg_root: f"semantic PNGs of contiguous class ids, {ignore_label} where unlabelled",
-        },
+        partial(load, panoptic_json, **folders, metadata=metadata),
+        needs=needs,
         evaluator_type=evaluator_type,
         ignore_label=ignore_label,
+        derives_semantic_maps=derives_semantic_maps,
         **folders,
         **files,
         **metadata,
+    )
+
+
+def load_with_semantic_maps(
+    panoptic_json: str, *, panoptic_root: str, sem_seg_root: str, metadata: dict, **folders: str
+) -> list[dict]:
+    """Make the folder of semantic maps, unless it is there, and :func:`load_panoptic`.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    if not PathManager.exists(sem_seg_root):
+        contiguous = metadata["stuff_dataset_id_to_contiguous_id"]
+        try:
+            derive_semantic_maps(panoptic_json, Path(panoptic_root), contiguous, Path(sem_seg_root))
+        except OutputError as error:
+            raise OutputError(
+                f"{sem_seg_root}: the semantic maps are missing, and cannot be made of the "
+                f"panoptic PNGs {panoptic_root}: {error.__cause__ or error}\n"
+                "make the folder writable for the first run"
+            ) from error
+    return load_panoptic(
+        panoptic_json,
+        panoptic_root=panoptic_root,
+        sem_seg_root=sem_seg_root,
+        metadata=metadata,
+        **folders,
     )
 
 
