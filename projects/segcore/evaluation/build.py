@@ -16,8 +16,8 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 
+from segcore.data.datasets.catalog import missing_file_message
 from segcore.errors import DataError
 from segcore.evaluation.classification import AccuracyEvaluator
 from segcore.evaluation.instance import InstanceSegEvaluator, has_fast_coco_evaluation
@@ -105,7 +105,6 @@ def build_evaluator(
 
 def require_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
     """Raise the errors of ``build_evaluator`` that metadata alone show."""
-    metadata = MetadataCatalog.get(dataset_name)
     for kind in evaluator_kinds(cfg, dataset_name):
         _require_package(kind, dataset_name)
         if kind.startswith("cityscapes") and comm.get_local_size() != comm.get_world_size():
@@ -114,15 +113,8 @@ def require_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
                 "there, with --eval-only, and train with DATASETS.TEST '()'"
             )
         for key in GROUND_TRUTH[kind]:
-            path = metadata.get(key)
-            if key == "sem_seg_root" and metadata.get("derives_semantic_maps"):
-                continue
-            if path is not None and not PathManager.exists(path):
-                raise DataError(
-                    f"{path} ({key} of the data set {dataset_name}) does not exist; put the data "
-                    "there, set the environment variable DETECTRON2_DATASETS to their folder, or "
-                    "train without evaluation by DATASETS.TEST '()'"
-                )
+            if message := missing_file_message(dataset_name, key, "TEST"):
+                raise DataError(message)
 
 
 def _require_package(kind: str, dataset_name: str) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin import register_all_ade20k
 from panopticapi.utils import id2rgb
 from PIL import Image
 
 import segcore.data  # noqa: F401 registers the data sets
-from segcore.data.datasets import register_all
+from segcore.config import get_cfg
+from segcore.data.datasets import register_all, require_training_files
 from segcore.data.datasets.catalog import datasets_root, register
 from segcore.data.datasets.categories import load_categories
 from segcore.data.mappers.lsj import CocoPanopticLSJ
@@ -245,6 +247,34 @@ def test_what_ade20k_misses_says_how_it_is_made(root):
         DatasetCatalog.get(name)
     with pytest.raises(FileNotFoundError, match=r"prepare_ade20k_ins_seg\.py"):
         DatasetCatalog.get("ade20k_instance_train")
+
+
+@pytest.mark.parametrize(
+    ("name", "present", "message"),
+    [
+        ("ade20k_sem_seg_train", "images/training", r"annotations_detectron2.*ade20k_sem_seg\.py"),
+        ("ade20k_panoptic_train", "images/training", r"ade20k_panoptic_train .*pan_seg\.py"),
+        ("ade20k_instance_train", "images/training", r"json_file of the data set"),
+        ("ade20k_instance_train", "other", r"image_root of .*DATASETS\.TRAIN.*\n.*DETECTRON2_DAT"),
+    ],
+)
+def test_training_files_are_looked_for(root, name, present, message):
+    register_all_ade20k(str(root))
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = (name,)
+    (root / "ADEChallengeData2016" / present).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=message):
+        require_training_files(cfg)
+
+
+def test_training_on_a_plain_coco_download(root):
+    """Without the folders that scripts make."""
+    name = "coco_2017_val_panoptic_with_sem_seg"
+    write_panoptic(root, name)
+    shutil.rmtree(root / PANOPTIC_FILES[name][3])
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = (name,)
+    require_training_files(cfg)
 
 
 def test_unknown_category_is_named(root):

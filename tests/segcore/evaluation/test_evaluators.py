@@ -170,7 +170,7 @@ def test_unknown_evaluator_type(config):
 
 def test_absent_ground_truth(dataset, config, tmp_path: Path):
     (tmp_path / "panoptic.json").unlink()
-    with pytest.raises(DataError, match=r"panoptic\.json .*DETECTRON2_DATASETS"):
+    with pytest.raises(DataError, match=r"panoptic\.json .*\n.*DETECTRON2_DATASETS"):
         build_evaluator(config("panoptic"), dataset)
 
 

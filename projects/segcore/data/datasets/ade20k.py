@@ -27,6 +27,11 @@ def register_ade20k(root: str) -> None:
         panoptic = f"{ade}/ade20k_panoptic_{split}"
         semantic_maps = f"{ade}/annotations_detectron2/{folder}"
         with_instances = f"of {ade}/annotations_instance, a download of its own"
+        preparation = {
+            f"{panoptic}.json": f"{OFFICIAL}_pan_seg.py {with_instances}",
+            panoptic: f"{OFFICIAL}_pan_seg.py {with_instances}",
+            semantic_maps: f"{OFFICIAL}_sem_seg.py of {ade}/annotations",
+        }
         register_panoptic(
             f"ade20k_panoptic_{split}",
             categories,
@@ -35,11 +40,7 @@ def register_ade20k(root: str) -> None:
             panoptic_root=panoptic,
             sem_seg_root=semantic_maps,
             instances_json=instances_json,
-            preparation={
-                f"{panoptic}.json": f"{OFFICIAL}_pan_seg.py {with_instances}",
-                panoptic: f"{OFFICIAL}_pan_seg.py {with_instances}",
-                semantic_maps: f"{OFFICIAL}_sem_seg.py of {ade}/annotations",
-            },
+            preparation=preparation,
             evaluator_type="ade20k_panoptic_seg",
         )
         name = f"ade20k_instance_{split}"
@@ -56,8 +57,10 @@ def register_ade20k(root: str) -> None:
             json_file=instances_json,
             **instance_metadata(categories),
         )
-        # Detectron2 registers names alone.
+        # Detectron2 registers paths and names alone.
         semantic = MetadataCatalog.get(f"ade20k_sem_seg_{split}")
+        if semantic.get("preparation") is None:
+            semantic.preparation = {semantic_maps: preparation[semantic_maps]}
         if semantic.get("stuff_colors") is None:
             semantic.stuff_colors = panoptic_metadata(categories)["stuff_colors"]
 

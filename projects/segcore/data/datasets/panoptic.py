@@ -64,6 +64,7 @@ def register_panoptic(
         evaluator_type=evaluator_type,
         ignore_label=ignore_label,
         derives_semantic_maps=derives_semantic_maps,
+        preparation=preparation or {},
         **folders,
         **files,
         **metadata,
