@@ -63,8 +63,8 @@ def missing_file_message(dataset_name: str, key: str, split: str) -> str | None:
     without = ", or train without evaluation by DATASETS.TEST '()'" if split == "TEST" else ""
     return (
         f"{path}{relative_to(path)} ({key} of the data set {printable(dataset_name)}, "
-        f"DATASETS.{split}) does not exist{f': {way}' if way else ''}\nput the data there, or set the environment variable "
-        f"{ROOT_VARIABLE} to their folder{without}"
+        f"DATASETS.{split}) does not exist{f': {way}' if way else ''}\n"
+        f"put the data there, or set the environment variable {ROOT_VARIABLE} to their folder{without}"
     )
 
 
