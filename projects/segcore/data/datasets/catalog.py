@@ -48,7 +48,9 @@ def register(name: str, load: Loader, *, needs: dict[str, str], **metadata) -> N
 
 
 def missing_file_message(dataset_name: str, key: str, split: str) -> str | None:
-    """Say that a file or folder is missing, and how to get it; None if it is there or not needed.
+    """Say that a file or folder is missing, and how to get it, else None.
+
+    Files that are made when the data set is loaded, ``derived_keys`` of the metadata, are not.
 
     Args:
         key: of the metadata that name it, such as "image_root".
@@ -56,15 +58,16 @@ def missing_file_message(dataset_name: str, key: str, split: str) -> str | None:
     """
     metadata = MetadataCatalog.get(dataset_name)
     path = metadata.get(key)
-    made_by_itself = key == "sem_seg_root" and metadata.get("derives_semantic_maps")
-    if path is None or made_by_itself or PathManager.exists(path):
+    is_derived = key in metadata.get("derived_keys", ())
+    if path is None or is_derived or PathManager.exists(path):
         return None
     way = metadata.get("preparation", {}).get(path)
     without = ", or train without evaluation by DATASETS.TEST '()'" if split == "TEST" else ""
     return (
         f"{path}{relative_to(path)} ({key} of the data set {printable(dataset_name)}, "
         f"DATASETS.{split}) does not exist{f': {way}' if way else ''}\n"
-        f"put the data there, or set the environment variable {ROOT_VARIABLE} to their folder{without}"
+        f"put the data there, or set the environment variable {ROOT_VARIABLE} to their folder"
+        f"{without}"
     )
 
 

@@ -63,7 +63,7 @@ def register_panoptic(
         needs=needs,
         evaluator_type=evaluator_type,
         ignore_label=ignore_label,
-        derives_semantic_maps=derives_semantic_maps,
+        derived_keys=("sem_seg_root",) if derives_semantic_maps else (),
         preparation=preparation or {},
         **folders,
         **files,
