@@ -11,10 +11,9 @@ from detectron2.structures import BitMasks, ImageList, Instances
 from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor, nn
 
-from segcore.config.faults import did_you_mean
 from segcore.errors import ConfigError
 from segcore.inference import MaskPrediction, ResultMaker
-from segcore.text import printable
+from segcore.text import did_you_mean, printable
 
 
 class SegmentationModel(nn.Module):

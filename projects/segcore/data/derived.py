@@ -6,7 +6,6 @@ want it at the same time wait for the first.
 """
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -33,7 +32,8 @@ from segcore.data.panoptic_format import (
     to_instances,
     to_semantic,
 )
-from segcore.errors import DataError, OutputError
+from segcore.data.record_rules import photo_faults
+from segcore.errors import OutputError
 from segcore.files import atomic_folder
 from segcore.text import printable
 
@@ -126,45 +126,33 @@ def derive(source: PanopticSource, folder: Path) -> DerivedFiles:
 
 
 def derive_semantic_maps(
-    panoptic_json: str | Path, pngs: Path, contiguous: dict[int, int], folder: Path
+    data: PanopticJson, pngs: Path, contiguous: dict[int, int], folder: Path
 ) -> None:
     """Make the folder of semantic PNGs of a registered panoptic data set, unless it is there.
 
     A PNG has the name of the panoptic one, and contiguous class ids, 255 where unlabelled.
 
     Args:
+        data: whose annotations are without faults.
         contiguous: category id -> contiguous id.
 
     Raises:
         OutputError: the folder cannot be written.
-        DataError: the JSON or a PNG cannot be read, or a category is unknown.
+        DataError: a PNG cannot be read.
     """
+
+    def convert(annotation: Annotation) -> None:
+        segments = annotation["segments_info"]
+        index = locate_segments(read_panoptic_png(pngs / annotation["file_name"]), segments)
+        path = unfinished / PurePath(annotation["file_name"]).name
+        path.write_bytes(_semantic_png(index, segments, contiguous))
+
+    tasks, photos = data["annotations"], [p for p in data["images"] if not photo_faults(p)]
     with locked(folder):
         if folder.exists():
             return
-        data = read_panoptic_json(panoptic_json)
-        segments = itertools.chain(*(record["segments_info"] for record in data["annotations"]))
-        unknown = {segment["category_id"] for segment in segments} - contiguous.keys()
-        if unknown:
-            shown = ", ".join(printable(category, 20) for category in list(unknown)[:3])
-            raise DataError(
-                f"{printable(panoptic_json)}: segments have the category ids {shown}, which are "
-                "none of the data set's"
-            )
-
-        def convert(annotation: Annotation) -> None:
-            segments = annotation["segments_info"]
-            index = locate_segments(read_panoptic_png(pngs / annotation["file_name"]), segments)
-            path = unfinished / PurePath(annotation["file_name"]).name
-            path.write_bytes(_semantic_png(index, segments, contiguous))
-
-        tasks = data["annotations"]
-        description = f"Semantic maps from {printable(panoptic_json)}"
-        with (
-            atomic_folder(folder) as unfinished,
-            ThreadPoolExecutor(num_workers(data["images"])) as pool,
-        ):
-            for _ in tqdm(pool.map(convert, tasks), description, len(tasks), delay=1):
+        with atomic_folder(folder) as unfinished, ThreadPoolExecutor(num_workers(photos)) as pool:
+            for _ in tqdm(pool.map(convert, tasks), f"Making {folder}", len(tasks), delay=1):
                 pass
 
 

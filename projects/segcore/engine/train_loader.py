@@ -25,6 +25,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segcore.data.panoptic_format import read_panoptic_json
+from segcore.data.record_rules import photo_faults
 from segcore.engine.randomness import seed_random_generators
 from segcore.errors import ConfigError
 
@@ -176,9 +177,10 @@ def _stated_sizes(cfg: CfgNode, dataset_dicts: list[dict]) -> list[tuple[int, in
     sizes = {}
     for name in cfg.DATASETS.TRAIN:
         path = MetadataCatalog.get(name).get("panoptic_json")
-        for image in read_panoptic_json(path)["images"] if path else ():
-            stem = PurePath(image["file_name"]).stem
-            sizes[image["id"], stem] = image["height"], image["width"]
+        for photo in read_panoptic_json(path)["images"] if path else ():
+            if not photo_faults(photo):
+                stem = PurePath(photo["file_name"]).stem
+                sizes[photo["id"], stem] = photo["height"], photo["width"]
     keys = [
         (record.get("image_id"), PurePath(record["file_name"]).stem) for record in dataset_dicts
     ]

@@ -29,7 +29,7 @@ def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
 
     Raises:
         DataError: the data set cannot be loaded or evaluated, is empty, or files are missing.
-        ValueError, FileNotFoundError, ImportError: see :func:`build_evaluator`.
+        ValueError, ImportError: see :func:`build_evaluator`.
     """
     require_ground_truth(cfg, dataset_name)
     if not comm.is_main_process():

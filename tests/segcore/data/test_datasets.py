@@ -243,9 +243,9 @@ def test_what_ade20k_misses_says_how_it_is_made(root):
     name = "ade20k_panoptic_train"
     write_panoptic(root, name)
     shutil.rmtree(root / PANOPTIC_FILES[name][3])
-    with pytest.raises(FileNotFoundError, match=r"prepare_ade20k_sem_seg\.py of .*annotations"):
+    with pytest.raises(DataError, match=r"prepare_ade20k_sem_seg\.py of .*annotations"):
         DatasetCatalog.get(name)
-    with pytest.raises(FileNotFoundError, match=r"prepare_ade20k_ins_seg\.py"):
+    with pytest.raises(DataError, match=r"prepare_ade20k_ins_seg\.py"):
         DatasetCatalog.get("ade20k_instance_train")
 
 
@@ -263,7 +263,7 @@ def test_training_files_are_looked_for(root, name, present, message):
     cfg = get_cfg()
     cfg.DATASETS.TRAIN = (name,)
     (root / "ADEChallengeData2016" / present).mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises(DataError, match=message):
         require_training_files(cfg)
 
 
@@ -305,7 +305,7 @@ def test_unknown_category_makes_no_semantic_maps(root):
     content["annotations"][0]["segments_info"][0]["category_id"] = 999
     write_json(root / PANOPTIC_FILES[name][1], content)
     shutil.rmtree(root / PANOPTIC_FILES[name][3])
-    with pytest.raises(DataError, match=r"panoptic_val2017\.json: .*category ids 999"):
+    with pytest.raises(DataError, match=r"panoptic_val2017\.json: .*the category id 999"):
         DatasetCatalog.get(name)
     assert not (root / PANOPTIC_FILES[name][3]).exists()
 

@@ -72,7 +72,7 @@ def missing_file_message(dataset_name: str, key: str, split: str) -> str | None:
 
 
 def require_training_files(cfg: CfgNode) -> None:
-    """Raise FileNotFoundError if a folder or an annotation file of ``DATASETS.TRAIN`` is missing.
+    """Raise a DataError if a folder or an annotation file of ``DATASETS.TRAIN`` is missing.
 
     Only of data sets that are registered with Detectron2's names of metadata.
     """
@@ -82,7 +82,7 @@ def require_training_files(cfg: CfgNode) -> None:
             keys += ("json_file",)  # of others it is for evaluation
         for key in keys:
             if message := missing_file_message(name, key, "TRAIN"):
-                raise FileNotFoundError(message)
+                raise DataError(message)
 
 
 def _load_existing(name: str, load: Loader, needs: dict[str, str]) -> list[dict]:

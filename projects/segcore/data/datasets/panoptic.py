@@ -8,8 +8,8 @@ from detectron2.utils.file_io import PathManager
 from segcore.data.datasets.catalog import register
 from segcore.data.datasets.categories import panoptic_metadata
 from segcore.data.derived import derive_semantic_maps
-from segcore.data.panoptic_format import read_panoptic_json
-from segcore.data.record_rules import annotation_faults, segment_faults
+from segcore.data.panoptic_format import PanopticJson, read_panoptic_json
+from segcore.data.record_rules import annotation_faults, photo_faults, segment_faults
 from segcore.errors import DataError, OutputError
 from segcore.text import printable, short_repr
 
@@ -56,10 +56,15 @@ def register_panoptic(
         needs[path] += f"; {way}"
     if derives_semantic_maps:
         del needs[sem_seg_root]
-    load = load_with_semantic_maps if derives_semantic_maps else load_panoptic
     register(
         name,
-        partial(load, panoptic_json, **folders, metadata=metadata),
+        partial(
+            load_panoptic,
+            panoptic_json,
+            **folders,
+            metadata=metadata,
+            derives_semantic_maps=derives_semantic_maps,
+        ),
         needs=needs,
         evaluator_type=evaluator_type,
         ignore_label=ignore_label,
@@ -71,35 +76,14 @@ def register_panoptic(
     )
 
 
-def load_with_semantic_maps(
-    panoptic_json: str, *, panoptic_root: str, sem_seg_root: str, metadata: dict, **folders: str
-) -> list[dict]:
-    """Make the folder of semantic maps, unless it is there, and :func:`load_panoptic`.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    if not PathManager.exists(sem_seg_root):
-        contiguous = metadata["stuff_dataset_id_to_contiguous_id"]
-        try:
-            derive_semantic_maps(panoptic_json, Path(panoptic_root), contiguous, Path(sem_seg_root))
-        except OutputError as error:
-            raise OutputError(
-                f"{sem_seg_root}: the semantic maps are missing, and cannot be made of the "
-                f"panoptic PNGs {panoptic_root}: {error.__cause__ or error}\n"
-                "make the folder writable for the first run"
-            ) from error
-    return load_panoptic(
-        panoptic_json,
-        panoptic_root=panoptic_root,
-        sem_seg_root=sem_seg_root,
-        metadata=metadata,
-        **folders,
-    )
-
-
 def load_panoptic(
-    panoptic_json: str, *, image_root: str, panoptic_root: str, sem_seg_root: str, metadata: dict
+    panoptic_json: str,
+    *,
+    image_root: str,
+    panoptic_root: str,
+    sem_seg_root: str,
+    metadata: dict,
+    derives_semantic_maps: bool = False,
 ) -> list[dict]:
     """Detectron2's dataset dicts, one an annotation, with contiguous category ids.
 
@@ -107,7 +91,11 @@ def load_panoptic(
     of the JSON: an integer for COCO, a string for ADE20K and Mapillary Vistas. ``height`` and
     ``width`` are those that the JSON states.
 
+    Args:
+        derives_semantic_maps: make the folder ``sem_seg_root``, unless it is there.
+
     Raises:
+        OutputError: ``sem_seg_root`` cannot be made.
         DataError: the JSON is not in COCO panoptic format, a category of a segment is unknown, or
             a file of the first photo is missing.
     """
@@ -115,7 +103,7 @@ def load_panoptic(
     sizes = {
         photo["id"]: {"height": photo["height"], "width": photo["width"]}
         for photo in data["images"]
-        if {"id", "height", "width"} <= photo.keys()
+        if not photo_faults(photo)
     }
     dataset_dicts = []
     for position, annotation in enumerate(data["annotations"]):
@@ -133,6 +121,8 @@ def load_panoptic(
                 "segments_info": _contiguous(annotation, metadata, panoptic_json),
             }
         )
+    if derives_semantic_maps and not PathManager.exists(sem_seg_root):
+        _derive_semantic_maps(data, panoptic_root, sem_seg_root, metadata)
     for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name"):
         for path in (record[key] for record in dataset_dicts[:1]):
             if not PathManager.isfile(path):
@@ -141,6 +131,20 @@ def load_panoptic(
                     f"{panoptic_json})"
                 )
     return dataset_dicts
+
+
+def _derive_semantic_maps(
+    data: PanopticJson, panoptic_root: str, sem_seg_root: str, metadata: dict
+) -> None:
+    contiguous = metadata["stuff_dataset_id_to_contiguous_id"]
+    try:
+        derive_semantic_maps(data, Path(panoptic_root), contiguous, Path(sem_seg_root))
+    except OutputError as error:
+        raise OutputError(
+            f"{sem_seg_root}: the semantic maps are missing, and cannot be made of the panoptic "
+            f"PNGs {panoptic_root}: {error.__cause__ or error}\n"
+            "make the folder writable for the first run"
+        ) from error
 
 
 def _contiguous(annotation: dict, metadata: dict, panoptic_json: str) -> list[dict]:
