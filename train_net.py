@@ -19,6 +19,7 @@ from detectron2.utils.env import seed_all_rng
 import segcore.data  # noqa: F401, registers the data sets
 from segcore.checkpoint import SafeCheckpointer
 from segcore.config import require_datasets
+from segcore.data.datasets import require_training_files
 from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.data.report import summarize
 from segcore.engine import (
@@ -33,7 +34,7 @@ from segcore.engine import (
     run_log,
 )
 from segcore.errors import ConfigError
-from segcore.evaluation import check_evaluation
+from segcore.evaluation import check_evaluation, require_expected_results
 from segcore.program import run_program
 
 
@@ -42,6 +43,8 @@ def setup(cfg: CfgNode, args: Namespace) -> None:
     fit_to_machine(cfg, args.num_gpus)
     setup_own_data(cfg, explicit_num_classes(args.config_file, args.opts))
     require_datasets(cfg, training=not args.eval_only)
+    if not args.eval_only:
+        require_training_files(cfg)
     for dataset_name in cfg.DATASETS.TEST:
         check_evaluation(cfg, dataset_name)
     cfg.freeze()
@@ -88,6 +91,8 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_tta(cfg, model))
+    if comm.is_main_process():
+        require_expected_results(cfg, results)
     return results
 
 

@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segcore.checkpoint import read_checkpoint, write_checkpoint
 from segcore.data import quickstart
+from segcore.engine import Trainer
 from segcore.engine.logs import package_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -305,3 +306,24 @@ def test_eval_only_needs_every_weight(data, trained: Path, tmp_path: Path, run_h
     other = {"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 9}
     assert run_here(tmp_path, {**data, **weights, **other}, "--eval-only") == 1
     assert "2 entries of the model are not in this checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "value", "code", "message"),
+    [
+        ("sem_seg", 40.5, 0, ""),
+        ("sem_seg", 42.0, 1, "error: results differ from TEST.EXPECTED_RESULTS"),
+        ("semantic", 40.0, 2, "error: TEST.EXPECTED_RESULTS: expected tasks among sem_seg"),
+    ],
+)
+def test_expected_results_of_eval_only(
+    data, trained: Path, tmp_path: Path, run_here, capsys, monkeypatch, task, value, code, message
+):
+    monkeypatch.setattr(Trainer, "test", lambda *_: {"sem_seg": {"mIoU": 40.0}})
+    options = {
+        **data,
+        "MODEL.WEIGHTS": trained / "model_final.pth",
+        "TEST.EXPECTED_RESULTS": f"[['{task}', 'mIoU', {value}, 1.0]]",
+    }
+    assert run_here(tmp_path, options, "--eval-only") == code
+    assert message in capsys.readouterr().err

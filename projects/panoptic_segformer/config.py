@@ -9,6 +9,7 @@ from segcore.config.rules import (
     boolean,
     dropout,
     integer,
+    keys_with_sync_norm,
     list_of,
     number,
     one_of,
@@ -98,3 +99,11 @@ def _panoptic_segformer(cfg: CfgNode) -> Iterator[str]:
             "MODEL.PANOPTIC_SEGFORMER.HIDDEN_DIM: expected a multiple of 32 and of "
             f"MODEL.PANOPTIC_SEGFORMER.NHEADS, {num_heads}, got {hidden_dim}"
         )
+    if not panoptic_segformer.OFFICIAL_PADDING:
+        # The backbone runs once for each image size, in each process another number of times.
+        for key in keys_with_sync_norm(cfg.MODEL, "MODEL."):
+            yield (
+                f"{key}: expected a norm without synchronization, such as 'FrozenBN' or 'GN', as "
+                "MODEL.PANOPTIC_SEGFORMER.OFFICIAL_PADDING is False: processes would wait for each "
+                "other for ever"
+            )

@@ -24,6 +24,10 @@ class ConfigError(UserError, ValueError):
     exit_code = 2
 
 
+class RequirementError(UserError, ImportError):
+    """A package that is needed here and not installed; names the command that installs it."""
+
+
 class DataError(UserError, ValueError):
     """Images or annotations that cannot be used."""
 

@@ -5,13 +5,15 @@ from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import BitMasks, ImageList, Instances
 from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor, nn
 
+from segcore.errors import ConfigError
 from segcore.inference import MaskPrediction, ResultMaker
+from segcore.text import did_you_mean, printable
 
 
 class SegmentationModel(nn.Module):
@@ -135,10 +137,18 @@ def thing_ids_of(train_datasets: Sequence[str], num_classes: int) -> set[int]:
     """The classes in [0, K) that are things, by the metadata of the first training data set.
 
     A data set that does not tell things from stuff has things only.
+
+    Raises:
+        ConfigError: there is no such data set.
     """
     if train_datasets:
-        metadata = MetadataCatalog.get(train_datasets[0])
-        things = metadata.get("thing_dataset_id_to_contiguous_id")
+        name = train_datasets[0]
+        if name not in DatasetCatalog and name not in MetadataCatalog:
+            raise ConfigError(
+                f"DATASETS.TRAIN: there is no data set {printable(repr(name), 80)}, by whose "
+                f"metadata things are told from stuff{did_you_mean(name, DatasetCatalog, most=2)}"
+            )
+        things = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
         if things is not None:
             return set(things.values())
     return set(range(num_classes))

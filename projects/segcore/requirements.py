@@ -3,9 +3,11 @@
 import warnings
 from importlib.util import find_spec
 
+from segcore.errors import RequirementError
+
 
 def require_detectron2() -> None:
-    """Raise ImportError, with the command that installs it, unless Detectron2 is installed.
+    """Raise RequirementError, with the command that installs it, unless Detectron2 is installed.
 
     Also ignores the one warning that recent PyTorch gives when Detectron2 and fvcore are imported.
     """
@@ -16,18 +18,18 @@ def require_detectron2() -> None:
 
 
 def require_panopticapi() -> None:
-    """Raise ImportError, with the command that installs it, unless panopticapi is installed."""
+    """Raise RequirementError, with the command that installs it, unless panopticapi is installed."""
     _require("panopticapi", "panopticapi", "pip install --no-deps panopticapi-lite")
 
 
 def require_timm() -> None:
-    """Raise ImportError, naming the extra, unless timm is installed: training of classifiers."""
+    """Raise RequirementError, naming the extra, unless timm is installed: training of classifiers."""
     _require("timm", "timm", "pip install 'panoptic-toolkit[timm]'")
 
 
 def _require(module: str, name: str, command: str) -> None:
     if find_spec(module) is None:
-        raise ImportError(
+        raise RequirementError(
             f"{name} is not installed in this Python. Run, in the folder of the repository: "
             f"{command}    (`make install` makes a .venv with everything)",
             name=module,

@@ -1,5 +1,8 @@
+import pytest
 from detectron2.data import MetadataCatalog
 
+import segcore.data  # noqa: F401 registers the data sets
+from segcore.errors import ConfigError
 from segcore.meta_arch import thing_ids_of
 
 
@@ -11,5 +14,20 @@ def test_things_by_metadata():
     finally:
         MetadataCatalog.pop(name)
     assert thing_ids_of([], 3) == {0, 1, 2}
-    assert thing_ids_of(["test_meta_arch_unlabelled"], 3) == {0, 1, 2}
-    MetadataCatalog.pop("test_meta_arch_unlabelled")
+
+
+def test_data_without_things_and_stuff():
+    name = "test_meta_arch_unlabelled"
+    MetadataCatalog.get(name)
+    try:
+        assert thing_ids_of([name], 3) == {0, 1, 2}
+    finally:
+        MetadataCatalog.pop(name)
+
+
+def test_unknown_data_set():
+    with pytest.raises(
+        ConfigError, match=r"'coco_2017_train_panoptc'.*; did you mean coco_2017_tr"
+    ):
+        thing_ids_of(["coco_2017_train_panoptc"], 133)
+    assert "coco_2017_train_panoptc" not in MetadataCatalog

@@ -35,6 +35,7 @@ from segcore.text import printable
 State = OrderedDict[str, torch.Tensor]
 WRAPPER_PREFIX = "module."
 CONFIG_KEY = "config"
+HEURISTICS_KEY = "matching_heuristics"
 LAST_CHECKPOINT = "last_checkpoint"
 MAX_FILE_NAME = 255
 
@@ -114,6 +115,9 @@ class SafeCheckpointer(DetectionCheckpointer):
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a file or Detectron2 URL; an empty path loads nothing.
 
+        As Detectron2's, a path may end in ``?matching_heuristics=True``: names of weights are then
+        matched by their ends.
+
         Raises:
             UnsafeCheckpointError: the file asks for more than tensors and plain containers.
             CheckpointError: see :func:`local_file`, :func:`read_checkpoint` and
@@ -121,9 +125,13 @@ class SafeCheckpointer(DetectionCheckpointer):
             ConfigError: there is no path, and the weights must be complete.
         """
         if path:
+            path, heuristics = split_heuristics(path)
             path = local_file(path, self.path_manager)
             self.logger.info(f"Loading checkpoint {printable(path)}")
-            return self.load_checkpoint(read_checkpoint(path), path, checkpointables)
+            checkpoint = read_checkpoint(path)
+            if heuristics:
+                checkpoint[HEURISTICS_KEY] = True
+            return self.load_checkpoint(checkpoint, path, checkpointables)
         if self.complete:
             raise ConfigError(
                 "no weights: expected a checkpoint as MODEL.WEIGHTS, as results of random weights "
@@ -227,6 +235,26 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise CheckpointError(message + way)
         self.logger.warning(f"{message}. A class head of the same shape is taken over as it is")
         return state
+
+
+def split_heuristics(path: str) -> tuple[str, bool]:
+    """Split ``file?matching_heuristics=True``: the path, and whether to match by heuristics.
+
+    A file whose name has a question mark, and other queries of an URL, stay as they are.
+
+    Raises:
+        ConfigError: the value is neither True nor False.
+    """
+    file, mark, query = path.rpartition("?")
+    name, _, value = query.partition("=")
+    if not mark or name != HEURISTICS_KEY or os.path.isfile(path):
+        return path, False
+    if value not in ("True", "False"):
+        raise ConfigError(
+            f"{printable(path)}: expected {HEURISTICS_KEY}=True or False, got "
+            f"'{printable(value, 80)}'"
+        )
+    return file, value == "True"
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
@@ -356,7 +384,7 @@ def _without_wrapper_prefix(state: State) -> State:
 def _renames(
     model: nn.Module, state: State, checkpoint: Mapping[str, Any], source: str
 ) -> dict[str, str | None]:
-    if state and checkpoint.get("matching_heuristics") is True:
+    if state and checkpoint.get(HEURISTICS_KEY) is True:
         author = checkpoint.get("__author__")
         with reading(source):  # Detectron2's conversions rely on names and shapes
             return match_by_suffix(

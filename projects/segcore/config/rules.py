@@ -14,7 +14,8 @@ from segcore.text import did_you_mean, printable
 
 MAX_INTEGER = 10**9
 MAX_NAMES_SHOWN = 12
-NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+SYNC_NORMS = ("SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+NORMS = ("", "BN", "FrozenBN", "GN", *SYNC_NORMS)
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,15 @@ def list_of(rule: Rule, length: int | None = None, *, least: int = 1) -> Rule:
         )
 
     return Rule(expected, accepts)
+
+
+def keys_with_sync_norm(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Yield the full keys below ``node`` whose norm has statistics of all processes."""
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from keys_with_sync_norm(value, f"{prefix}{key}.")
+        elif key.endswith("NORM") and value in SYNC_NORMS:
+            yield prefix + key
 
 
 def backbone_features(cfg: CfgNode) -> list[str] | None:

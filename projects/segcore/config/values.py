@@ -1,5 +1,6 @@
 """Rules and relations of the keys that this repository, and what it uses of Detectron2, reads."""
 
+import math
 import re
 from collections.abc import Collection, Iterator
 from itertools import pairwise
@@ -83,8 +84,19 @@ expected_results = Rule(
     "a list of [task, metric, value, tolerance]",
     lambda value: (
         isinstance(value, list | tuple)
-        and all(isinstance(row, list | tuple) and len(row) == 4 for row in value)
+        and all(
+            isinstance(row, list | tuple)
+            and len(row) == 4
+            and all(isinstance(name, str) for name in row[:2])
+            and number(-math.inf).accepts(row[2])
+            and number(0).accepts(row[3])
+            for row in value
+        )
     ),
+)
+local_folder = Rule(
+    "a local folder",
+    lambda value: isinstance(value, str) and bool(value.strip()) and "://" not in value,
 )
 norm_type = Rule(
     "a number above 0, or .inf",
@@ -94,7 +106,7 @@ norm_type = Rule(
 add_rules(
     "",
     {
-        "OUTPUT_DIR": text(empty=False),
+        "OUTPUT_DIR": local_folder,
         "SEED": Rule("an integer below 2**31", lambda value: type(value) is int and value < 2**31),
         "VIS_PERIOD": integer(0),
         "CUDNN_BENCHMARK": boolean(),

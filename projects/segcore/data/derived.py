@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
+import numpy as np
 from iopath.common.file_io import file_lock
 from tqdm import tqdm
 
@@ -21,6 +22,7 @@ from segcore.data.images import MAX_PIXELS, encode_image
 from segcore.data.panoptic_format import (
     Annotation,
     PanopticJson,
+    Segment,
     contiguous_ids,
     count_pixels,
     locate_segments,
@@ -30,6 +32,7 @@ from segcore.data.panoptic_format import (
     to_instances,
     to_semantic,
 )
+from segcore.data.record_rules import photo_faults
 from segcore.errors import OutputError
 from segcore.files import atomic_folder
 from segcore.text import printable
@@ -122,6 +125,42 @@ def derive(source: PanopticSource, folder: Path) -> DerivedFiles:
     return files
 
 
+def derive_semantic_maps(
+    data: PanopticJson, pngs: Path, contiguous: dict[int, int], folder: Path
+) -> None:
+    """Make the folder of semantic PNGs of a registered panoptic data set, unless it is there.
+
+    A PNG has the name of the panoptic one, and contiguous class ids, 255 where unlabelled.
+
+    Args:
+        data: whose annotations are without faults.
+        contiguous: category id -> contiguous id.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        DataError: a PNG cannot be read.
+    """
+
+    def convert(annotation: Annotation) -> None:
+        segments = annotation["segments_info"]
+        index = locate_segments(read_panoptic_png(pngs / annotation["file_name"]), segments)
+        path = unfinished / PurePath(annotation["file_name"]).name
+        path.write_bytes(_semantic_png(index, segments, contiguous))
+
+    tasks, photos = data["annotations"], [p for p in data["images"] if not photo_faults(p)]
+    with locked(folder):
+        if folder.exists():
+            return
+        with atomic_folder(folder) as unfinished, ThreadPoolExecutor(num_workers(photos)) as pool:
+            for _ in tqdm(pool.map(convert, tasks), f"Making {folder}", len(tasks), delay=1):
+                pass
+
+
+def _semantic_png(index: np.ndarray, segments: list[Segment], contiguous: dict[int, int]) -> bytes:
+    semantic = to_semantic(index, segments, contiguous)
+    return encode_image(semantic, "PNG", compress_level=FAST_COMPRESSION)
+
+
 def _write(source: PanopticSource, files: DerivedFiles) -> None:
     data = read_panoptic_json(source.json)
     contiguous = contiguous_ids(data["categories"])
@@ -133,10 +172,7 @@ def _write(source: PanopticSource, files: DerivedFiles) -> None:
         segments = annotation["segments_info"]
         ids = read_panoptic_png(source.pngs / annotation["file_name"], source.max_pixels)
         index = locate_segments(ids, segments)
-        semantic = to_semantic(index, segments, contiguous)
-        files.semantic(position).write_bytes(
-            encode_image(semantic, "PNG", compress_level=FAST_COMPRESSION)
-        )
+        files.semantic(position).write_bytes(_semantic_png(index, segments, contiguous))
         areas = count_pixels(index, len(segments) + 1).tolist()
         measured = [
             {"iscrowd": 0, **segment, "area": area}

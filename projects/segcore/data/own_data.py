@@ -194,6 +194,7 @@ def _register(
         "panoptic_root": str(source.pngs),
         "panoptic_json": str(derived.panoptic),
         "json_file": str(derived.instances),
+        "derived_keys": ("panoptic_json", "json_file"),
     }
     _replace_in_catalogs(
         DATASET_NAMES[split],

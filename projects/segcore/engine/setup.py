@@ -2,20 +2,20 @@
 
 import logging
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
 from segcore.config import load_config
+from segcore.config.rules import keys_with_sync_norm
 from segcore.config.yaml_files import read_config_files
 from segcore.errors import ConfigError
 from segcore.text import printable
 
 logger = logging.getLogger(__name__)
 
-SYNC_NORMS = {"SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"}
 NUM_CLASSES_KEY = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 OWN_DATA_KEY = "DATASETS.PANOPTIC"
 OWN_DATA_PATHS = [
@@ -69,8 +69,9 @@ def fit_to_machine(cfg: CfgNode, num_gpus: int | None = None) -> None:
             f"MODEL.DEVICE: expected a GPU from 0 to {torch.cuda.device_count() - 1}, got {index}"
         )
     if cfg.MODEL.DEVICE == "cpu":
-        replaced = list(_replace_sync_norms(cfg, ""))
+        replaced = list(keys_with_sync_norm(cfg))
         if replaced:
+            cfg.merge_from_list([part for key in replaced for part in (key, "BN")])
             logger.warning(
                 "SyncBN exists on GPUs only: %s %s BN, whose statistics are those of one process",
                 ", ".join(replaced),
@@ -104,12 +105,3 @@ def _class_count(value: object) -> int:
     except (TypeError, ValueError) as error:
         shown = printable(repr(value), 80)
         raise ConfigError(f"{NUM_CLASSES_KEY}: expected an integer, got {shown}") from error
-
-
-def _replace_sync_norms(node: CfgNode, prefix: str) -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _replace_sync_norms(value, f"{prefix}{key}.")
-        elif key.endswith("NORM") and value in SYNC_NORMS:
-            node[key] = "BN"
-            yield prefix + key

@@ -6,10 +6,16 @@ many loader workers and processes there are and wherever the stream was entered.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import PurePath
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetFromList,
+    MapDataset,
+    MetadataCatalog,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.samplers import (
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
@@ -18,6 +24,8 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from segcore.data.panoptic_format import read_panoptic_json
+from segcore.data.record_rules import photo_faults
 from segcore.engine.randomness import seed_random_generators
 from segcore.errors import ConfigError
 
@@ -153,10 +161,30 @@ def _aspect_ratio_groups(cfg: CfgNode, dataset_dicts: list[dict]) -> list[int]:
 
     One group where a data set does not state the sizes, as most semantic ones.
     """
-    sizes_known = all("width" in record and "height" in record for record in dataset_dicts)
-    if not (cfg.DATALOADER.ASPECT_RATIO_GROUPING and sizes_known):
+    sizes = _stated_sizes(cfg, dataset_dicts) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
+    if sizes is None:
         return [0] * len(dataset_dicts)
-    return [int(record["width"] > record["height"]) for record in dataset_dicts]
+    return [int(width > height) for height, width in sizes]
+
+
+def _stated_sizes(cfg: CfgNode, dataset_dicts: list[dict]) -> list[tuple[int, int]] | None:
+    """(height, width) of each record, by itself or by the panoptic JSON of its data set.
+
+    Detectron2's records of panoptic data sets have no sizes. None where one is not known.
+    """
+    if all("width" in record and "height" in record for record in dataset_dicts):
+        return [(record["height"], record["width"]) for record in dataset_dicts]
+    sizes = {}
+    for name in cfg.DATASETS.TRAIN:
+        path = MetadataCatalog.get(name).get("panoptic_json")
+        for photo in read_panoptic_json(path)["images"] if path else ():
+            if not photo_faults(photo):
+                stem = PurePath(photo["file_name"]).stem
+                sizes[photo["id"], stem] = photo["height"], photo["width"]
+    keys = [
+        (record.get("image_id"), PurePath(record["file_name"]).stem) for record in dataset_dicts
+    ]
+    return [sizes[key] for key in keys] if sizes.keys() >= set(keys) else None
 
 
 def loader_timeout(cfg: CfgNode) -> float:

@@ -16,10 +16,10 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 
-from segcore.errors import DataError
-from segcore.evaluation.instance import InstanceSegEvaluator
+from segcore.data.datasets.catalog import missing_file_message
+from segcore.errors import ConfigError, DataError, RequirementError
+from segcore.evaluation.instance import InstanceSegEvaluator, has_fast_coco_evaluation
 from segcore.evaluation.panoptic import PanopticEvaluator
 from segcore.meta_arch import result_switches
 from segcore.requirements import require_panopticapi
@@ -51,7 +51,9 @@ EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "semantic": lambda name, folder: SemSegEvaluator(name, output_dir=folder),
     "instance": lambda name, folder: InstanceSegEvaluator(name, output_dir=folder),
     "panoptic": lambda name, folder: PanopticEvaluator(name, folder),
-    "coco": lambda name, folder: COCOEvaluator(name, output_dir=folder, use_fast_impl=False),
+    "coco": lambda name, folder: COCOEvaluator(
+        name, output_dir=folder, use_fast_impl=has_fast_coco_evaluation()
+    ),
     "lvis": lambda name, folder: LVISEvaluator(name, output_dir=folder),
     "cityscapes_semantic": lambda name, _: CityscapesSemSegEvaluator(name),
     "cityscapes_instance": lambda name, _: CityscapesInstanceEvaluator(name),
@@ -104,38 +106,32 @@ def build_evaluator(
         output_folder: where predictions are written; by default ``OUTPUT_DIR/inference``.
 
     Raises:
-        ValueError: the data set's metadata name no known ``evaluator_type``, the model performs no
+        ConfigError: the data set's metadata name no known ``evaluator_type``, the model performs no
             task that the data have ground truth for, or Cityscapes is asked for on several
             machines.
         DataError: ground truth is not where the metadata say.
-        ImportError: a package of the evaluator is not installed.
+        RequirementError: a package of the evaluator is not installed.
     """
-    check_evaluation(cfg, dataset_name)
+    require_ground_truth(cfg, dataset_name)
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     evaluators = [
-        EVALUATORS[kind](dataset_name, folder) for kind in _evaluator_kinds(cfg, dataset_name)
+        EVALUATORS[kind](dataset_name, folder) for kind in evaluator_kinds(cfg, dataset_name)
     ]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 
-def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
-    """Raise the errors of ``build_evaluator`` that can be known before any model runs."""
-    metadata = MetadataCatalog.get(dataset_name)
-    for kind in _evaluator_kinds(cfg, dataset_name):
+def require_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
+    """Raise the errors of ``build_evaluator`` that metadata alone show."""
+    for kind in evaluator_kinds(cfg, dataset_name):
         _require_package(kind, dataset_name)
         if kind.startswith("cityscapes") and comm.get_local_size() != comm.get_world_size():
-            raise ValueError(
+            raise ConfigError(
                 f"the Cityscapes evaluator of {dataset_name} works on one machine only; evaluate "
                 "there, with --eval-only, and train with DATASETS.TEST '()'"
             )
         for key in GROUND_TRUTH[kind]:
-            path = metadata.get(key)
-            if path is not None and not PathManager.exists(path):
-                raise DataError(
-                    f"{path} ({key} of the data set {dataset_name}) does not exist; put the data "
-                    "there, set the environment variable DETECTRON2_DATASETS to their folder, or "
-                    "train without evaluation by DATASETS.TEST '()'"
-                )
+            if message := missing_file_message(dataset_name, key, "TEST"):
+                raise DataError(message)
 
 
 def _require_package(kind: str, dataset_name: str) -> None:
@@ -144,16 +140,17 @@ def _require_package(kind: str, dataset_name: str) -> None:
     if kind in PACKAGES:
         package, command = PACKAGES[kind]
         if find_spec(package) is None:
-            raise ImportError(f"evaluation on {dataset_name} needs {package}: {command}")
+            raise RequirementError(f"evaluation on {dataset_name} needs {package}: {command}")
 
 
-def _evaluator_kinds(cfg: CfgNode, dataset_name: str) -> list[str]:
+def evaluator_kinds(cfg: CfgNode, dataset_name: str) -> list[str]:
+    """The kinds of evaluators, keys of ``EVALUATORS``, that a data set gets."""
     metadata = MetadataCatalog.get(dataset_name)
     evaluator_type = metadata.get("evaluator_type")
     if evaluator_type in SINGLE_KINDS:
         return [SINGLE_KINDS[evaluator_type]]
     if evaluator_type not in KINDS_BY_TASK:
-        raise ValueError(
+        raise ConfigError(
             f"the metadata of data set {dataset_name} has evaluator_type {evaluator_type!r}, "
             f"expected one of {sorted({*SINGLE_KINDS, *KINDS_BY_TASK})}"
         )
@@ -164,7 +161,7 @@ def _evaluator_kinds(cfg: CfgNode, dataset_name: str) -> list[str]:
     if not metadata.get("thing_dataset_id_to_contiguous_id"):
         kinds = [kind for kind in kinds if not kind.endswith("instance")]
     if not kinds:
-        raise ValueError(
+        raise ConfigError(
             f"there is nothing to evaluate on {dataset_name}: switch on one of "
             "SEMANTIC_ON, INSTANCE_ON (needs things) and PANOPTIC_ON of "
             f"{cfg.MODEL.META_ARCHITECTURE}"

@@ -6,6 +6,15 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Instances
 
 
+def has_fast_coco_evaluation() -> bool:
+    """Whether the installed Detectron2 has compiled COCO evaluation, else it is pycocotools'."""
+    try:
+        from detectron2._C import COCOevalEvaluateImages  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 class InstanceSegEvaluator(COCOEvaluator):
     """``COCOEvaluator`` for data sets in which things share one range of class ids with stuff.
 
@@ -18,10 +27,12 @@ class InstanceSegEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None):
-        # Both tasks by name: from empty predictions Detectron2 would not guess "segm". The official
-        # counting of pycocotools: the fast one is in Detectron2's binary, which may be absent.
+        # Both tasks by name: from empty predictions Detectron2 would not guess "segm".
         super().__init__(
-            dataset_name, tasks=("bbox", "segm"), output_dir=output_dir, use_fast_impl=False
+            dataset_name,
+            tasks=("bbox", "segm"),
+            output_dir=output_dir,
+            use_fast_impl=has_fast_coco_evaluation(),
         )
         self.dataset_name = dataset_name
         things = MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id

@@ -12,7 +12,7 @@ from torch import nn
 
 from segcore.checkpoint import SafeCheckpointer, UnsafeCheckpointError, read_checkpoint
 from segcore.checkpoint.convert import from_swin, from_torchvision_resnet
-from segcore.errors import CheckpointError
+from segcore.errors import CheckpointError, ConfigError
 
 CLASSES = {
     "thing_classes": ["cat", "dog"],
@@ -211,6 +211,30 @@ def test_backbone_is_matched_by_the_ends_of_names(tmp_path):
     assert report.renamed["stem.weight"] == "backbone.stem.weight"
     assert report.other_shape == {"backbone.res2.weight": ((8, 4, 3, 3), (4, 4, 3, 3))}
     assert report.left_over == ["fc.weight"]
+
+
+@pytest.mark.parametrize("query", ["", "?matching_heuristics=True", "?matching_heuristics=False"])
+@pytest.mark.parametrize("name", ["R.pkl", "R?v=2.pkl"])
+def test_matching_by_ends_on_demand(tmp_path, name, query):
+    stem = filled(nn.Conv2d(3, 4, 1)).state_dict()
+    path = pickled(tmp_path / name, {f"stem.{key}": tensor for key, tensor in stem.items()})
+    model = Model()
+    checkpointer = SafeCheckpointer(model)
+    if query.endswith("True"):
+        checkpointer.load(path + query)
+        assert torch.equal(model.backbone.stem.weight, stem["weight"])
+        assert checkpointer.report.source == path
+    else:
+        with pytest.raises(CheckpointError, match="nothing in this checkpoint fits"):
+            checkpointer.load(path + query)
+
+
+def test_wrong_query(tmp_path):
+    path = pickled(tmp_path / "R.pkl", Model().state_dict())
+    with pytest.raises(ConfigError, match=r"expected matching_heuristics=True or False, got '1'"):
+        SafeCheckpointer(Model()).load(f"{path}?matching_heuristics=1")
+    with pytest.raises(CheckpointError, match=r"R\.pkl\?a=b: no such file"):
+        SafeCheckpointer(Model()).load(f"{path}?a=b")
 
 
 def test_caffe2_names(tmp_path):

@@ -48,7 +48,7 @@ WRONG = [
             "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ["full"],
             "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": [0.0, -1.0, nan],
             "SEED": [2**32, None],
-            "OUTPUT_DIR": ["", " ", None],
+            "OUTPUT_DIR": ["", " ", None, "s3://bucket/run", "http://host/run"],
             "INPUT.IMAGE_SIZE": [0, -1, 100_000],
             "INPUT.MIN_SCALE": [0.0, -1.0, 5.0, nan],
             "INPUT.MAX_SCALE": [0.0, inf],
@@ -105,7 +105,7 @@ WRONG = [
             "TEST.DETECTIONS_PER_IMAGE": [0],
             "TEST.ALLOW_MISSING_WEIGHTS": [1],
             "TEST.AUG.MIN_SIZES": [(), (0,)],
-            "TEST.EXPECTED_RESULTS": [[1]],
+            "TEST.EXPECTED_RESULTS": [[1], [["sem_seg", "mIoU", "40", 1.0]], [[1, 2, 3.0, -1.0]]],
         }.items()
         for value in values
     ],
@@ -122,6 +122,8 @@ WRONG = [
     ("panoptic_segformer", "MODEL.PANOPTIC_SEGFORMER.LOCATION_TARGET", "center"),
     ("panoptic_segformer", "MODEL.PANOPTIC_SEGFORMER.IN_FEATURES", ["res2", "res3"]),
     ("panoptic_segformer", "MODEL.PANOPTIC_SEGFORMER.IN_FEATURES", ["res3", "res4", "res5"]),
+    ("panoptic_segformer", "MODEL.RESNETS.NORM", "SyncBN"),
+    ("panoptic_segformer", "MODEL.RESNETS.NORM", "naiveSyncBN"),
     ("classifier", "INPUT.FORMAT", "BGR"),
     ("classifier", "INPUT.DATASET_MAPPER_NAME", "coco_panoptic_lsj"),
     ("classifier", "INPUT.CLASSIFICATION.AUTO_AUGMENT", "rand-z9"),
@@ -173,6 +175,14 @@ def test_no_result_wanted(systems):
         cfg.MODEL.MASK_FORMER.TEST[f"{task}_ON"] = False
     with pytest.raises(ConfigError, match="at least one of SEMANTIC_ON"):
         validate_config(cfg)
+
+
+def test_synchronized_norm_with_official_padding(systems):
+    cfg = systems["panoptic_segformer"].clone()
+    cfg.merge_from_list(
+        ["MODEL.RESNETS.NORM", "SyncBN", "MODEL.PANOPTIC_SEGFORMER.OFFICIAL_PADDING", True]
+    )
+    validate_config(cfg)
 
 
 def test_all_faults_at_once(systems):

@@ -1,20 +1,24 @@
 """Registered data sets: metadata of the real names, loaders on tiny folders."""
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin import register_all_ade20k
 from panopticapi.utils import id2rgb
 from PIL import Image
 
 import segcore.data  # noqa: F401 registers the data sets
-from segcore.data.datasets import register_all
+from segcore.config import get_cfg
+from segcore.data.datasets import register_all, require_training_files
 from segcore.data.datasets.catalog import datasets_root, register
 from segcore.data.datasets.categories import load_categories
 from segcore.data.mappers.lsj import CocoPanopticLSJ
-from segcore.errors import DataError
+from segcore.errors import DataError, OutputError
 
 # name -> (evaluator type, ignore label, classes, things)
 PANOPTIC = {
@@ -191,6 +195,7 @@ def test_panoptic_loader(root, name, image_id):
     metadata = MetadataCatalog.get(name)
     (record,) = DatasetCatalog.get(name)
     assert record["image_id"] == image_id
+    assert (record["height"], record["width"]) == (6, 8)
     for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name"):
         assert Path(record[key]).is_file()
     thing, stuff = record["segments_info"]
@@ -199,6 +204,77 @@ def test_panoptic_loader(root, name, image_id):
     assert stuff["category_id"] not in metadata.thing_dataset_id_to_contiguous_id.values()
     sample = CocoPanopticLSJ(augmentations=(), image_format="RGB")(record)
     assert sample["instances"].gt_masks.flatten(1).sum(1).tolist() == [6, 42]
+
+
+def test_semantic_maps_of_coco_are_made(root):
+    name = "coco_2017_val_panoptic_with_sem_seg"
+    write_panoptic(root, name)
+    maps = root / PANOPTIC_FILES[name][3]
+    shutil.rmtree(maps)
+    (record,) = DatasetCatalog.get(name)
+    assert record["sem_seg_file_name"] == str(maps / "x_1.png")
+    thing, stuff = (segment["category_id"] for segment in record["segments_info"])
+    semantic = np.asarray(Image.open(record["sem_seg_file_name"]))
+    assert semantic.dtype == np.uint8
+    assert (semantic[2:4, 2:5] == thing).all()
+    assert (semantic == stuff).sum() == 42
+
+    Image.fromarray(np.full((6, 8), 7, np.uint8)).save(maps / "x_1.png")
+    DatasetCatalog.get(name)
+    assert (np.asarray(Image.open(maps / "x_1.png")) == 7).all()  # made once
+
+
+def test_semantic_maps_that_cannot_be_made(root, monkeypatch):
+    name = "coco_2017_val_panoptic_with_sem_seg"
+    write_panoptic(root, name)
+    maps = root / PANOPTIC_FILES[name][3]
+    shutil.rmtree(maps)
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OutputError, match=r"panoptic_semseg_val2017.*of the .*Permission denied"):
+        DatasetCatalog.get(name)
+    assert not maps.exists()
+
+
+def test_what_ade20k_misses_says_how_it_is_made(root):
+    name = "ade20k_panoptic_train"
+    write_panoptic(root, name)
+    shutil.rmtree(root / PANOPTIC_FILES[name][3])
+    with pytest.raises(DataError, match=r"prepare_ade20k_sem_seg\.py of .*annotations"):
+        DatasetCatalog.get(name)
+    with pytest.raises(DataError, match=r"prepare_ade20k_ins_seg\.py"):
+        DatasetCatalog.get("ade20k_instance_train")
+
+
+@pytest.mark.parametrize(
+    ("name", "present", "message"),
+    [
+        ("ade20k_sem_seg_train", "images/training", r"annotations_detectron2.*ade20k_sem_seg\.py"),
+        ("ade20k_panoptic_train", "images/training", r"ade20k_panoptic_train .*pan_seg\.py"),
+        ("ade20k_instance_train", "images/training", r"json_file of the data set"),
+        ("ade20k_instance_train", "other", r"image_root of .*DATASETS\.TRAIN.*\n.*DETECTRON2_DAT"),
+    ],
+)
+def test_training_files_are_looked_for(root, name, present, message):
+    register_all_ade20k(str(root))
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = (name,)
+    (root / "ADEChallengeData2016" / present).mkdir(parents=True)
+    with pytest.raises(DataError, match=message):
+        require_training_files(cfg)
+
+
+def test_training_on_a_plain_coco_download(root):
+    """Without the folders that scripts make."""
+    name = "coco_2017_val_panoptic_with_sem_seg"
+    write_panoptic(root, name)
+    shutil.rmtree(root / PANOPTIC_FILES[name][3])
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = (name,)
+    require_training_files(cfg)
 
 
 def test_unknown_category_is_named(root):
@@ -221,6 +297,17 @@ def test_a_broken_annotation_is_named(root):
     write_json(root / PANOPTIC_FILES[name][1], content)
     with pytest.raises(DataError, match=r"annotation number 1: 'segments_info' is missing"):
         DatasetCatalog.get(name)
+
+
+def test_unknown_category_makes_no_semantic_maps(root):
+    name = "coco_2017_val_panoptic_with_sem_seg"
+    content = write_panoptic(root, name)
+    content["annotations"][0]["segments_info"][0]["category_id"] = 999
+    write_json(root / PANOPTIC_FILES[name][1], content)
+    shutil.rmtree(root / PANOPTIC_FILES[name][3])
+    with pytest.raises(DataError, match=r"panoptic_val2017\.json: .*the category id 999"):
+        DatasetCatalog.get(name)
+    assert not (root / PANOPTIC_FILES[name][3]).exists()
 
 
 def test_missing_photo_is_named(root):

@@ -1,10 +1,12 @@
 """The stream of training samples: a function of seed and position, and of nothing else."""
 
+import json
 from collections import Counter
 from itertools import islice
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from segcore.engine.train_loader import build_train_loader
@@ -63,6 +65,29 @@ def test_groups_by_aspect_ratio(cfg):
     for batch in batches(cfg, 12):
         assert len(batch) == 2
         assert len({record["width"] > record["height"] for record in batch}) == 1
+
+
+def test_groups_by_the_sizes_of_the_panoptic_json(cfg, tmp_path):
+    """As for Detectron2's own COCO panoptic, whose records have no sizes."""
+    records = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+    images = [
+        {"id": record["image_id"], **{key: record[key] for key in ("file_name", "height", "width")}}
+        for record in records
+    ]
+    for record in records:
+        record["is_wide"] = record.pop("width") > record.pop("height")
+    path = tmp_path / "panoptic.json"
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    metadata.panoptic_json = str(path)
+
+    def groups() -> set[int]:
+        loader = build_train_loader(cfg, lambda record: record)
+        return {len({r["is_wide"] for r in batch}) for batch in islice(iter(loader), 12)}
+
+    assert groups() == {1}
+    path.write_text(json.dumps({"images": images[1:], "annotations": [], "categories": []}))
+    assert groups() == {1, 2}  # without the size of one image
 
 
 def test_every_image_comes_equally_often(cfg):

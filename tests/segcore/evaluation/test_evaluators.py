@@ -2,12 +2,14 @@
 
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluators, SemSegEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators, SemSegEvaluator
 
 from segcore.errors import DataError
 from segcore.evaluation import InstanceSegEvaluator, PanopticEvaluator, build_evaluator
@@ -136,6 +138,22 @@ def test_one_task_one_evaluator(dataset, config, task, kind):
     assert type(build_evaluator(config(task), dataset)) is kind
 
 
+def test_compiled_coco_evaluation_where_detectron2_has_it(dataset, monkeypatch):
+    def asked_for(compiled: dict) -> bool:
+        monkeypatch.setitem(sys.modules, "detectron2._C", SimpleNamespace(**compiled))
+        asked = []
+        monkeypatch.setattr(
+            COCOEvaluator,
+            "__init__",
+            lambda self, *args, use_fast_impl, **kwargs: asked.append(use_fast_impl),
+        )
+        build_module.EVALUATORS["coco"](dataset, None)
+        return asked[0]
+
+    assert asked_for({"COCOevalEvaluateImages": None}) is True
+    assert asked_for({}) is False
+
+
 def test_no_task(dataset, config):
     with pytest.raises(ValueError, match="nothing to evaluate"):
         build_evaluator(config(), dataset)
@@ -152,7 +170,7 @@ def test_unknown_evaluator_type(config):
 
 def test_absent_ground_truth(dataset, config, tmp_path: Path):
     (tmp_path / "panoptic.json").unlink()
-    with pytest.raises(DataError, match=r"panoptic\.json .*DETECTRON2_DATASETS"):
+    with pytest.raises(DataError, match=r"panoptic\.json .*\n.*DETECTRON2_DATASETS"):
         build_evaluator(config("panoptic"), dataset)
 
 

@@ -7,9 +7,11 @@ Detectron2's own do: COCO instances, plain COCO panoptic, ADE20K semantic and Ci
 import detectron2.data.datasets  # noqa: F401 registers those first
 
 from segcore.data.datasets.ade20k import register_ade20k, register_ade20k_full
-from segcore.data.datasets.catalog import datasets_root
+from segcore.data.datasets.catalog import datasets_root, require_training_files
 from segcore.data.datasets.coco import register_coco_panoptic_with_sem_seg, register_coco_stuff_10k
 from segcore.data.datasets.mapillary_vistas import register_mapillary_vistas
+
+__all__ = ["register_all", "require_training_files"]
 
 
 def register_all(root: str) -> None:

@@ -13,6 +13,7 @@ from segcore.data.datasets.categories import instance_metadata, load_categories,
 from segcore.data.datasets.panoptic import register_panoptic
 from segcore.data.datasets.semantic import register_semantic
 
+OFFICIAL = "the official code of Mask2Former makes it by datasets/prepare_ade20k"
 FOLDERS = {"train": "training", "val": "validation"}
 
 
@@ -23,28 +24,43 @@ def register_ade20k(root: str) -> None:
     for split, folder in FOLDERS.items():
         images = f"{ade}/images/{folder}"
         instances_json = f"{ade}/ade20k_instance_{split}.json"
+        panoptic = f"{ade}/ade20k_panoptic_{split}"
+        semantic_maps = f"{ade}/annotations_detectron2/{folder}"
+        with_instances = f"of {ade}/annotations_instance, a download of its own"
+        preparation = {
+            f"{panoptic}.json": f"{OFFICIAL}_pan_seg.py {with_instances}",
+            panoptic: f"{OFFICIAL}_pan_seg.py {with_instances}",
+            semantic_maps: f"{OFFICIAL}_sem_seg.py of {ade}/annotations",
+        }
         register_panoptic(
             f"ade20k_panoptic_{split}",
             categories,
             image_root=images,
-            panoptic_json=f"{ade}/ade20k_panoptic_{split}.json",
-            panoptic_root=f"{ade}/ade20k_panoptic_{split}",
-            sem_seg_root=f"{ade}/annotations_detectron2/{folder}",
+            panoptic_json=f"{panoptic}.json",
+            panoptic_root=panoptic,
+            sem_seg_root=semantic_maps,
             instances_json=instances_json,
+            preparation=preparation,
             evaluator_type="ade20k_panoptic_seg",
         )
         name = f"ade20k_instance_{split}"
         register(
             name,
             partial(load_coco_json, instances_json, images, name),
-            needs={images: "photos", instances_json: "instance annotation in COCO's format"},
+            needs={
+                images: "photos",
+                instances_json: "instance annotation in COCO's format; "
+                f"{OFFICIAL}_ins_seg.py {with_instances}",
+            },
             evaluator_type="coco",
             image_root=images,
             json_file=instances_json,
             **instance_metadata(categories),
         )
-        # Detectron2 registers names alone.
+        # Detectron2 registers paths and names alone.
         semantic = MetadataCatalog.get(f"ade20k_sem_seg_{split}")
+        if semantic.get("preparation") is None:
+            semantic.preparation = {semantic_maps: preparation[semantic_maps]}
         if semantic.get("stuff_colors") is None:
             semantic.stuff_colors = panoptic_metadata(categories)["stuff_colors"]
 

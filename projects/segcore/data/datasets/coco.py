@@ -10,6 +10,7 @@ from segcore.data.datasets.semantic import register_semantic
 def register_coco_panoptic_with_sem_seg(root: str) -> None:
     """``coco_2017_{train,val}_panoptic_with_sem_seg``: Detectron2's data set plus semantic maps.
 
+    The maps are made when a data set is first loaded, unless they are there.
     Detectron2's plain ``coco_2017_*_panoptic`` stay as they are. (The official code cuts their
     ``thing_classes`` to the 80 things, for COCOEvaluator; our evaluator takes both.)
     """
@@ -24,6 +25,7 @@ def register_coco_panoptic_with_sem_seg(root: str) -> None:
             sem_seg_root=f"{coco}/panoptic_semseg_{split}2017",
             instances_json=f"{coco}/annotations/instances_{split}2017.json",
             evaluator_type="coco_panoptic_seg",
+            derives_semantic_maps=True,
         )
 
 
