@@ -18,12 +18,12 @@ def require_detectron2() -> None:
 
 
 def require_panopticapi() -> None:
-    """Raise RequirementError, with the command that installs it, unless panopticapi is installed."""
+    """Raise RequirementError, with the command to install it, unless panopticapi is installed."""
     _require("panopticapi", "panopticapi", "pip install --no-deps panopticapi-lite")
 
 
 def require_timm() -> None:
-    """Raise RequirementError, naming the extra, unless timm is installed: training of classifiers."""
+    """Raise RequirementError, naming the extra, unless timm, for training, is installed."""
     _require("timm", "timm", "pip install 'panoptic-toolkit[timm]'")
 
 
