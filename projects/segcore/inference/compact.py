@@ -59,11 +59,11 @@ def class_map(prediction: MaskPrediction) -> Tensor:
         low, high = (bound.clamp(max=1) for bound in _value_bounds(prediction, window))
         least = (weights * low).sum(dim=1).max() * (1 - _slack(weights.dtype))
         most = (weights * high).sum(dim=1) * (1 + _slack(weights.dtype))
-        rivals = (most >= least).nonzero()[:, 0]
+        rivals = (~(most < least)).nonzero()[:, 0]  # all of them where there is a NaN
         if len(rivals) == 1:
             classes[window] = int(rivals)
             continue
-        relevant = weights[rivals].amax(dim=0) * high > _NEGLIGIBLE * least
+        relevant = ~(weights[rivals].amax(dim=0) * high <= _NEGLIGIBLE * least)
         scores = _semantic_scores(prediction, window, rivals, relevant.nonzero()[:, 0])
         classes[window] = rivals[scores.max(dim=0).indices].to("cpu", dtype)
     return classes
@@ -78,7 +78,7 @@ def encode_masks(prediction: MaskPrediction, masks: Tensor, rating: MaskRating) 
         high = (
             resized.bounds(window)[1] if rating.of_logits else _value_bounds(prediction, window)[1]
         )
-        # "<=", so that a mask with NaN is looked at.
+        # Masks with NaN are present, too.
         present = ~(high[masks] <= rating.threshold) | encoder.open_masks(window).to(masks.device)
         present = present.nonzero()[:, 0]
         if len(present) == 0:
@@ -180,7 +180,7 @@ def merge_pixel_wise(
     for window in _windows(prediction, count):
         low, high = (bound[masks] for bound in _value_bounds(prediction, window))
         least = (low.clamp(max=1) * scores).max() * (1 - slack)
-        rivals = high.clamp(max=1) * scores * (1 + slack) >= least
+        rivals = ~(high.clamp(max=1) * scores * (1 + slack) < least)  # all where there is a NaN
         full = low >= threshold
         looked_at = rivals | (~full & (high >= threshold))
         areas += full * ~looked_at * window.num_pixels

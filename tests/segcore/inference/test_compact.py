@@ -146,6 +146,18 @@ def test_ties(strategy):
     assert_compact_equals(result_maker.compact(prediction), result_maker(prediction))
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("count", [1, 12])
+def test_nan_does_not_fail(strategy, count):
+    result_maker = maker(strategy)
+    prediction = logits_prediction(SIZES["enlarged"], count=12)
+    prediction.masks[:count] = float("nan")
+    found = result_maker.compact(prediction)
+    ids, segments = found["panoptic_seg"]
+    assert set(ids.unique().tolist()) - {0} == {segment["id"] for segment in segments}
+    assert len(found["instances"]) == len(prediction.instances.masks)
+
+
 @pytest.mark.parametrize("num_classes, dtype", [(256, torch.uint8), (257, torch.int16)])
 def test_type_of_the_class_map(monkeypatch, num_classes, dtype):
     monkeypatch.setitem(compact.WINDOW_BYTES, "cpu", 1 << 22)
