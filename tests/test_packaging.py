@@ -139,7 +139,7 @@ def test_operators_import_with_nothing_but_torch(module):
 @pytest.mark.parametrize("module", ["segcore.config", "segcore.data"])
 def test_missing_detectron2_says_what_to_run(module):
     answer = run_without({"detectron2"}, f"import {module}")
-    assert "ImportError: Detectron2 is not installed" in answer.stderr
+    assert "RequirementError: Detectron2 is not installed" in answer.stderr
     assert "python tools/install_detectron2.py" in answer.stderr
 
 
@@ -147,12 +147,12 @@ def test_missing_detectron2_says_what_to_run(module):
 def test_programs_say_what_to_run(program):
     script = f"import runpy; runpy.run_path({str(ROOT / program)!r})"
     answer = run_without({"detectron2"}, script)
-    assert "ImportError: Detectron2 is not installed" in answer.stderr
+    assert "RequirementError: Detectron2 is not installed" in answer.stderr
 
 
 def test_missing_panopticapi_says_what_to_run():
     answer = run_without({"panopticapi"}, "import segcore.data.panoptic_format")
-    assert "ImportError: panopticapi is not installed" in answer.stderr
+    assert "RequirementError: panopticapi is not installed" in answer.stderr
     assert "pip install --no-deps panopticapi-lite" in answer.stderr
 
 

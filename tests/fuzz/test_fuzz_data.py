@@ -4,16 +4,27 @@ from random import Random
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import id2rgb
 from PIL import Image
 
 from fuzz.fuzzing import mutated_bytes, mutated_document, run_cases, tree, write_json
 from segcore.config import get_cfg
 from segcore.data.check import check_panoptic_dataset
-from segcore.data.own_data import setup_own_data
+from segcore.data.own_data import DATASET_NAMES, setup_own_data
 from segcore.errors import DataError
 
 SIZE = (24, 32)
+
+
+@pytest.fixture(autouse=True)
+def no_data_sets_left():
+    """Remove the data sets that cases register."""
+    yield
+    for name in DATASET_NAMES.values():
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            if name in catalog:
+                catalog.remove(name)
 
 
 @pytest.fixture

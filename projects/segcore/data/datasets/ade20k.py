@@ -13,7 +13,7 @@ from segcore.data.datasets.categories import instance_metadata, load_categories,
 from segcore.data.datasets.panoptic import register_panoptic
 from segcore.data.datasets.semantic import register_semantic
 
-OFFICIAL = "the official code of Mask2Former makes it by datasets/prepare_ade20k"
+OFFICIAL = "it is made by the official script datasets/prepare_ade20k"
 FOLDERS = {"train": "training", "val": "validation"}
 
 
