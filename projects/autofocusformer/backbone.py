@@ -19,7 +19,7 @@ from autofocusformer.clustering import nearest_clusters
 from autofocusformer.downsampling import AdaptiveDownsampling
 from autofocusformer.tokens import Tokens, grid_positions
 from segcore.backbones.features import FEATURES, TokenShape, drop_path_rates
-from segcore.losses import at_least_float32
+from segcore.functional import at_least_float32
 from segcore.ops import ClusterNeighborhood, take
 
 # Pixels between the cells of the canvas.

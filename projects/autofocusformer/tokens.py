@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segcore.losses import at_least_float32
+from segcore.functional import at_least_float32
 from segcore.ops import take
 
 

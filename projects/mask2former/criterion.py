@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from segcore.functional import at_least_float32
 from segcore.losses import (
     DrawPoints,
     MaskSampler,
-    at_least_float32,
     dice_loss,
     mean_over_workers,
     point_sample,

@@ -13,6 +13,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from segcore.backbones.features import are_tokens
+from segcore.functional import at_least_float32
 from segcore.layers import (
     DeformableEncoder,
     SinePositionEncoding,
@@ -20,7 +21,6 @@ from segcore.layers import (
     grid_reference_points,
     level_positions,
 )
-from segcore.losses import at_least_float32
 
 # Feature maps that the pixel decoder hands to the transformer decoder, coarse to fine.
 NUM_MULTI_SCALE_MAPS = 3

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from panoptic_segformer.class_order import ClassOrder
-from segcore.inference import masks_to_boxes
+from segcore.functional import masks_to_boxes
 from segcore.layers import pad_to
 from segcore.meta_arch import checked_target, image_name
 

@@ -16,13 +16,8 @@ from panoptic_segformer.ground_truth import (
 )
 from panoptic_segformer.location_decoder import LocationOutput
 from panoptic_segformer.matching import LocationMatch, ThingMatcher
-from segcore.inference import bilinear
-from segcore.losses import (
-    at_least_float32,
-    generalized_iou,
-    mean_over_workers,
-    squared_dice_loss,
-)
+from segcore.functional import at_least_float32, bilinear
+from segcore.losses import generalized_iou, mean_over_workers, squared_dice_loss
 
 # Masks are compared at twice the size that they are predicted at.
 UPSAMPLING = 2

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.functional import at_least_float32
 from segcore.layers import MLP, MSDeformAttn, MultiHeadAttention
-from segcore.losses import at_least_float32
 
 # Classes are improbable at first (focal loss, section 4.1).
 PRIOR_PROBABILITY = 0.01

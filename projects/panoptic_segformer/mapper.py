@@ -12,7 +12,7 @@ from segcore.data.mappers.base import TrainMapper
 from segcore.data.mappers.reading import read_panoptic_colours
 from segcore.data.mappers.registry import register_mapper
 from segcore.data.mappers.targets import masks_of, panoptic_targets
-from segcore.inference import masks_to_boxes
+from segcore.functional import masks_to_boxes
 
 
 @register_mapper("panoptic_segformer", test_resize=opencv_resize_for_test)

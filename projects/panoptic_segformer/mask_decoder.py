@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segcore.inference import bilinear
+from segcore.functional import bilinear
 from segcore.layers import FeedForward
 
 # Levels of the encoder that masks are made from: strides 8, 16 and 32 as published.

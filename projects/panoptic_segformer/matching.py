@@ -10,7 +10,8 @@ from torch import Tensor
 
 from panoptic_segformer.ground_truth import Things, pixel_boxes
 from panoptic_segformer.location_decoder import LocationOutput
-from segcore.losses import at_least_float32, generalized_iou, pairwise_squared_dice_loss
+from segcore.functional import at_least_float32
+from segcore.losses import generalized_iou, pairwise_squared_dice_loss
 from segcore.matching import Assignment, assign_by_parts, focal_class_cost
 
 # The second matching weighs the class more than the first.

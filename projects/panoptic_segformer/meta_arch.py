@@ -23,8 +23,8 @@ from panoptic_segformer.neck import ChannelMapper
 from panoptic_segformer.padding import PaddedShapes, Size, decode_without_padding
 from panoptic_segformer.postprocess import build_result_maker, choose_things, mask_prediction
 from segcore.checkpoint import rename_on_load
+from segcore.functional import at_least_float32
 from segcore.inference import MaskPrediction, QueryAttention, ResultMaker
-from segcore.losses import at_least_float32
 from segcore.meta_arch import SegmentationModel, thing_ids_of
 
 

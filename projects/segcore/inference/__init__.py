@@ -2,7 +2,7 @@
 
 from segcore.inference.attention import QueryAttention, attention_maps
 from segcore.inference.mask_wise import is_thing
-from segcore.inference.masks import bilinear, masks_to_boxes, resize_mask_logits
+from segcore.inference.masks import resize_mask_logits
 from segcore.inference.merging import PanopticMerging
 from segcore.inference.prediction import (
     InstancePrediction,
@@ -22,9 +22,7 @@ __all__ = [
     "QueryAttention",
     "ResultMaker",
     "attention_maps",
-    "bilinear",
     "is_thing",
-    "masks_to_boxes",
     "resize_mask_logits",
     "semantic_inference",
 ]

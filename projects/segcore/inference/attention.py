@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segcore.inference.masks import bilinear
+from segcore.functional import bilinear
 
 
 class QueryAttention(NamedTuple):

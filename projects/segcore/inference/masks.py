@@ -1,8 +1,9 @@
-"""Operations on masks: resizing, areas, boxes."""
+"""Operations on masks: resizing, areas, sums."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from segcore.functional import bilinear
 
 # Masks that a step takes at a time: bounds the temporary memory, and a CPU's cache holds it.
 MASKS_PER_CHUNK = 4
@@ -35,13 +36,6 @@ def resize_mask_logits(
     return resized
 
 
-def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps (N, h, w) to (N, H, W), with align_corners False and no antialiasing."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-
-
 def mask_areas(masks: Tensor) -> Tensor:
     """Count the pixels of each of bool masks (N, H, W): int64 (N,)."""
     # A sum of booleans first makes a copy of int64, eight times as large.
@@ -52,22 +46,3 @@ def sum_inside(values: Tensor, masks: Tensor) -> Tensor:
     """Sum values (N, H, W) where bool masks (N, H, W) are set: (N,), at least float32."""
     dtype = torch.promote_types(values.dtype, torch.float32)  # a half cannot count pixels
     return torch.where(masks, values, 0).sum(dim=(1, 2), dtype=dtype)
-
-
-def masks_to_boxes(masks: Tensor) -> Tensor:
-    """Return tight boxes (N, 4) of bool masks (N, H, W): float32 (x0, y0, x1, y1), pixel edges.
-
-    The box of a mask with one pixel (x, y) is (x, y, x + 1, y + 1), that of an empty one all 0.
-    """
-    pixels = masks.view(torch.uint8)  # which a CPU reduces 20 times faster than bool
-    x0, x1 = _extent(pixels.amax(dim=1).bool())
-    y0, y1 = _extent(pixels.amax(dim=2).bool())
-    return torch.stack((x0, y0, x1, y1), dim=1).to(torch.float32)
-
-
-def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first True index of each row of bool (N, L), and one past the last; 0 if none."""
-    index = torch.arange(occupied.shape[1], device=occupied.device)
-    end = (occupied * (index + 1)).amax(dim=1)
-    start = torch.where(occupied, index, occupied.shape[1]).amin(dim=1)
-    return torch.where(end > 0, start, 0), end

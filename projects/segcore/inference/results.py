@@ -8,10 +8,11 @@ import torch
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor
 
+from segcore.functional import masks_to_boxes
 from segcore.inference import compact
 from segcore.inference.instance import sorted_instances
 from segcore.inference.mask_wise import RatedMasks
-from segcore.inference.masks import masks_to_boxes, resize_mask_logits
+from segcore.inference.masks import resize_mask_logits
 from segcore.inference.merging import PanopticMerging
 from segcore.inference.prediction import MaskPrediction, PanopticPrediction
 from segcore.inference.rating import measure_masks

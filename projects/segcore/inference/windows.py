@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segcore.inference.masks import bilinear, resize_mask_logits
+from segcore.functional import bilinear
+from segcore.inference.masks import resize_mask_logits
 
 Size = tuple[int, int]
 

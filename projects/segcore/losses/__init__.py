@@ -2,7 +2,6 @@
 
 from segcore.losses.box_losses import generalized_iou
 from segcore.losses.mask_losses import (
-    at_least_float32,
     dice_loss,
     pairwise_mask_losses,
     pairwise_squared_dice_loss,
@@ -21,7 +20,6 @@ from segcore.losses.point_sampling import (
 __all__ = [
     "DrawPoints",
     "MaskSampler",
-    "at_least_float32",
     "dice_loss",
     "generalized_iou",
     "mean_over_workers",

@@ -1,17 +1,12 @@
 """Losses of masks against targets in [0, 1]: pair by pair, or of all pairs.
 
 The last dimension is summed over: pixels or sampled points (P). All take floating-point tensors of
-one type, at least float32: see :func:`at_least_float32`.
+one type, at least float32: see :func:`segcore.functional.at_least_float32`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Promote half types to float32; float64 stays."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def sigmoid_ce_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from segcore.functional import at_least_float32
 from segcore.losses import (
     DrawPoints,
     MaskSampler,
-    at_least_float32,
     pairwise_mask_losses,
     point_sample,
     uniform_points,

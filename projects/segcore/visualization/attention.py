@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from segcore.data.panoptic_format import Category
-from segcore.inference import QueryAttention, bilinear
+from segcore.functional import bilinear
+from segcore.inference import QueryAttention
 from segcore.visualization.labels import drawable_name
 from segcore.visualization.sheet import scaled, sheet
 

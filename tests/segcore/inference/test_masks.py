@@ -1,9 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.structures import BitMasks
 
-from segcore.inference import masks_to_boxes, resize_mask_logits
+from segcore.inference import resize_mask_logits
 from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas
 
 
@@ -32,13 +31,3 @@ def test_areas():
     masks = torch.rand(MASKS_PER_CHUNK + 3, 9, 13) > 0.5
     assert mask_areas(masks).tolist() == [int(mask.sum()) for mask in masks]
     assert mask_areas(masks[:0]).shape == (0,)
-
-
-def test_boxes_equal_detectron2():
-    torch.manual_seed(0)
-    masks = torch.rand(20, 9, 13) > 0.97
-    masks[0] = False
-    masks[1] = True
-    expected = BitMasks(masks).get_bounding_boxes().tensor
-    assert torch.equal(masks_to_boxes(masks), expected)
-    assert masks_to_boxes(masks[:0]).shape == (0, 4)

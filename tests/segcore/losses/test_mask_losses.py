@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from segcore.losses import (
-    at_least_float32,
     dice_loss,
     pairwise_mask_losses,
     pairwise_squared_dice_loss,
@@ -67,19 +66,6 @@ def test_pairwise_with_nothing():
     for q, n in ((0, 3), (3, 0)):
         for cost in pairwise_mask_losses(torch.zeros(q, 8), torch.zeros(n, 8)):
             assert cost.shape == (q, n)
-
-
-@pytest.mark.parametrize(
-    ("given", "promoted"),
-    [
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ],
-)
-def test_at_least_float32(given, promoted):
-    assert at_least_float32(torch.zeros(1, dtype=given)).dtype == promoted
 
 
 def test_squared_dice_by_hand():

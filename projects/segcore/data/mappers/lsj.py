@@ -12,7 +12,7 @@ from segcore.data.mappers.reading import read_panoptic_map
 from segcore.data.mappers.registry import register_mapper
 from segcore.data.mappers.segmentation import bounding_boxes, rasterise, transform_annotations
 from segcore.data.mappers.targets import make_instances, panoptic_targets
-from segcore.inference import masks_to_boxes
+from segcore.functional import masks_to_boxes
 
 # Sides of a box in pixels from which on an instance counts as still there.
 MIN_BOX_SIDE = 1e-5

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, PolygonMasks, polygons_to_bitmask
 from torch import Tensor
 
 from segcore.data.mappers.reading import check_size
-from segcore.inference import masks_to_boxes
+from segcore.functional import masks_to_boxes
 
 # Flat polygons x0, y0, x1, ... (float64), or a binary mask (H, W) uint8.
 Segmentation = list[np.ndarray] | np.ndarray
