@@ -45,16 +45,16 @@ def draw(folder: Path, size: tuple[int, int]) -> dict:
     generator = np.random.default_rng(0)
     points = generator.uniform((0, 0), size, (NUM_SEGMENTS, 2))
     index = KDTree(points).query(np.indices(size).reshape(2, -1).T)[1].reshape(size)
-    colours = generator.integers(1, 255, (NUM_SEGMENTS, 3), dtype=np.uint8)
+    colors = generator.integers(1, 255, (NUM_SEGMENTS, 3), dtype=np.uint8)
     texture = generator.integers(0, 64, (*size, 3), dtype=np.uint8)
-    ids = colours.astype(int) @ (1, 256, 256**2)
+    ids = colors.astype(int) @ (1, 256, 256**2)
     paths = {
         "file_name": folder / "photo.jpg",
         "pan_seg_file_name": folder / "panoptic.png",
         "sem_seg_file_name": folder / "semantic.png",
     }
-    Image.fromarray(colours[index] // 2 + texture).save(paths["file_name"])
-    Image.fromarray(colours[index]).save(paths["pan_seg_file_name"])
+    Image.fromarray(colors[index] // 2 + texture).save(paths["file_name"])
+    Image.fromarray(colors[index]).save(paths["pan_seg_file_name"])
     Image.fromarray(index.astype(np.uint8)).save(paths["sem_seg_file_name"])
     return {
         **{key: str(path) for key, path in paths.items()},

@@ -9,7 +9,7 @@ from panopticapi.utils import rgb2id
 
 from segcore.data.mappers.augmentation import flip_crop_resize, opencv_resize_for_test
 from segcore.data.mappers.base import TrainMapper
-from segcore.data.mappers.reading import read_panoptic_colours
+from segcore.data.mappers.reading import read_panoptic_colors
 from segcore.data.mappers.registry import register_mapper
 from segcore.data.mappers.targets import masks_of, panoptic_targets
 from segcore.functional import masks_to_boxes
@@ -38,24 +38,24 @@ class PanopticSegFormerMapper(TrainMapper):
         self, sample: dict, transforms: T.TransformList, size: tuple[int, int]
     ) -> Instances:
         path = sample.pop("pan_seg_file_name")
-        colours = read_panoptic_colours(path, sample, self.max_pixels)
+        colors = read_panoptic_colors(path, sample, self.max_pixels)
         segments = sample["segments_info"]
-        annotated = annotated_boxes(segments, colours, sample["file_name"])
+        annotated = annotated_boxes(segments, colors, sample["file_name"])
         boxes = Boxes(transforms.apply_box(annotated))
         boxes.clip(size)
-        kept = are_sound(segments, annotated, colours.shape[:2]) & boxes.nonempty().numpy()
-        id_map = torch.from_numpy(rgb2id(transforms.apply_segmentation(colours)))
+        kept = are_sound(segments, annotated, colors.shape[:2]) & boxes.nonempty().numpy()
+        id_map = torch.from_numpy(rgb2id(transforms.apply_segmentation(colors)))
         instances = panoptic_targets(id_map, [segments[i] for i in kept.nonzero()[0]])
         instances.gt_boxes = boxes[torch.from_numpy(kept)]
         return instances
 
 
-def annotated_boxes(segments: list[dict], colours: np.ndarray, photo: str) -> np.ndarray:
+def annotated_boxes(segments: list[dict], colors: np.ndarray, photo: str) -> np.ndarray:
     """Boxes of segments, of their pixels where none is annotated: (n, 4) as (x0, y0, x1, y1).
 
     Args:
         segments: with ``id`` and perhaps ``bbox``, (x, y, width, height).
-        colours: (H, W, 3) uint8 of the panoptic PNG.
+        colors: (H, W, 3) uint8 of the panoptic PNG.
         photo: for the error message.
 
     Raises:
@@ -64,7 +64,7 @@ def annotated_boxes(segments: list[dict], colours: np.ndarray, photo: str) -> np
     boxes = np.zeros((len(segments), 4))
     unknown = [i for i, segment in enumerate(segments) if segment.get("bbox") is None]
     if unknown:
-        ids = torch.from_numpy(rgb2id(colours))
+        ids = torch.from_numpy(rgb2id(colors))
         masks = masks_of(ids, [segments[i]["id"] for i in unknown])
         boxes[unknown] = masks_to_boxes(masks).numpy()
     for box, segment in zip(boxes, segments, strict=True):

@@ -32,7 +32,7 @@ def add_classification_config(cfg: CfgNode) -> None:
 
     # Squares of INPUT.IMAGE_SIZE pixels.
     cfg.INPUT.CLASSIFICATION = options = CfgNode()
-    # In timm's notation. Without it, and only then, colours are jittered.
+    # In timm's notation. Without it, and only then, colors are jittered.
     options.AUTO_AUGMENT = "rand-m9-mstd0.5-inc1"
     options.COLOR_JITTER = 0.4
     # Share of the images in which a rectangle becomes noise.

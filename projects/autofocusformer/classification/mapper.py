@@ -64,16 +64,16 @@ class ClassificationMapper:
 
 
 def train_transform(cfg: CfgNode) -> Callable[[Image.Image], Image.Image]:
-    """Random resized crop (bicubic), flip, RandAugment and colour jitter, as timm composes them.
+    """Random resized crop (bicubic), flip, RandAugment and color jitter, as timm composes them.
 
-    Where there is a policy ``AUTO_AUGMENT``, timm leaves out the colour jitter. What timm does to
+    Where there is a policy ``AUTO_AUGMENT``, timm leaves out the color jitter. What timm does to
     normalised images or whole batches (erasing, mixup) is left to the model.
     """
     require_timm()
     from timm.data import create_transform
 
     options = cfg.INPUT.CLASSIFICATION
-    geometry, colours, _ = create_transform(
+    geometry, colors, _ = create_transform(
         cfg.INPUT.IMAGE_SIZE,
         is_training=True,
         interpolation="bicubic",
@@ -83,7 +83,7 @@ def train_transform(cfg: CfgNode) -> Callable[[Image.Image], Image.Image]:
         mean=tuple(value / 255 for value in cfg.MODEL.PIXEL_MEAN),
         separate=True,
     )
-    return Compose([geometry, colours])
+    return Compose([geometry, colors])
 
 
 def eval_transform(cfg: CfgNode) -> Callable[[Image.Image], Image.Image]:

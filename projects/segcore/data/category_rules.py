@@ -23,7 +23,7 @@ def name_fault(name: object) -> str | None:
 
 
 def color_fault(color: object) -> str | None:
-    """Check a colour: a list of three integers in [0, 255]."""
+    """Check a color: a list of three integers in [0, 255]."""
     if isinstance(color, list | tuple) and len(color) == 3 and all(map(_is_channel, color)):
         return None
     return f"expected three integers in [0, 255], got {short_repr(color)}"

@@ -94,7 +94,7 @@ def _unlisted_problems(file: str, pixels: np.ndarray, listed: list) -> Iterator[
         yield Problem(
             "PNG id without segment",
             file,
-            f"{count} pixels have id {identity} (colour {color}), which 'segments_info' does "
+            f"{count} pixels have id {identity} (color {color}), which 'segments_info' does "
             "not list: list the segment, or paint them black (unlabelled)",
         )
     if len(ids) > UNLISTED_SHOWN:
@@ -102,5 +102,5 @@ def _unlisted_problems(file: str, pixels: np.ndarray, listed: list) -> Iterator[
             "PNG id without segment",
             file,
             f"{len(ids) - UNLISTED_SHOWN} more ids that 'segments_info' does not list: are the "
-            "colours ids of segments?",
+            "colors ids of segments?",
         )

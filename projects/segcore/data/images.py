@@ -3,7 +3,7 @@
 Accepted are regular files whose content is of one of ``FORMATS``, up to a number of pixels. Of
 files with several frames or pages, the first is read. Pixel values become 8 bits by one rule:
 
-- 16-bit grey values are divided by 257 and rounded; of 16-bit colours Pillow reads the high byte,
+- 16-bit grey values are divided by 257 and rounded; of 16-bit colors Pillow reads the high byte,
   which differs from that by at most 1;
 - alpha is dropped, palettes, CMYK and YCbCr become RGB as Pillow converts them;
 - signed, 32-bit and floating-point values, 12-bit TIFFs, LAB, and more than 4 channels are refused.
@@ -102,7 +102,7 @@ def read_ids(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray
 
     Raises:
         ImageError: as :func:`read_image`; or the values would not be those meant: lossy formats,
-            2-bit or 4-bit grey, 16-bit colours, an EXIF orientation.
+            2-bit or 4-bit grey, 16-bit colors, an EXIF orientation.
     """
     with open_image(path, max_pixels) as image:
         if image.format in _LOSSY:
@@ -281,13 +281,13 @@ def _require_size(path: str | Path, image: Image.Image, max_pixels: int) -> None
 
 
 def _require_readable_pixels(path: str | Path, image: Image.Image) -> None:
-    """Raise an ImageError for pixels that would lose their meaning as 8-bit colours."""
+    """Raise an ImageError for pixels that would lose their meaning as 8-bit colors."""
     kind = None
     if image.format == "TIFF":
         kind = _refused_tiff(image)
     if kind is None and image.mode not in _COLOR_MODES and not is_16_bit_grey(image):
         names = {"F": "floating-point values", "I": "32-bit or signed values"}
-        kind = names.get(image.mode, f"colour mode {image.mode}")
+        kind = names.get(image.mode, f"color mode {image.mode}")
     if kind is not None:
         raise ImageError(
             f"{printable(path)}: expected grey or RGB values of 8 or 16 bits, got {kind}: convert "

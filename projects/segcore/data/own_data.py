@@ -221,7 +221,7 @@ def _replace_in_catalogs(name: str, loader: Callable[[], list[dict]], metadata: 
 
 
 def _metadata(categories: list[Category]) -> dict:
-    """Class names, colours and id maps. Names are under "thing" and "stuff" alike, all of them, as
+    """Class names, colors and id maps. Names are under "thing" and "stuff" alike, all of them, as
     Detectron2 looks up both by the one contiguous id."""
     contiguous = contiguous_ids(categories)
     things = {category["id"] for category in categories if category["isthing"]}

@@ -1,4 +1,4 @@
-"""COCO panoptic format: one JSON, and one PNG per photo whose colours are segment ids.
+"""COCO panoptic format: one JSON, and one PNG per photo whose colors are segment ids.
 
 The format is that of the COCO panoptic task (Kirillov et al., Panoptic Segmentation, section 5):
 ``images``, ``annotations`` with ``segments_info``, ``categories`` with ``isthing``; in the PNG
@@ -99,17 +99,17 @@ def read_panoptic_png(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndar
 
 
 def read_id_colors(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Colours of a panoptic PNG: (H, W, 3) uint8, id = R + 256 G + 65536 B.
+    """Colors of a panoptic PNG: (H, W, 3) uint8, id = R + 256 G + 65536 B.
 
     Raises:
-        ImageError: the file is missing, broken or refused, or has no RGB colours (a palette, grey
+        ImageError: the file is missing, broken or refused, or has no RGB colors (a palette, grey
             values).
     """
     pixels, mode = read_ids(path, max_pixels)
     if mode not in ("RGB", "RGBA"):
         advice = _PALETTE_ADVICE if mode == "P" else _GREY_ADVICE
         raise ImageError(
-            f"{printable(path)}: expected an RGB image whose colours are segment ids "
+            f"{printable(path)}: expected an RGB image whose colors are segment ids "
             f"(R + 256 G + 65536 B), got mode {mode!r}: {advice}"
         )
     return pixels[:, :, :3]
@@ -121,7 +121,7 @@ _GREY_ADVICE = (
     "would be other ids, grey 7 for example 460551"
 )
 _PALETTE_ADVICE = (
-    "convert it to RGB if the colours are the ids, as after an optimizer of PNG files; write the "
+    "convert it to RGB if the colors are the ids, as after an optimizer of PNG files; write the "
     "palette's indices with panopticapi's id2rgb if those are the ids"
 )
 

@@ -2,7 +2,7 @@
 
 Every picture has landscape as stuff (sky, wall, grass, water: procedural textures) and shapes as
 things (disc, square, triangle, star, ring) that overlap, turn, cast shadows and come in sizes from
-a few pixels to half of the picture. Colour hints at the class of a shape, only its outline decides.
+a few pixels to half of the picture. Color hints at the class of a shape, only its outline decides.
 Light, tint, texture and noise vary. Nothing is downloaded, and a seed gives the same pictures.
 
     python -m segcore.data.quickstart --root datasets/quickstart
@@ -34,7 +34,7 @@ FORMAT_VERSION = 2  # to be changed with the pictures, so that old ones are draw
 PARAMETERS_FILE = "quickstart.json"
 JPEG_QUALITY = 92
 
-# Category id (position + 1), name, hue of most of its things, colour in segmentation pictures.
+# Category id (position + 1), name, hue of most of its things, color in segmentation pictures.
 THINGS = (
     ("disc", 0.00, (220, 20, 60)),
     ("square", 0.60, (0, 90, 220)),
@@ -60,7 +60,7 @@ CATEGORY_ID = {category["name"]: category["id"] for category in CATEGORIES}
 THINGS_PER_PICTURE = (2, 7)
 SMALLEST_RADIUS = 5.0  # pixels
 LARGEST_RADIUS = 0.27  # of the shorter side
-ANY_HUE = 0.1  # share of things whose colour says nothing about their class
+ANY_HUE = 0.1  # share of things whose color says nothing about their class
 SMALLEST_SEGMENT = 16  # pixels; what is left of a thing below that is unlabelled
 
 
@@ -201,7 +201,7 @@ def _smooth(rng: np.random.Generator, shape: int | tuple[int, int], sigma) -> np
 
 
 def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """(H, W, 3) mixture of two colours or pictures, ``share`` (H, W) of the second."""
+    """(H, W, 3) mixture of two colors or pictures, ``share`` (H, W) of the second."""
     return first + (second - first) * share[..., None]
 
 

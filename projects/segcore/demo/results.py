@@ -290,7 +290,7 @@ def _at_least(instances: Instances, score: float) -> Instances:
 
 
 def _id_colors(ids: np.ndarray) -> np.ndarray:
-    """Colours of a panoptic PNG, whose bytes make the id: int (H, W) -> uint8 (H, W, 3)."""
+    """Colors of a panoptic PNG, whose bytes make the id: int (H, W) -> uint8 (H, W, 3)."""
     colors = np.empty((*ids.shape, 3), np.uint8)
     for rows in strips(ids.shape):
         strip = ids[rows]

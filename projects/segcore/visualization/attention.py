@@ -15,7 +15,7 @@ from segcore.visualization.sheet import scaled, sheet
 
 CELL_WIDTH = 260  # pixels of each picture
 COLORS = "inferno"
-COLORED = 0.75  # share of the colour over the photo, which is grey there
+COLORED = 0.75  # share of the color over the photo, which is grey there
 DIMMED = 0.2  # brightness of the photo outside of a mask
 
 
@@ -56,7 +56,7 @@ def draw_attention(
 
 
 def _colored(grey: np.ndarray, weights: Tensor) -> np.ndarray:
-    """A map (h, w) as colours over the photo."""
+    """A map (h, w) as colors over the photo."""
     values = _stretched(weights, grey.shape[:2])
     values = values / max(values.max(), np.finfo(values.dtype).tiny)
     colors = 255 * matplotlib.colormaps[COLORS](values)[:, :, :3]

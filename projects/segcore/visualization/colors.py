@@ -1,14 +1,14 @@
-"""Colours of segments that can be told from each other and from the photo below."""
+"""Colors of segments that can be told from each other and from the photo below."""
 
 import colorsys
 from collections.abc import Sequence
 
 import numpy as np
 
-# Variants of a class's colour: turn of the hue, and shift of the lightness.
+# Variants of a class's color: turn of the hue, and shift of the lightness.
 HUES = (0.0, 0.06, -0.06, 0.12, -0.12)
 LIGHTNESS = (0.0, 0.15, -0.15, 0.3, -0.3)
-CLEAR = 90.0  # distance of two RGB colours that nobody mixes up
+CLEAR = 90.0  # distance of two RGB colors that nobody mixes up
 
 
 def segment_colors(
@@ -16,7 +16,7 @@ def segment_colors(
     are_things: Sequence[bool],
     photo_colors: np.ndarray,
 ) -> np.ndarray:
-    """Choose a colour for each segment: stuff has that of its class, things a variant of it.
+    """Choose a color for each segment: stuff has that of its class, things a variant of it.
 
     The variant is the first that is clearly different from the photo below and from the things of
     that class before it, else the one that is most so.
@@ -24,7 +24,7 @@ def segment_colors(
     Args:
         class_colors: RGB in [0, 255], of each segment's class.
         are_things: whether that is a thing.
-        photo_colors: (n, 3) mean colour of the photo below each segment, see :func:`mean_colors`.
+        photo_colors: (n, 3) mean color of the photo below each segment, see :func:`mean_colors`.
 
     Returns:
         (n, 3) uint8.
@@ -62,7 +62,7 @@ def mean_colors(image: np.ndarray, indices: np.ndarray, count: int) -> np.ndarra
 
 
 def _variants(color: Sequence[int]) -> np.ndarray:
-    """Variants of an RGB colour in [0, 255], the nearest first: (n, 3)."""
+    """Variants of an RGB color in [0, 255], the nearest first: (n, 3)."""
     hue, lightness, saturation = colorsys.rgb_to_hls(*(np.asarray(color) / 255))
     return 255 * np.array(
         [

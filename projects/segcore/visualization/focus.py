@@ -16,7 +16,7 @@ DIMMED = 0.5  # brightness of the photo under the dots
 DOT = 0.6  # diameter over the mean distance of tokens, in its bounds:
 DOT_PIXELS = (1.5, 7.0)
 CAPTION = (
-    "A dot is a token; its colour the importance, from dark to yellow over the range in the title. "
+    "A dot is a token; its color the importance, from dark to yellow over the range in the title. "
     "White: nothing is chosen after this stage."
 )
 
@@ -24,7 +24,7 @@ CAPTION = (
 def draw_focus(
     image: np.ndarray, stages: Sequence[tuple[torch.Tensor, torch.Tensor | None]]
 ) -> np.ndarray:
-    """One picture a stage: its tokens as dots over the dimmed photo, importance as colour.
+    """One picture a stage: its tokens as dots over the dimmed photo, importance as color.
 
     Args:
         image: (H, W, 3) uint8, RGB.

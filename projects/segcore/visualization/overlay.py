@@ -32,7 +32,7 @@ def draw_panoptic(
     categories: Sequence[Category],
     scale: float = 1.0,
 ) -> np.ndarray:
-    """Draw segments over the photo: stuff in its class's colour, every thing in a variant of it.
+    """Draw segments over the photo: stuff in its class's color, every thing in a variant of it.
 
     Args:
         image: (H, W, 3) uint8, RGB.

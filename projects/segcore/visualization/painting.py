@@ -16,13 +16,13 @@ MAX_LABEL_LENGTH = 40  # characters
 
 
 def blend(image: np.ndarray, indices: np.ndarray, colors: np.ndarray, opacity: float) -> None:
-    """Blend the colour of each segment into ``image``, in place.
+    """Blend the color of each segment into ``image``, in place.
 
     Args:
         image: (H, W, 3) uint8, contiguous.
         indices: (H, W) integers, 0 = no segment, see ``segment_map.index_map``.
         colors: (n, 3) uint8, of the segments 1, 2, ...
-        opacity: share of the colour.
+        opacity: share of the color.
     """
     table = np.concatenate((np.zeros((1, 3), np.uint8), colors))
     for rows in strips(image.shape):

@@ -157,8 +157,8 @@ def test_training_mapper(cfg):
     assert "image" not in record
 
 
-def test_training_mapper_without_augmentation_of_colours(cfg, tmp_path):
-    """What is left, crop and flip, does not change an image of one colour."""
+def test_training_mapper_without_augmentation_of_colors(cfg, tmp_path):
+    """What is left, crop and flip, does not change an image of one color."""
     pytest.importorskip("timm")
     Image.new("RGB", (30, 20), (10, 90, 200)).save(tmp_path / "plain.png")
     cfg.INPUT.CLASSIFICATION.AUTO_AUGMENT = ""
@@ -219,7 +219,7 @@ def test_record_without_class(cfg):
         build_test_mapper(cfg)({"file_name": "photo.jpg"})
 
 
-def test_other_colour_order(cfg):
+def test_other_color_order(cfg):
     cfg.INPUT.FORMAT = "BGR"
     with pytest.raises(ValueError, match=r"INPUT\.FORMAT: expected 'RGB'.*'BGR'"):
         build_test_mapper(cfg)

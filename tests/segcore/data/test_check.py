@@ -91,7 +91,7 @@ JSON_PLANTS = {
         lambda f: f.data["categories"][1].update(isthing="yes"),
         ("broken record", "'yes'"),
     ),
-    "wrong colour": (
+    "wrong color": (
         lambda f: f.data["categories"][0].update(color=[1, 2, 300]),
         ("broken record", "'color'"),
     ),

@@ -119,7 +119,7 @@ def test_semantic_metadata(name):
     assert len(metadata.stuff_classes) == classes
 
 
-def test_colours_are_added_to_detectron2s_ade20k():
+def test_colors_are_added_to_detectron2s_ade20k():
     assert len(MetadataCatalog.get("ade20k_sem_seg_val").stuff_colors) == 150
     names = [category["name"] for category in load_categories("ade20k_150")]
     assert names == MetadataCatalog.get("ade20k_sem_seg_val").stuff_classes

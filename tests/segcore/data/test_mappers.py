@@ -385,7 +385,7 @@ def test_run_lengths_of_another_size(record):
         mapper(CocoInstanceLSJ)(record)
 
 
-def test_semantic_map_in_colours(record):
+def test_semantic_map_in_colors(record):
     record["sem_seg_file_name"] = record["pan_seg_file_name"]
     with pytest.raises(ValueError, match=r"pan_seg_file_name\.png: expected one channel"):
         mapper(ResizeCropSemantic)(record)

@@ -56,10 +56,10 @@ def test_png_gives_ids(tmp_path, mode):
     [
         ("L", "id2rgb.*grey 7 for example 460551"),
         ("I;16", "id2rgb.*grey 7 for example 460551"),
-        ("P", "convert it to RGB if the colours are the ids"),
+        ("P", "convert it to RGB if the colors are the ids"),
     ],
 )
-def test_png_without_colours_is_refused(tmp_path, mode, advice):
+def test_png_without_colors_is_refused(tmp_path, mode, advice):
     Image.new(mode, (4, 4)).save(tmp_path / "grey.png")
     with pytest.raises(DataError, match=rf"grey.png.*RGB.*'{mode}'.*{advice}"):
         read_panoptic_png(tmp_path / "grey.png")

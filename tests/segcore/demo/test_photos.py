@@ -28,7 +28,7 @@ def test_files_and_folders(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
-def test_every_colour_mode_becomes_bgr(tmp_path, mode):
+def test_every_color_mode_becomes_bgr(tmp_path, mode):
     photo = read_photo(save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), mode))
     assert (photo.shape, photo.dtype) == ((4, 8, 3), np.uint8)
 

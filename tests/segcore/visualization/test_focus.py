@@ -20,7 +20,7 @@ def cells(picture, count):
     return [picture[top : top + height, left : left + CELL_WIDTH] for left in lefts]
 
 
-def test_dots_at_the_tokens_in_the_colour_of_their_importance():
+def test_dots_at_the_tokens_in_the_color_of_their_importance():
     stages = [(INSIDE, torch.tensor([0.1, 0.9])), (INSIDE[1:], None)]
     before = GREY.copy()
     chosen, last = cells(draw_focus(GREY, stages), 2)

@@ -106,7 +106,7 @@ class TestCategories:
         with pytest.raises(ValueError, match=r"model has 3 classes .*'own' name 1 things and 0"):
             categories_of(metadata, 3)
 
-    def test_many_classes_without_colours(self):
+    def test_many_classes_without_colors(self):
         metadata = Metadata(name="full").set(stuff_classes=[str(i) for i in range(847)])
         assert len(categories_of(metadata, 847)[846]["color"]) == 3
 
@@ -189,7 +189,7 @@ class TestColors:
         distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(colors, 2)]
         assert min(distances) > 60
 
-    def test_the_colour_of_the_class_where_it_is_clear(self):
+    def test_the_color_of_the_class_where_it_is_clear(self):
         (color,) = segment_colors([(255, 0, 0)], [True], np.array([[0.0, 0, 255]]))
         assert color.tolist() == [255, 0, 0]
 

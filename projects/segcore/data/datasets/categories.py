@@ -12,7 +12,7 @@ def load_categories(name: str) -> list[dict]:
 
 
 def semantic_metadata(categories: list[dict]) -> dict:
-    """``stuff_classes``, and ``stuff_colors`` where every class has a colour."""
+    """``stuff_classes``, and ``stuff_colors`` where every class has a color."""
     metadata = {"stuff_classes": [category["name"] for category in categories]}
     colors = [category.get("color") for category in categories]
     if all(colors):

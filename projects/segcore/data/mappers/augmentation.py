@@ -1,13 +1,13 @@
 """The three families of augmentations that the training mappers use, built from a config.
 
-Geometry draws from ``numpy.random``, colour from ``random``; every augmentation draws when it is
+Geometry draws from ``numpy.random``, color from ``random``; every augmentation draws when it is
 reached, so the order of the lists below is the order of the draws.
 """
 
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-from segcore.data.mappers.colour import RandomSSDColour
+from segcore.data.mappers.color import RandomSSDColor
 from segcore.data.mappers.opencv_resize import OpenCVResizeShortestEdge
 
 
@@ -26,8 +26,8 @@ def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
     ]
 
 
-def resize_crop_colour_flip(cfg: CfgNode, *, limit_category: bool) -> list[T.Augmentation]:
-    """Resize the short edge, crop, change colours, flip horizontally.
+def resize_crop_color_flip(cfg: CfgNode, *, limit_category: bool) -> list[T.Augmentation]:
+    """Resize the short edge, crop, change colors, flip horizontally.
 
     Args:
         limit_category: crop again, 10 times at most, while one category of the semantic map covers
@@ -46,7 +46,7 @@ def resize_crop_colour_flip(cfg: CfgNode, *, limit_category: bool) -> list[T.Aug
             else T.RandomCrop(inputs.CROP.TYPE, inputs.CROP.SIZE)
         )
     if inputs.COLOR_AUG_SSD:
-        augmentations.append(RandomSSDColour(inputs.FORMAT))
+        augmentations.append(RandomSSDColor(inputs.FORMAT))
     # Always horizontal, whatever INPUT.RANDOM_FLIP says: so the published models were trained.
     return [*augmentations, T.RandomFlip()]
 

@@ -57,19 +57,17 @@ def read_panoptic_map(
 ) -> Tensor:
     """Segment ids (H, W) int32 of a panoptic PNG, after ``transforms``.
 
-    They are applied to the colours, which as uint8 are resized with Pillow's "nearest".
+    They are applied to the colors, which as uint8 are resized with Pillow's "nearest".
     """
-    colours = read_panoptic_colours(path, dataset_dict, max_pixels)
-    return torch.from_numpy(rgb2id(transforms.apply_segmentation(colours)))
+    colors = read_panoptic_colors(path, dataset_dict, max_pixels)
+    return torch.from_numpy(rgb2id(transforms.apply_segmentation(colors)))
 
 
-def read_panoptic_colours(
-    path: str, dataset_dict: dict, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
+def read_panoptic_colors(path: str, dataset_dict: dict, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A panoptic PNG as it is: (H, W, 3) uint8."""
-    colours = read_id_colors(path, max_pixels)
-    check_size(colours.shape[:2], f"panoptic PNG {path}", dataset_dict)
-    return colours
+    colors = read_id_colors(path, max_pixels)
+    check_size(colors.shape[:2], f"panoptic PNG {path}", dataset_dict)
+    return colors
 
 
 def check_size(size: tuple[int, int], what: str, dataset_dict: dict) -> None:

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
-from segcore.data.mappers.augmentation import resize_crop_colour_flip
+from segcore.data.mappers.augmentation import resize_crop_color_flip
 from segcore.data.mappers.base import TrainMapper
 from segcore.data.mappers.reading import read_panoptic_map
 from segcore.data.mappers.registry import register_mapper
@@ -21,7 +21,7 @@ class ResizeCropMapper(TrainMapper):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         arguments = {
-            "augmentations": resize_crop_colour_flip(cfg, limit_category=cls.reads_semantic_map),
+            "augmentations": resize_crop_color_flip(cfg, limit_category=cls.reads_semantic_map),
             "image_format": cfg.INPUT.FORMAT,
             "padded_size": cfg.INPUT.SIZE_DIVISIBILITY,
             "max_pixels": cfg.INPUT.MAX_PIXELS,

@@ -21,7 +21,7 @@ _TO_HSV_AND_BACK = {
 _LEVELS = np.arange(256, dtype=np.float32)
 
 
-class RandomSSDColour(T.Augmentation):
+class RandomSSDColor(T.Augmentation):
     """Brightness, contrast, saturation and hue, each with probability 1/2, drawn from ``random``.
 
     Args:
@@ -32,12 +32,12 @@ class RandomSSDColour(T.Augmentation):
         super().__init__()
         if image_format not in _TO_HSV_AND_BACK:
             raise ValueError(
-                f"INPUT.FORMAT: the colour augmentation (INPUT.COLOR_AUG_SSD) needs 'RGB' or "
+                f"INPUT.FORMAT: the color augmentation (INPUT.COLOR_AUG_SSD) needs 'RGB' or "
                 f"'BGR', got {image_format!r}"
             )
         self.image_format = image_format
 
-    def get_transform(self, image: np.ndarray) -> "SSDColourTransform":
+    def get_transform(self, image: np.ndarray) -> "SSDColorTransform":
         if image.dtype != np.uint8:
             raise TypeError(f"image: expected uint8, got {image.dtype}")
         drawn = {"brightness": _maybe(random.uniform, -MAX_BRIGHTNESS, MAX_BRIGHTNESS)}
@@ -49,7 +49,7 @@ class RandomSSDColour(T.Augmentation):
         drawn["hue"] = _maybe(random.randint, -MAX_HUE, MAX_HUE)
         if not contrast_first:
             drawn["contrast"] = _maybe(random.uniform, *CONTRAST)
-        return SSDColourTransform(
+        return SSDColorTransform(
             image_format=self.image_format, contrast_first=contrast_first, **drawn
         )
 
@@ -59,8 +59,8 @@ def _maybe(draw, low, high):
 
 
 @dataclass
-class SSDColourTransform(T.Transform):
-    """Fixed changes of colour; None leaves that property alone. Geometry is untouched.
+class SSDColorTransform(T.Transform):
+    """Fixed changes of color; None leaves that property alone. Geometry is untouched.
 
     Every step ends in uint8: clipped to [0, 255], then truncated. Each is therefore a function of
     256 levels, applied by table.
