@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-CASES = 100
+CASES = 1000
 HANG_SECONDS = 60  # a case takes milliseconds; then the process is ended with a traceback
 MAX_MUTATIONS = 4
 
