@@ -1,4 +1,4 @@
-"""Pixels of a photo as evaluation gives them to a model, for photos that are no data set's."""
+"""Pixels of a photo as evaluation and prediction give them to a model."""
 
 from collections.abc import Callable
 

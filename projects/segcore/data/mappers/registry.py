@@ -59,11 +59,8 @@ def register_mapper(
         raise ValueError(f"mapper {name!r}: expected both of test and test_pixels, or none")
 
     def register(train: Build) -> Build:
-        entry = MapperEntry(
-            train,
-            test or partial(_resizing_mapper, resize=test_resize),
-            test_pixels or partial(resized_pixels, resize=test_resize),
-        )
+        pixels = test_pixels or partial(resized_pixels, resize=test_resize)
+        entry = MapperEntry(train, test or partial(_test_mapper, build_pixels=pixels), pixels)
         MAPPERS.register(name, entry)
         return train
 
@@ -89,5 +86,5 @@ def build_test_pixels(cfg: CfgNode) -> PixelTransform:
     return MAPPERS.find(cfg.INPUT.DATASET_MAPPER_NAME).test_pixels(cfg)
 
 
-def _resizing_mapper(cfg: CfgNode, resize: Callable[[CfgNode], T.Augmentation]) -> TestMapper:
-    return TestMapper(cfg, augmentations=[resize(cfg)])
+def _test_mapper(cfg: CfgNode, build_pixels: Callable[[CfgNode], PixelTransform]) -> TestMapper:
+    return TestMapper(cfg, pixels=build_pixels(cfg))

@@ -1,16 +1,14 @@
 """Mapper of segmentation for tests: the photo, resized, without its annotation."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import build_augmentation
 
 from segcore.data.images import MAX_PIXELS
+from segcore.data.mappers.pixels import PixelTransform
 from segcore.data.mappers.reading import read_photo
+from segcore.errors import ImageError
+from segcore.text import printable
 
 
 class TestMapper:
@@ -21,12 +19,12 @@ class TestMapper:
     read. The given dict stays as it is.
 
     Args:
-        augmentations: applied in order.
+        pixels: the photo as read -> "image", as prediction applies it to photos of no data set.
         image_format: as :func:`segcore.data.images.read_image` takes it.
         max_pixels: photos with more are refused.
 
     Raises:
-        ImageError: the photo is missing, unreadable or refused.
+        ImageError: the photo is missing, unreadable, refused, or nothing is left of it.
         SizeMismatchError: the photo is not of the size that the dict says.
     """
 
@@ -36,27 +34,25 @@ class TestMapper:
     def __init__(
         self,
         *,
-        augmentations: Sequence[T.Augmentation],
+        pixels: PixelTransform,
         image_format: str,
         max_pixels: int = MAX_PIXELS,
     ):
-        self.augmentations = T.AugmentationList(augmentations)
+        self.pixels = pixels
         self.image_format = image_format
         self.max_pixels = max_pixels
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {
-            "augmentations": build_augmentation(cfg, is_train=False),
-            "image_format": cfg.INPUT.FORMAT,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
-        }
+        return {"image_format": cfg.INPUT.FORMAT, "max_pixels": cfg.INPUT.MAX_PIXELS}
 
     def __call__(self, dataset_dict: dict) -> dict:
         sample = dict(dataset_dict)
-        inputs = T.AugInput(read_photo(sample, self.image_format, self.max_pixels))
-        self.augmentations(inputs)
-        sample["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        photo = read_photo(sample, self.image_format, self.max_pixels)
+        try:
+            sample["image"] = self.pixels(photo)
+        except ImageError as error:  # of pixels alone, which do not know their file
+            raise ImageError(f"{printable(sample['file_name'])}: {error}") from error
         for key in ("annotations", "sem_seg_file_name"):
             sample.pop(key, None)
         return sample
