@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segcore.errors import ConfigError
 from segcore.inference import MaskPrediction, ResultMaker
-from segcore.text import did_you_mean, printable
+from segcore.text import did_you_mean, short_repr
 
 
 class SegmentationModel(nn.Module):
@@ -145,7 +145,7 @@ def thing_ids_of(train_datasets: Sequence[str], num_classes: int) -> set[int]:
         name = train_datasets[0]
         if name not in DatasetCatalog and name not in MetadataCatalog:
             raise ConfigError(
-                f"DATASETS.TRAIN: there is no data set {printable(repr(name), 80)}, by whose "
+                f"DATASETS.TRAIN: there is no data set {short_repr(name)}, by whose "
                 f"metadata things are told from stuff{did_you_mean(name, DatasetCatalog, most=2)}"
             )
         things = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
 from segcore.config.faults import MAX_SHOWN
-from segcore.text import did_you_mean, printable
+from segcore.text import did_you_mean, printable, short_repr
 
 MAX_TEXT_LENGTH = 10_000
 _UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -163,4 +163,4 @@ def _usage_hint(arguments: Sequence[Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return printable(repr(value), 80)
+    return short_repr(value)

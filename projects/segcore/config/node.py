@@ -11,7 +11,7 @@ from segcore.config.faults import raise_faults
 from segcore.config.merging import merge_pairs, merge_settings
 from segcore.config.yaml_files import parse_config, read_config_files
 from segcore.errors import ConfigError
-from segcore.text import printable
+from segcore.text import short_repr
 
 
 class SafeCfgNode(CfgNode):
@@ -64,7 +64,7 @@ class SafeCfgNode(CfgNode):
         for file in read_config_files(cfg_filename):
             version = file.settings.get("VERSION", self.get("VERSION"))
             if version != self.get("VERSION"):
-                shown = printable(repr(version), 40)
+                shown = short_repr(version, 40)
                 raise ConfigError(
                     f"{file.place('VERSION')}: VERSION: expected {self.VERSION}, got {shown}"
                 )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from segcore.text import did_you_mean, printable
+from segcore.text import did_you_mean, short_repr
 
 MAX_INTEGER = 10**9
 MAX_NAMES_SHOWN = 12
@@ -36,7 +36,7 @@ class Rule:
         """What is wrong with a value, or None."""
         if self.accepts(value):
             return None
-        shown, expected, suggestion = printable(repr(value), 80), self.expected, ""
+        shown, expected, suggestion = short_repr(value), self.expected, ""
         if self.names:
             names = sorted(self.names())
             if len(names) <= MAX_NAMES_SHOWN:

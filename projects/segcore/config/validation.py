@@ -9,7 +9,7 @@ import segcore.config.values  # noqa: F401 adds the rules
 from segcore.config.faults import raise_faults
 from segcore.config.rules import RELATIONS, RULES
 from segcore.errors import ConfigError
-from segcore.text import did_you_mean, printable
+from segcore.text import did_you_mean, short_repr
 
 
 def validate_config(cfg: CfgNode) -> None:
@@ -43,7 +43,7 @@ def require_datasets(cfg: CfgNode, *, training: bool) -> None:
     names = {"TRAIN": cfg.DATASETS.TRAIN if training else (), "TEST": cfg.DATASETS.TEST}
     raise_faults(
         [
-            f"DATASETS.{split}: there is no data set {printable(repr(name), 80)}"
+            f"DATASETS.{split}: there is no data set {short_repr(name)}"
             + did_you_mean(name, DatasetCatalog.list(), most=2)
             for split, split_names in names.items()
             for name in split_names

@@ -13,7 +13,7 @@ from fvcore.common.config import BASE_KEY
 from segcore.config.expression import evaluate_int_list
 from segcore.errors import ConfigError
 from segcore.files import relative_to
-from segcore.text import printable
+from segcore.text import printable, short_repr
 
 MAX_FILE_SIZE = 128 * 1024  # bytes; ours and the official ones have less than 4 KiB
 MAX_FILES = 64  # that one file may load by ``_BASE_``, itself included
@@ -167,8 +167,7 @@ def _checked_bases(value: Any, place: str) -> list[str]:
     for base in bases:
         if not isinstance(base, str) or not base:
             raise ConfigError(
-                f"{place}: {BASE_KEY}: expected a path or a list of paths, "
-                f"got {printable(repr(base), 80)}"
+                f"{place}: {BASE_KEY}: expected a path or a list of paths, got {short_repr(base)}"
             )
     return bases
 

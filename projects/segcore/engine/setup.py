@@ -12,7 +12,7 @@ from segcore.config import load_config
 from segcore.config.rules import keys_with_sync_norm
 from segcore.config.yaml_files import read_config_files
 from segcore.errors import ConfigError
-from segcore.text import printable
+from segcore.text import short_repr
 
 logger = logging.getLogger(__name__)
 
@@ -103,5 +103,5 @@ def _class_count(value: object) -> int:
     try:
         return int(value)
     except (TypeError, ValueError) as error:
-        shown = printable(repr(value), 80)
+        shown = short_repr(value)
         raise ConfigError(f"{NUM_CLASSES_KEY}: expected an integer, got {shown}") from error
