@@ -12,11 +12,13 @@ from segcore.config.rules import (
     boolean,
     dropout,
     equally_long,
+    indivisible_heads,
     integer,
     list_of,
     number,
     one_of,
     relation,
+    unknown_outputs,
 )
 
 BACKBONES = ("AutoFocusFormer", "AutoFocusFormerGrid")
@@ -84,13 +86,5 @@ def _stages(cfg: CfgNode) -> Iterator[str]:
         return
     lists = ("EMBED_DIM", "DEPTHS", "NUM_HEADS", "NBHD_SIZE")
     yield from equally_long("MODEL.AFF", aff, lists)
-    for dim, heads in zip(aff.EMBED_DIM, aff.NUM_HEADS, strict=False):
-        if dim % heads:
-            yield (
-                f"MODEL.AFF.NUM_HEADS: expected divisors of the channels {list(aff.EMBED_DIM)}, "
-                f"got {list(aff.NUM_HEADS)}"
-            )
-            break
-    emitted = FEATURES[: len(aff.DEPTHS)]
-    if not set(aff.OUT_FEATURES) <= set(emitted):
-        yield f"MODEL.AFF.OUT_FEATURES: expected some of {emitted}, got {list(aff.OUT_FEATURES)}"
+    yield from indivisible_heads("MODEL.AFF", aff.EMBED_DIM, aff.NUM_HEADS)
+    yield from unknown_outputs("MODEL.AFF", aff)

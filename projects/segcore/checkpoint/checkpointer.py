@@ -1,10 +1,8 @@
 """Detectron2's checkpointer, made safe and talkative."""
 
-import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from segcore.checkpoint.report import LoadReport
 from segcore.checkpoint.training_state import load_training_state
 from segcore.errors import CheckpointError, ConfigError
 from segcore.files import atomic_file
+from segcore.loggers import without_warnings_of
 from segcore.text import printable
 
 State = OrderedDict[str, torch.Tensor]
@@ -404,7 +403,8 @@ def match_by_suffix(model: nn.Module, state: State, caffe2: bool) -> dict[str, s
         name in the file -> name in the model, also where only the shape differs.
     """
     own = model.state_dict()
-    with _quiet(align_and_update_state_dicts.__module__):
+    # Its messages on the matching are repeated by the table.
+    with without_warnings_of(align_and_update_state_dicts.__module__):
         aligned = align_and_update_state_dicts(own, dict(state), caffe2)
     names = {id(tensor): name for name, tensor in state.items()}
     renames = {}
@@ -419,15 +419,3 @@ def _only_end(name: str, candidates: Iterable[str]) -> str:
     """The one candidate that ends in ``name``, or ``name`` itself."""
     matches = [candidate for candidate in candidates if candidate.endswith("." + name)]
     return matches[0] if len(matches) == 1 else name
-
-
-@contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    """Detectron2's own messages on the matching, which the table repeats."""
-    logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

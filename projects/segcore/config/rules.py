@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
+from segcore.backbones.features import FEATURES
 from segcore.text import did_you_mean, short_repr
 
 MAX_INTEGER = 10**9
@@ -199,3 +200,21 @@ def equally_long(section: str, node: CfgNode, names: Collection[str]) -> Iterato
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         yield f"{section}: expected lists of one length, one item a stage; {shown}"
+
+
+def indivisible_heads(
+    section: str, channels: Collection[int], heads: Collection[int]
+) -> Iterator[str]:
+    """Yield a fault if the heads of a stage do not divide its channels."""
+    if any(width % number for width, number in zip(channels, heads, strict=False)):
+        yield (
+            f"{section}.NUM_HEADS: expected divisors of the channels {list(channels)}, "
+            f"got {list(heads)}"
+        )
+
+
+def unknown_outputs(section: str, node: CfgNode) -> Iterator[str]:
+    """Yield a fault if a backbone of ``DEPTHS`` stages has not all of ``OUT_FEATURES``."""
+    emitted = FEATURES[: len(node.DEPTHS)]
+    if not set(node.OUT_FEATURES) <= set(emitted):
+        yield f"{section}.OUT_FEATURES: expected some of {emitted}, got {list(node.OUT_FEATURES)}"

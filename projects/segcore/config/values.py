@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import pairwise
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
@@ -17,6 +18,7 @@ from segcore.config.rules import (
     boolean,
     dropout,
     equally_long,
+    indivisible_heads,
     integer,
     list_of,
     named,
@@ -26,6 +28,7 @@ from segcore.config.rules import (
     relation,
     share,
     text,
+    unknown_outputs,
 )
 from segcore.data.category_rules import MAX_CATEGORIES
 from segcore.inference.merging import STRATEGIES
@@ -67,32 +70,37 @@ steps = Rule(
         and all(a < b for a, b in pairwise(value))
     ),
 )
-multipliers = Rule(
-    "a list of pairs [part of a parameter's name, factor]",
-    lambda value: (
-        isinstance(value, list | tuple)
-        and all(
-            isinstance(pair, list | tuple)
-            and len(pair) == 2
-            and isinstance(pair[0], str)
-            and number(0).accepts(pair[1])
-            for pair in value
-        )
-    ),
+
+
+def rows(expected: str, *columns: Callable[[Any], bool]) -> Rule:
+    """A list of rows, each with one value for every check of a column."""
+    return Rule(
+        expected,
+        lambda value: (
+            isinstance(value, list | tuple)
+            and all(
+                isinstance(row, list | tuple)
+                and len(row) == len(columns)
+                and all(accepts(cell) for accepts, cell in zip(columns, row, strict=True))
+                for row in value
+            )
+        ),
+    )
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+multipliers = rows(
+    "a list of pairs [part of a parameter's name, factor]", is_text, number(0).accepts
 )
-expected_results = Rule(
+expected_results = rows(
     "a list of [task, metric, value, tolerance]",
-    lambda value: (
-        isinstance(value, list | tuple)
-        and all(
-            isinstance(row, list | tuple)
-            and len(row) == 4
-            and all(isinstance(name, str) for name in row[:2])
-            and number(-math.inf).accepts(row[2])
-            and number(0).accepts(row[3])
-            for row in value
-        )
-    ),
+    is_text,
+    is_text,
+    number(-math.inf).accepts,
+    number(0).accepts,
 )
 local_folder = Rule(
     "a local folder",
@@ -441,9 +449,7 @@ def _swin(cfg: CfgNode) -> Iterator[str]:
                 f"MODEL.SWIN.NUM_HEADS: expected a divisor of the {channels} channels of stage "
                 f"{stage}, got {heads}"
             )
-    emitted = FEATURES[: len(swin.DEPTHS)]
-    if not set(swin.OUT_FEATURES) <= set(emitted):
-        yield f"MODEL.SWIN.OUT_FEATURES: expected some of {emitted}, got {list(swin.OUT_FEATURES)}"
+    yield from unknown_outputs("MODEL.SWIN", swin)
 
 
 @relation("MODEL.BACKBONE.NAME", "MODEL.PVT")
@@ -451,10 +457,4 @@ def _pvt(cfg: CfgNode) -> Iterator[str]:
     if cfg.MODEL.BACKBONE.NAME != "PyramidVisionTransformerV2":
         return
     pvt = cfg.MODEL.PVT
-    for channels, heads in zip(pvt.EMBED_DIMS, pvt.NUM_HEADS, strict=True):
-        if channels % heads:
-            yield (
-                f"MODEL.PVT.NUM_HEADS: expected divisors of the channels {list(pvt.EMBED_DIMS)}, "
-                f"got {list(pvt.NUM_HEADS)}"
-            )
-            break
+    yield from indivisible_heads("MODEL.PVT", pvt.EMBED_DIMS, pvt.NUM_HEADS)

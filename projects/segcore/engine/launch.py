@@ -17,8 +17,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from segcore.engine.logs import without_warnings_of
 from segcore.errors import ConfigError, UserError
+from segcore.loggers import without_warnings_of
 from segcore.program import PEER_GRACE, LostConnectionError, explain
 
 TIMEOUT = timedelta(minutes=30)

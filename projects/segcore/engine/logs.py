@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 from segcore.config.loading import PROJECTS_ENTRY_POINT
 from segcore.errors import OutputError
 from segcore.files import write_bytes
+from segcore.loggers import without_warnings_of
 from segcore.program import explain
 
 FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
@@ -74,18 +75,6 @@ def record_setup(cfg: CfgNode, folder: Path) -> None:
         path = folder / "config.yaml"
         write_bytes(cfg.dump().encode(), path)
         logger.info("Full config: %s", path)
-
-
-@contextmanager
-def without_warnings_of(name: str) -> Iterator[None]:
-    """Let a library's logger say errors only."""
-    log = logging.getLogger(name)
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 class _LogFile(logging.FileHandler):

@@ -32,17 +32,6 @@ OFFICIAL = (
 )
 
 
-@pytest.fixture
-def write(tmp_path: Path):
-    def write(name: str, text: str) -> str:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        return str(path)
-
-    return write
-
-
 @pytest.fixture(scope="module")
 def defaults() -> SafeCfgNode:
     return get_cfg()

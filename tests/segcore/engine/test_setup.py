@@ -16,17 +16,6 @@ BASE = f"_BASE_: {PUBLISHED / 'quickstart/mask2former_R18.yaml'}\n"
 SEVEN = "MODEL: {SEM_SEG_HEAD: {NUM_CLASSES: 7}}\n"
 
 
-@pytest.fixture
-def write(tmp_path: Path):
-    def write(name: str, text: str) -> str:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        return str(path)
-
-    return write
-
-
 def test_file_and_options(write):
     path = write("a.yaml", BASE + "SOLVER: {BASE_LR: 0.5, MAX_ITER: 3}\n")
     cfg = setup_config(path, ["SOLVER.MAX_ITER", "4"])
