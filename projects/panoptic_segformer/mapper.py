@@ -28,11 +28,7 @@ class PanopticSegFormerMapper(TrainMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {
-            "augmentations": flip_crop_resize(cfg),
-            "image_format": cfg.INPUT.FORMAT,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
-        }
+        return {**super().from_config(cfg), "augmentations": flip_crop_resize(cfg)}
 
     def make_targets(
         self, sample: dict, transforms: T.TransformList, size: tuple[int, int]

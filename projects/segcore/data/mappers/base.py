@@ -1,10 +1,11 @@
 """What the training mappers for segmentation share."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor
@@ -59,6 +60,11 @@ class TrainMapper:
         self.max_pixels = max_pixels
         if crops_by_category:
             self.needs = (*self.needs, "sem_seg_file_name")
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments that all mappers take from a config; subclasses add their augmentations."""
+        return {"image_format": cfg.INPUT.FORMAT, "max_pixels": cfg.INPUT.MAX_PIXELS}
 
     def __call__(self, dataset_dict: dict) -> dict:
         sample = dict(dataset_dict)

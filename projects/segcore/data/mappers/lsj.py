@@ -21,11 +21,7 @@ MIN_BOX_SIDE = 1e-5
 class LSJMapper(TrainMapper):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {
-            "augmentations": large_scale_jitter(cfg),
-            "image_format": cfg.INPUT.FORMAT,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
-        }
+        return {**super().from_config(cfg), "augmentations": large_scale_jitter(cfg)}
 
 
 @register_mapper("coco_panoptic_lsj")

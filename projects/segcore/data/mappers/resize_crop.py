@@ -21,10 +21,9 @@ class ResizeCropMapper(TrainMapper):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         arguments = {
+            **super().from_config(cfg),
             "augmentations": resize_crop_color_flip(cfg, limit_category=cls.reads_semantic_map),
-            "image_format": cfg.INPUT.FORMAT,
             "padded_size": cfg.INPUT.SIZE_DIVISIBILITY,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
         if cls.reads_semantic_map:
             crop = cfg.INPUT.CROP
