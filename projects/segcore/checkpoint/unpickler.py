@@ -12,12 +12,10 @@ import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from segcore.checkpoint.reading import reading
 from segcore.errors import UnsafeCheckpointError
 from segcore.text import printable
 
@@ -291,14 +289,3 @@ _OPERATIONS = {
     for code, operation in pickle._Unpickler.dispatch.items()
     if operation.__name__ not in _REFUSED
 }
-
-
-def load_pickle(path: str | Path) -> Any:
-    """Read a pickle of NumPy arrays and plain containers, by Python 2 or 3; nothing is executed.
-
-    Raises:
-        UnsafeCheckpointError: the pickle asks for anything else; names the file and the request.
-        CheckpointError: the file is damaged or no pickle.
-    """
-    with reading(path), open(path, "rb") as file:
-        return RestrictedUnpickler(file).load()

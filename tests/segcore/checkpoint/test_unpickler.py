@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from segcore.checkpoint.unpickler import load_pickle
+from segcore.checkpoint.reading import reading
+from segcore.checkpoint.unpickler import RestrictedUnpickler
 from segcore.errors import CheckpointError, UnsafeCheckpointError
 
 DTYPES = ["?", "u1", "i8", "f2", "<f4", ">f4", ">i2", "f8", "c8"]
@@ -23,6 +24,11 @@ PYTHON_2_PICKLE = (
     b"U\x02f4q\x0cK\x00K\x01\x87q\x0dRq\x0e(K\x03U\x01<q\x0fNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
     b"K\x00tq\x10b\x89U\x08" + struct.pack("<2f", 1, 2) + b"q\x11tq\x12bss."
 )
+
+
+def load_pickle(path):
+    with reading(path), open(path, "rb") as file:
+        return RestrictedUnpickler(file).load()
 
 
 def write(path, data, protocol=pickle.HIGHEST_PROTOCOL):
