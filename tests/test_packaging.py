@@ -128,8 +128,10 @@ importlib.util.find_spec = lambda name, *a: None if name in {modules!r} else rea
     return subprocess.run([sys.executable, "-c", hide + script], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("module", ["segcore", "segcore.ops"])
-def test_operators_import_with_nothing_but_torch(module):
+@pytest.mark.parametrize(
+    "module", ["segcore", "segcore.ops", "segcore.evaluation.panoptic_quality"]
+)
+def test_import_with_nothing_but_torch(module):
     allowed = {"torch", "numpy", "typing_extensions", "segcore"} | sys.stdlib_module_names
     hidden = {*imported_modules(PACKAGES), "fvcore", "yacs"} - allowed
     answer = run_without(hidden, f"import {module}")

@@ -36,6 +36,10 @@ def add_segcore_config(cfg: CfgNode) -> None:
     cfg.TEST.IMS_PER_BATCH = 1
     # Evaluate and predict although weights are missing in the checkpoint, or its classes differ.
     cfg.TEST.ALLOW_MISSING_WEIGHTS = False
+    # Who counts panoptic quality: "segcore", or "panopticapi", slower with equal results.
+    cfg.TEST.PANOPTIC_EVALUATOR = "segcore"
+    # Keep panoptic predictions as PNGs and JSON, the form of submissions to COCO.
+    cfg.TEST.SAVE_PANOPTIC = False
 
 
 def _add_deeplab_keys(cfg: CfgNode) -> None:

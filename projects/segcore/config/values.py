@@ -315,6 +315,8 @@ add_rules(
         "DETECTIONS_PER_IMAGE": integer(1, 10**6),
         "IMS_PER_BATCH": integer(1, 10**6),
         "ALLOW_MISSING_WEIGHTS": boolean(),
+        "PANOPTIC_EVALUATOR": one_of("segcore", "panopticapi"),
+        "SAVE_PANOPTIC": boolean(),
         "AUG.ENABLED": boolean(),
         "AUG.MIN_SIZES": sides,
         "AUG.MAX_SIZE": side,

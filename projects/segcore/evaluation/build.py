@@ -21,6 +21,7 @@ from segcore.data.datasets.catalog import missing_file_message
 from segcore.errors import ConfigError, DataError, RequirementError
 from segcore.evaluation.instance import InstanceSegEvaluator, has_fast_coco_evaluation
 from segcore.evaluation.panoptic import PanopticEvaluator
+from segcore.evaluation.panopticapi_evaluator import PanopticapiEvaluator
 from segcore.meta_arch import result_switches
 from segcore.requirements import require_panopticapi
 
@@ -47,10 +48,10 @@ SINGLE_KINDS = {
     "cityscapes_instance": "cityscapes_instance",
 }
 
+# Besides "panoptic", which takes keys of the config.
 EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "semantic": lambda name, folder: SemSegEvaluator(name, output_dir=folder),
     "instance": lambda name, folder: InstanceSegEvaluator(name, output_dir=folder),
-    "panoptic": lambda name, folder: PanopticEvaluator(name, folder),
     "coco": lambda name, folder: COCOEvaluator(
         name, output_dir=folder, use_fast_impl=has_fast_coco_evaluation()
     ),
@@ -115,9 +116,18 @@ def build_evaluator(
     require_ground_truth(cfg, dataset_name)
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     evaluators = [
-        EVALUATORS[kind](dataset_name, folder) for kind in evaluator_kinds(cfg, dataset_name)
+        _panoptic_evaluator(cfg, dataset_name, folder)
+        if kind == "panoptic"
+        else EVALUATORS[kind](dataset_name, folder)
+        for kind in evaluator_kinds(cfg, dataset_name)
     ]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def _panoptic_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    by_panopticapi = cfg.TEST.PANOPTIC_EVALUATOR == "panopticapi"
+    evaluator = PanopticapiEvaluator if by_panopticapi else PanopticEvaluator
+    return evaluator(dataset_name, folder, save_png=cfg.TEST.SAVE_PANOPTIC)
 
 
 def require_ground_truth(cfg: CfgNode, dataset_name: str) -> None:

@@ -1,152 +1,125 @@
-"""Panoptic quality by panopticapi, with one table for all classes."""
+"""Evaluator of panoptic quality that counts while the model predicts."""
 
-import contextlib
-import io
-import itertools
-import json
-import logging
-import math
 import os
-import tempfile
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from tabulate import tabulate
-from tqdm import tqdm
+from panopticapi.utils import id2rgb
 
-from segcore.files import write_json
-
-if TYPE_CHECKING:
-    from panopticapi.evaluation import PQStat
-
-logger = logging.getLogger(__name__)
-
-# Suffix of Detectron2's result names -> row title, value of "isthing"
-GROUPS = {"": ("all", None), "_th": ("things", True), "_st": ("stuff", False)}
-MAX_THREADS = 16
-METRICS = ("PQ", "SQ", "RQ")
+from segcore.data.images import encode_image
+from segcore.data.panoptic_format import Annotation, read_panoptic_json, read_panoptic_png
+from segcore.evaluation.panoptic_quality import PanopticQuality
+from segcore.evaluation.panoptic_result import PanopticResult
+from segcore.evaluation.panoptic_table import log_details, panoptic_results
+from segcore.evaluation.panopticapi_evaluator import require_predictions
+from segcore.files import write_bytes, write_json
 
 
 class PanopticEvaluator(COCOPanopticEvaluator):
-    """``COCOPanopticEvaluator`` that also evaluates data without things, or without stuff.
+    """Panoptic quality by :class:`PanopticQuality`; results are equal to panopticapi's.
 
-    Results are Detectron2's (PQ, SQ, RQ; with "_th" for things and "_st" for stuff; in percent;
-    NaN where there is no such class), and "PQ-<class name>". "Panoptic Segmentation", section 4
-    (Kirillov et al., CVPR 2019); the counting is panopticapi's.
+    Each process compares its own images as they come, and only outcomes of segments are gathered.
+
+    Args:
+        dataset_name: its metadata name ``panoptic_json`` and ``panoptic_root``.
+        output_dir: folder of predictions.json; None to write nothing.
+        save_png: also write the PNGs of predictions.json, into the folder "predictions" beside it:
+            together the form of submissions to COCO.
     """
 
+    def __init__(self, dataset_name: str, output_dir: str | None = None, *, save_png: bool = False):
+        super().__init__(dataset_name, output_dir)
+        self._png_folder = Path(output_dir, "predictions") if output_dir and save_png else None
+
+    def reset(self) -> None:
+        self._predictions = []
+        self._outcomes: dict[Any, np.ndarray] = {}
+        data = read_panoptic_json(PathManager.get_local_path(self._metadata.panoptic_json))
+        self._annotations = {a["image_id"]: a for a in data.pop("annotations")}
+        self._description = data
+        if self._png_folder:
+            self._png_folder.mkdir(parents=True, exist_ok=True)
+        self._truth_folder = PathManager.get_local_path(self._metadata.panoptic_root)
+        self._quality = PanopticQuality(data["categories"])
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Compare the predictions for a batch of images.
+
+        Args:
+            inputs: dicts with "image_id" and "file_name".
+            outputs: dicts with "panoptic_seg": segment ids (H, W), and a list of dicts with "id",
+                "isthing" and "category_id" (contiguous), or with dataset ids without "isthing";
+                None for ids of the form category * label_divisor + instance, -1 for void.
+
+        Raises:
+            ValueError: the prediction does not fit the ground truth; names the image.
+        """
+        for one, output in zip(inputs, outputs, strict=True):
+            ids, infos = output["panoptic_seg"]
+            ids = ids.cpu().numpy()
+            if infos is None:
+                ids, infos = self._from_labels(ids)
+            segments = [self._convert_category_id(dict(info)) for info in infos]
+            file_name = f"{Path(one['file_name']).stem}.png"
+            prediction = {
+                "image_id": one["image_id"],
+                "file_name": file_name,
+                "segments_info": segments,
+            }
+            self._predictions.append(prediction)
+            if self._png_folder:
+                write_bytes(encode_image(id2rgb(ids), "PNG"), self._png_folder / file_name)
+            if annotation := self._annotations.get(one["image_id"]):
+                self._compare(ids, segments, annotation)
+
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Gather the predictions of all processes and compare; the result is the main process's.
+        """Gather the outcomes of all processes; the result is the main process's.
 
         Raises:
             ValueError: an image of the ground truth has no prediction.
         """
         comm.synchronize()
-        predictions = list(itertools.chain(*comm.gather(self._predictions)))
+        gathered = comm.gather((self._predictions, self._outcomes))
         if not comm.is_main_process():
             return None
-        ground_truth = _read_json(self._metadata.panoptic_json)
-        categories = {category["id"]: category for category in ground_truth["categories"]}
-        pairs = _pairs(ground_truth["annotations"], predictions)
-        with tempfile.TemporaryDirectory(prefix="panoptic_eval") as folder:
-            for prediction in predictions:
-                Path(folder, prediction["file_name"]).write_bytes(prediction.pop("png_string"))
-            if self._output_dir:
-                path = Path(self._output_dir, "predictions.json")
-                write_json({**ground_truth, "annotations": predictions}, path)
-            counts = _count(
-                pairs,
-                PathManager.get_local_path(self._metadata.panoptic_root),
-                folder,
-                categories,
+        outcomes = {image: rows for _, part in gathered for image, rows in part.items()}
+        require_predictions(list(self._annotations.values()), outcomes)
+        if self._output_dir:
+            predictions = [prediction for part, _ in gathered for prediction in part]
+            content = {**self._description, "annotations": predictions}
+            write_json(content, Path(self._output_dir, "predictions.json"))
+        # In the order of the ground truth, whatever process had an image.
+        categories = self._description["categories"]
+        result = PanopticResult.of_images(
+            categories, [outcomes[image] for image in self._annotations]
+        )
+        results = panoptic_results(result.counts(), categories)
+        log_details(result)
+        return results
+
+    def _compare(self, ids: np.ndarray, segments: list[dict], annotation: Annotation) -> None:
+        image = annotation["image_id"]
+        truth = read_panoptic_png(os.path.join(self._truth_folder, annotation["file_name"]))
+        try:
+            self._outcomes[image] = self._quality.outcomes(
+                ids, segments, truth, annotation["segments_info"]
             )
-        return _results(counts, categories)
+        except ValueError as error:
+            raise ValueError(f"image {image!r}: {error}") from error
 
-
-def _read_json(path: str) -> dict[str, Any]:
-    with PathManager.open(path, "r") as file:
-        return json.load(file)
-
-
-def _pairs(annotations: list[dict], predictions: list[dict]) -> list[tuple[dict, dict]]:
-    by_image = {prediction["image_id"]: prediction for prediction in predictions}
-    missing = [a["image_id"] for a in annotations if a["image_id"] not in by_image]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(annotations)} annotated images have no prediction, "
-            f"the first of them image {missing[0]!r}"
-        )
-    return [(annotation, by_image[annotation["image_id"]]) for annotation in annotations]
-
-
-def _count(
-    pairs: list[tuple[dict, dict]], truth_folder: str, folder: str, categories: dict[int, dict]
-) -> "PQStat":
-    """Matched, missed and wrong segments a class, counted by panopticapi's code in threads.
-
-    Its own pool would import PyTorch once a core where this process was not forked itself.
-    """
-    # Here, as panopticapi is not a package requirement.
-    from panopticapi.evaluation import PQStat, pq_compute_single_core
-
-    counts = PQStat()
-    with (
-        ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool,
-        contextlib.redirect_stdout(io.StringIO()),  # it reports every image by print
-    ):
-        counts_of_images = pool.map(
-            lambda pair: pq_compute_single_core(0, [pair], truth_folder, folder, categories), pairs
-        )
-        # Only on a terminal: a file of messages would get a line for each step of the bar.
-        bar = tqdm(counts_of_images, "Panoptic quality", len(pairs), delay=1, disable=None)
-        for counts_of_image in bar:
-            counts += counts_of_image
-    return counts
-
-
-def _results(counts: "PQStat", categories: dict[int, dict]) -> OrderedDict[str, dict[str, float]]:
-    per_class = {id_: _class_quality(counts, id_) for id_ in categories}
-    results, summary = {}, []
-    for suffix, (title, is_thing) in GROUPS.items():
-        group = [
-            quality
-            for id_, quality in per_class.items()
-            if is_thing in (None, bool(categories[id_]["isthing"])) and quality is not None
+    def _from_labels(self, labels: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Ids and segments of a map with category * label_divisor + instance, -1 for void."""
+        things = set(self._metadata.thing_dataset_id_to_contiguous_id.values())
+        values = np.unique(labels)
+        categories = values // self._metadata.label_divisor
+        segments = [
+            {"id": value + 1, "category_id": category, "isthing": category in things}
+            for value, category in zip(values.tolist(), categories.tolist(), strict=True)
+            if value != -1
         ]
-        means = [_mean(values) for values in zip(*group, strict=True)] or [math.nan] * 3
-        results |= {metric + suffix: mean for metric, mean in zip(METRICS, means, strict=True)}
-        summary.append((title, *means, f"{len(group)} classes"))
-    rows = []
-    for id_, quality in per_class.items():
-        name, count = categories[id_]["name"], counts[id_]
-        results[f"PQ-{name}"] = quality[0] if quality else math.nan
-        if quality:
-            rows.append((name, *quality, f"tp {count.tp} fp {count.fp} fn {count.fn}"))
-    table = tabulate(
-        [*summary, *rows], ("", *METRICS, ""), floatfmt=".1f", tablefmt="pipe", missingval="-"
-    )
-    logger.info("Panoptic quality (classes that occur):\n%s", table)
-    return OrderedDict(panoptic_seg=results)
-
-
-def _class_quality(counts: "PQStat", category_id: int) -> tuple[float, float, float] | None:
-    """PQ, SQ and RQ of a class in percent; None where neither truth nor prediction has it."""
-    count = counts[category_id]
-    total = count.tp + 0.5 * count.fp + 0.5 * count.fn
-    if total == 0:
-        return None
-    segmentation = count.iou / count.tp if count.tp else 0.0
-    return (
-        100 * float(count.iou / total),
-        100 * float(segmentation),
-        100 * float(count.tp / total),
-    )
-
-
-def _mean(values: tuple[float, ...]) -> float:
-    return sum(values) / len(values)
+        return labels + 1, segments

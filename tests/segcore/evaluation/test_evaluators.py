@@ -12,7 +12,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators, SemSegEvaluator
 
 from segcore.errors import DataError
-from segcore.evaluation import InstanceSegEvaluator, PanopticEvaluator, build_evaluator
+from segcore.evaluation import (
+    InstanceSegEvaluator,
+    PanopticapiEvaluator,
+    PanopticEvaluator,
+    build_evaluator,
+)
 from segcore.evaluation import build as build_module
 
 from .conftest import CATEGORIES, empty_output, evaluate, perfect_output, register
@@ -62,19 +67,64 @@ def test_half_right_panoptic_quality(dataset):
     assert quality["PQ_st"] == pytest.approx(100)
 
 
-def test_result_of_our_evaluator_is_that_of_panopticapi(dataset, tmp_path: Path):
-    """Shifted masks, against ``pq_compute`` on the same files."""
+def shifted_output(number: int) -> dict:
+    ids, segments = perfect_output(number)["panoptic_seg"]
+    return {"panoptic_seg": (ids.roll(1, dims=1), segments)}
+
+
+def test_results_are_those_of_panopticapi(dataset, tmp_path: Path):
+    """Shifted masks, against ``pq_compute`` on the same files, and against our use of it."""
     from detectron2.evaluation import COCOPanopticEvaluator
 
-    def output(number):
-        result = perfect_output(number)
-        ids, segments = result["panoptic_seg"]
-        return {"panoptic_seg": (ids.roll(1, dims=1), segments)}
+    counted = evaluate(PanopticEvaluator(dataset), shifted_output)["panoptic_seg"]
+    reference = evaluate(PanopticapiEvaluator(dataset), shifted_output)["panoptic_seg"]
+    theirs = evaluate(COCOPanopticEvaluator(dataset, str(tmp_path)), shifted_output)
+    assert 0 < counted["PQ"] < 100
+    assert counted == reference
+    expected = theirs["panoptic_seg"]
+    assert {name: counted[name] for name in expected} == pytest.approx(expected)
 
-    ours = evaluate(PanopticEvaluator(dataset), output)["panoptic_seg"]
-    theirs = evaluate(COCOPanopticEvaluator(dataset, str(tmp_path)), output)["panoptic_seg"]
-    assert 0 < theirs["PQ"] < 100
-    assert {name: ours[name] for name in theirs} == pytest.approx(theirs)
+
+def test_panopticapi_is_one_key_away(dataset, config):
+    cfg = config("panoptic")
+    cfg.TEST.PANOPTIC_EVALUATOR = "panopticapi"
+    assert type(build_evaluator(cfg, dataset)) is PanopticapiEvaluator
+
+
+@pytest.mark.parametrize("kind", ["segcore", "panopticapi"])
+def test_saved_predictions_are_read_by_panopticapi(dataset, config, tmp_path: Path, kind: str):
+    from panopticapi.evaluation import pq_compute
+
+    cfg = config("panoptic")
+    cfg.TEST.PANOPTIC_EVALUATOR, cfg.TEST.SAVE_PANOPTIC = kind, True
+    quality = evaluate(build_evaluator(cfg, dataset, str(tmp_path / "out")), shifted_output)
+    result = pq_compute(
+        str(tmp_path / "panoptic.json"),
+        str(tmp_path / "out" / "predictions.json"),
+        gt_folder=str(tmp_path),
+    )
+    assert 100 * result["All"]["pq"] == pytest.approx(quality["panoptic_seg"]["PQ"])
+
+
+def test_labels_instead_of_segments(dataset):
+    """Category * label_divisor + instance, -1 for void, as Panoptic-DeepLab predicts."""
+
+    def output(number):
+        ids, segments = perfect_output(number)["panoptic_seg"]
+        labels = torch.full_like(ids, -1)
+        for segment in segments:
+            labels[ids == segment["id"]] = segment["category_id"] * 1000 + segment["id"]
+        return {"panoptic_seg": (labels, None)}
+
+    assert evaluate(PanopticEvaluator(dataset), output)["panoptic_seg"]["PQ"] == 100
+
+
+def test_wrong_prediction_is_refused_with_its_image(dataset):
+    evaluator = PanopticEvaluator(dataset)
+    evaluator.reset()
+    wrong = {"panoptic_seg": (torch.zeros(3, 3, dtype=torch.int32), [])}
+    with pytest.raises(ValueError, match=r"image 1: prediction: expected shape \(12, 16\)"):
+        evaluator.process([{"image_id": 1, "file_name": "photo_0.jpg"}], [wrong])
 
 
 @pytest.mark.parametrize(("isthing", "absent"), [(1, "PQ_st"), (0, "PQ_th")])
