@@ -1,7 +1,8 @@
 """Checkpoints: safe reading of every usual format, one table of what was loaded, class names."""
 
-from segcore.checkpoint.checkpointer import CONFIG_KEY, SafeCheckpointer, last_checkpoint
+from segcore.checkpoint.checkpointer import CONFIG_KEY, SafeCheckpointer
 from segcore.checkpoint.files import local_file, read_checkpoint, write_checkpoint
+from segcore.checkpoint.folder import last_checkpoint
 from segcore.checkpoint.metadata import class_metadata, plain_metadata, use_class_metadata
 from segcore.checkpoint.names import Renaming, rename_on_load
 from segcore.checkpoint.report import LoadReport

@@ -2,16 +2,16 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from segcore.checkpoint.classes import (
     ClassRows,
@@ -22,43 +22,53 @@ from segcore.checkpoint.classes import (
     stored_class_count,
 )
 from segcore.checkpoint.files import local_file, read_checkpoint, write_checkpoint
+from segcore.checkpoint.folder import last_checkpoint, tag_last_checkpoint
 from segcore.checkpoint.metadata import METADATA_KEY, class_metadata, plain_metadata
-from segcore.checkpoint.reading import reading
+from segcore.checkpoint.model_state import (
+    HEURISTICS_KEY,
+    State,
+    find_renames,
+    load_state,
+    required_entries,
+    without_wrapper_prefix,
+)
 from segcore.checkpoint.report import LoadReport
+from segcore.checkpoint.sharing import SharedFile, from_main_process, shared_file
 from segcore.checkpoint.training_state import load_training_state
 from segcore.errors import CheckpointError, ConfigError
-from segcore.files import atomic_file
-from segcore.loggers import without_warnings_of
 from segcore.text import printable
 
-State = OrderedDict[str, torch.Tensor]
-WRAPPER_PREFIX = "module."
 CONFIG_KEY = "config"
-HEURISTICS_KEY = "matching_heuristics"
-LAST_CHECKPOINT = "last_checkpoint"
-MAX_FILE_NAME = 255
 
 
 class SafeCheckpointer(DetectionCheckpointer):
     """Loads ``.pkl``, ``.pth`` and ``.safetensors`` without executing what they hold.
 
-    It differs from the stock class in this: files are read by ``read_checkpoint``; what was loaded,
-    renamed, missing, left over or of another shape is logged as one table and kept in ``report``;
-    a model may offer ``checkpoint_renames`` (see ``names.Renaming``) for the names of other
-    layouts, which are then renamed before shapes are compared, or dropped; classes are matched by
-    their names, if the model offers ``class_rows`` (see ``classes.ClassRows``); files are written
-    atomically and take the config and the names of the classes along.
+    Differs from Detectron2's class as follows:
+
+    * Files are read by :func:`read_checkpoint`.
+    * Entries that are loaded, renamed, missing, left over or of another shape are logged as one
+      table and kept in ``report``.
+    * A model may offer ``checkpoint_renames`` (see ``names.Renaming``) for the names of other
+      layouts, which are then renamed before shapes are compared, or dropped.
+    * Classes are matched by their names, if the model offers ``class_rows`` (see
+      ``classes.ClassRows``).
+    * Files are written atomically and take the config and the names of the classes along.
+    * Processes that cannot see a file get its bytes from the main process, and so the state of the
+      training as well, not the weights alone.
 
     Args:
         model: the model, or one wrapped for data-parallel training.
-        save_dir: where checkpoints are written and the last one is found.
+        save_dir: folder for checkpoints, in which the last one is found.
         save_to_disk: by default on the main process only.
         metadata: of the data set that the model is trained or evaluated on; its classes are stored
             in every checkpoint, and compared with those of a checkpoint that is loaded.
         config: stored in every checkpoint.
-        complete: as evaluation and prediction need it, all weights must come from the file, and
-            its classes must be those of ``metadata``.
-        checkpointables: what else has a state, such as ``trainer``.
+        complete: require all weights from the file, and the classes of ``metadata``, as evaluation
+            and prediction need it.
+        collective: all processes of the job load together, and the main process decides which
+            file; by default if ``model`` is a DistributedDataParallel, as in Detectron2.
+        checkpointables: other objects with a state, such as ``trainer``.
     """
 
     def __init__(
@@ -70,23 +80,31 @@ class SafeCheckpointer(DetectionCheckpointer):
         metadata: Metadata | None = None,
         config: CfgNode | None = None,
         complete: bool = False,
+        collective: bool | None = None,
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.metadata = metadata
         self.config = config
         self.complete = complete
+        if collective is None:
+            collective = isinstance(model, DistributedDataParallel)
+        self.collective = collective
         self.report: LoadReport | None = None
 
     @classmethod
     def for_evaluation(cls, model: nn.Module, cfg: CfgNode) -> "SafeCheckpointer":
-        """The checkpointer that evaluates a model on the first data set of ``DATASETS.TEST``."""
+        """Build a checkpointer that loads a model to evaluate it on ``DATASETS.TEST``.
+
+        The classes of the first of these data sets count. All processes of a job must load.
+        """
         names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
         return cls(
             model,
             cfg.OUTPUT_DIR,
             metadata=MetadataCatalog.get(names[0]) if names else None,
             complete=not cfg.TEST.ALLOW_MISSING_WEIGHTS,
+            collective=True,
         )
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -105,11 +123,20 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with atomic_file(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
-            file.write(last_filename_basename.encode())
+        tag_last_checkpoint(self.save_dir, last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        return str(last_checkpoint(self.save_dir) or "")
+        """Return the last checkpoint of ``save_dir`` ("" without one).
+
+        Raises:
+            CheckpointError: see :func:`last_checkpoint`.
+        """
+        find = partial(last_checkpoint, self.save_dir)
+        path = from_main_process(find) if self.collective else find()
+        return "" if path is None else str(path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a file or Detectron2 URL; an empty path loads nothing.
@@ -125,12 +152,12 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         if path:
             path, heuristics = split_heuristics(path)
-            path = local_file(path, self.path_manager)
-            self.logger.info(f"Loading checkpoint {printable(path)}")
-            checkpoint = read_checkpoint(path)
+            with self._open(path) as (local, source):
+                self.logger.info(f"Loading checkpoint {printable(source)}")
+                checkpoint = read_checkpoint(local)
             if heuristics:
                 checkpoint[HEURISTICS_KEY] = True
-            return self.load_checkpoint(checkpoint, path, checkpointables)
+            return self.load_checkpoint(checkpoint, source, checkpointables)
         if self.complete:
             raise ConfigError(
                 "no weights: expected a checkpoint as MODEL.WEIGHTS, as results of random weights "
@@ -165,9 +192,16 @@ class SafeCheckpointer(DetectionCheckpointer):
             rest.pop(key)
         return rest
 
+    def _open(self, path: str) -> AbstractContextManager[SharedFile]:
+        find = partial(local_file, path, self.path_manager)
+        if self.collective:
+            return shared_file(find)
+        file = find()
+        return nullcontext(SharedFile(file, source=file))
+
     def _load_model(self, checkpoint: dict[str, Any], *, resumes: bool = False) -> None:
-        state = _without_wrapper_prefix(checkpoint.pop("model"))
-        renames = _renames(self.model, state, checkpoint, self.report.source)
+        state = without_wrapper_prefix(checkpoint.pop("model"))
+        renames = find_renames(self.model, state, checkpoint, self.report.source)
         state = self._match_classes(state, renames, class_metadata(checkpoint), resumes)
         load_state(self.model, state, renames, self.report)
         missing = required_entries(self.model).intersection(self.report.fresh())
@@ -200,7 +234,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _match_classes(
         self, state: State, renames: Mapping[str, Any], stored: Metadata | None, resumes: bool
     ) -> State:
-        """The state with its classes in the order of ``metadata``.
+        """Return the state with its classes in the order of ``metadata``.
 
         Raises:
             CheckpointError: the classes are others, and must be the same.
@@ -256,166 +290,5 @@ def split_heuristics(path: str) -> tuple[str, bool]:
     return file, value == "True"
 
 
-def last_checkpoint(folder: str | Path) -> Path | None:
-    """The file that ``last_checkpoint`` in a training output folder names, None without one.
-
-    Raises:
-        CheckpointError: it names no file of the folder.
-    """
-    pointer = Path(folder, LAST_CHECKPOINT)
-    if not pointer.is_file():
-        return None
-    with reading(pointer), open(pointer, "rb") as file:
-        name = file.read(MAX_FILE_NAME + 1).decode().strip()
-    if not name or name in (".", "..") or Path(name).name != name or "\0" in name:
-        raise CheckpointError(
-            f"{printable(pointer)}: expected the name of a file in the same folder, "
-            f"got '{printable(name, 80)}'"
-        )
-    return Path(folder, name)
-
-
-def required_entries(model: nn.Module) -> set[str]:
-    """Names of the state dict that results depend on: parameters, and statistics of norms.
-
-    Integers count batches or index tables of fixed content; the criterion serves training.
-    """
-    return {
-        name
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if (isinstance(tensor, nn.Parameter) or tensor.is_floating_point())
-        and not name.startswith("criterion.")
-    }
-
-
 def _class_rows(model: nn.Module) -> ClassRows:
     return model.class_rows() if hasattr(model, "class_rows") else {}
-
-
-def load_state(
-    model: nn.Module,
-    state: Mapping[str, torch.Tensor],
-    renames: Mapping[str, str | None],
-    report: LoadReport,
-) -> None:
-    """Load what fits by name and shape, and write into ``report`` what became of the entries.
-
-    Args:
-        state: names -> tensors, with module versions in ``_metadata`` where the file had them.
-        renames: name in ``state`` -> name in the model, None for an entry to drop.
-
-    Raises:
-        CheckpointError: two entries claim the same name, or a tensor is of another kind of numbers
-            than the model's or not finite.
-    """
-    own = model.state_dict(keep_vars=True)
-    fitting = OrderedDict()
-    if hasattr(state, "_metadata"):
-        fitting._metadata = state._metadata
-    names_in_file: dict[str, str] = {}
-    for old, tensor in state.items():
-        name = renames.get(old, old)
-        if name is None:
-            report.dropped.append(old)
-            continue
-        if name in names_in_file:
-            both = f"{printable(names_in_file[name])} and {printable(old)}"
-            raise CheckpointError(f"{printable(report.source)}: both {both} mean {printable(name)}")
-        names_in_file[name] = old
-        if name in own and name != old:
-            report.renamed[old] = name
-        if name in own and not _fits(tensor, own[name]):
-            report.other_shape[name] = (tuple(tensor.shape), tuple(own[name].shape))
-        else:
-            if name in own:
-                _require_usable(tensor, own[name], name, report.source)
-            fitting[name] = tensor
-
-    with reading(report.source):
-        incompatible = model.load_state_dict(fitting, strict=False)
-    report.left_over = [names_in_file.get(name, name) for name in incompatible.unexpected_keys]
-    if fitting.keys() - own.keys() <= set(incompatible.unexpected_keys):
-        absent = own.keys() - fitting.keys()
-    else:  # the model took names that are not its own: only it knows what it found
-        absent = set(incompatible.missing_keys)
-    report.missing = _missing(own, absent, report.other_shape)
-    fresh = set(report.fresh())
-    report.loaded = [name for name in own if name not in fresh]
-    sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
-    report.parameters_total = sum(sizes.values())
-    report.parameters_loaded = sum(sizes.get(key, 0) for key in {id(own[n]) for n in report.loaded})
-
-
-def _missing(own: State, absent: set[str], other_shape: Iterable[str]) -> list[str]:
-    """Absent names; a parameter shared by two modules is there once one of its names is."""
-    present = {id(tensor) for name, tensor in own.items() if name not in absent}
-    return [
-        name
-        for name, tensor in own.items()
-        if name in absent and name not in other_shape and id(tensor) not in present
-    ]
-
-
-def _require_usable(tensor: torch.Tensor, own: torch.Tensor, name: str, source: str) -> None:
-    if tensor.is_floating_point() != own.is_floating_point():
-        raise CheckpointError(
-            f"{printable(source)}: entry {printable(name)} is of {tensor.dtype}, "
-            f"expected {own.dtype}"
-        )
-    known = tensor.is_floating_point() and not tensor.is_meta
-    if known and not tensor.to(own.dtype).isfinite().all():
-        raise CheckpointError(
-            f"{printable(source)}: entry {printable(name)} has values that are not finite"
-        )
-
-
-def _fits(tensor: torch.Tensor, own: torch.Tensor) -> bool:
-    return nn.parameter.is_lazy(own) or tensor.shape == own.shape
-
-
-def _without_wrapper_prefix(state: State) -> State:
-    """Names as they are without the wrapper of data-parallel training."""
-    if state and all(name.startswith(WRAPPER_PREFIX) for name in state):
-        nn.modules.utils.consume_prefix_in_state_dict_if_present(state, WRAPPER_PREFIX)
-    return state
-
-
-def _renames(
-    model: nn.Module, state: State, checkpoint: Mapping[str, Any], source: str
-) -> dict[str, str | None]:
-    if state and checkpoint.get(HEURISTICS_KEY) is True:
-        author = checkpoint.get("__author__")
-        with reading(source):  # Detectron2's conversions rely on names and shapes
-            return match_by_suffix(
-                model, state, caffe2=isinstance(author, str) and author == "Caffe2"
-            )
-    offered = getattr(model, "checkpoint_renames", None)
-    return dict(offered(list(state))) if offered else {}
-
-
-def match_by_suffix(model: nn.Module, state: State, caffe2: bool) -> dict[str, str]:
-    """Detectron2's matching of a backbone's names with the ends of the model's names.
-
-    ``state`` takes the values that Detectron2's conversion gives (Caffe2 orders some classes
-    otherwise), under the names of the file.
-
-    Returns:
-        name in the file -> name in the model, also where only the shape differs.
-    """
-    own = model.state_dict()
-    # Its messages on the matching are repeated by the table.
-    with without_warnings_of(align_and_update_state_dicts.__module__):
-        aligned = align_and_update_state_dicts(own, dict(state), caffe2)
-    names = {id(tensor): name for name, tensor in state.items()}
-    renames = {}
-    for new, tensor in aligned.items():
-        old = names.get(id(tensor), new)
-        state[old] = tensor
-        renames[old] = new if new in own else _only_end(new, own.keys() - aligned.keys())
-    return renames
-
-
-def _only_end(name: str, candidates: Iterable[str]) -> str:
-    """The one candidate that ends in ``name``, or ``name`` itself."""
-    matches = [candidate for candidate in candidates if candidate.endswith("." + name)]
-    return matches[0] if len(matches) == 1 else name

@@ -7,7 +7,7 @@ from panoptic_segformer.checkpoint_names import rename_official
 from parity.golden import parametrize_keys
 from parity.panoptic_segformer.model import official_entries, published_cfg
 from segcore.checkpoint import LoadReport
-from segcore.checkpoint.checkpointer import load_state
+from segcore.checkpoint.model_state import load_state
 
 DEAD = ("cls_thing_branches", "reg_branches2", "num_batches_tracked")
 
