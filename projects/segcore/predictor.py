@@ -1,4 +1,4 @@
-"""Prediction from Python: a config and weights, or what a training has left, to results."""
+"""Prediction from Python: from a config and weights, or the output of a training, to results."""
 
 import itertools
 import threading
@@ -41,7 +41,7 @@ from segcore.visualization import categories_of
 
 Photo = np.ndarray | Image.Image | str | Path
 
-# Of Pillow's images, those that become RGB without loss of what is seen.
+# Modes of Pillow's images with 8 bits a channel, which become RGB without loss.
 PIXEL_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 CONFIG_SUFFIXES = {".yaml", ".yml"}
 FINAL_CHECKPOINT = "model_final.pth"
@@ -50,13 +50,13 @@ _numbers = itertools.count()
 
 
 class Predictor:
-    """A model ready for photos, with the pixels, classes and results of evaluation.
+    """Predictor for photos, with the pixels, classes and results of evaluation.
 
     ::
 
-        predictor = segcore.Predictor("output")                       # of a training
-        predictor = segcore.Predictor("model_final.pth")              # carries its config
-        predictor = segcore.Predictor("configs/x.yaml", "model.pkl")  # of other programs
+        predictor = segcore.Predictor("output")                       # folder of a training
+        predictor = segcore.Predictor("model_final.pth")              # file with its config
+        predictor = segcore.Predictor("configs/x.yaml", "model.pkl")  # file of another program
         panoptic_map, segments = predictor("photo.jpg")["panoptic_seg"]
 
     Nothing in the files is executed, and every weight of the model must come from them. Classes
@@ -107,7 +107,7 @@ class Predictor:
         else:
             setup_own_data(cfg, quick=True)
         self.cfg = cfg
-        self.metadata: Metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        self.metadata = _metadata(cfg, weights)
         self.model = build_model(cfg).eval()
         SafeCheckpointer(
             self.model, metadata=self.metadata, complete=not cfg.TEST.ALLOW_MISSING_WEIGHTS
@@ -128,8 +128,8 @@ class Predictor:
 
         Returns:
             Detectron2's results on the CPU, at the size of the photo: those of "panoptic_seg"
-            (ids (H, W), segments_info), "instances", "sem_seg" (K, H, W) that the model gives. A
-            dictionary for one photo, else a list.
+            (ids (H, W), segments_info), "instances", "sem_seg" (K, H, W) that the model gives;
+            from classifiers "class_logits" (K,). A dictionary for one photo, else a list.
 
         Raises:
             ImageError: a photo cannot be read, or is of another kind.
@@ -145,13 +145,22 @@ class Predictor:
             images: see :meth:`__call__`.
 
         Returns:
-            Of each photo those of "panoptic_seg" as before, "semantic_map" (integer classes
-            (H, W)), "instances" (with ``pred_masks_rle`` instead of ``pred_masks``).
+            For each photo those of "panoptic_seg" as before, "semantic_map" (integer classes
+            (H, W)), "instances" (with ``pred_masks_rle`` instead of ``pred_masks``) that the model
+            gives.
+
+        Raises:
+            ConfigError: the model classifies images.
         """
+        if not hasattr(self.model, "predict_compact"):
+            raise ConfigError(
+                "predict_compact: expected a model that segments images, got "
+                f"{type(self.model).__name__}"
+            )
         return self._each(images, lambda inputs: self.model.predict_compact([inputs])[0])
 
     def inputs(self, image: Photo) -> dict[str, Any]:
-        """A photo as evaluation gives it to the model: "image" (3, h, w) uint8, "height", "width".
+        """Return the model's input as in evaluation: "image" (3, h, w) uint8, "height", "width".
 
         Raises:
             ImageError: see :meth:`__call__`.
@@ -176,7 +185,7 @@ class Predictor:
             return {name: _to_cpu(result) for name, result in predict(inputs).items()}
 
     def _read(self, image: Photo) -> np.ndarray:
-        """(H, W, C) as INPUT.FORMAT says."""
+        """Return the pixels (H, W, C) in the channel order of INPUT.FORMAT."""
         image_format = self.cfg.INPUT.FORMAT
         if isinstance(image, str | Path):
             return read_image(image, image_format, self.cfg.INPUT.MAX_PIXELS)
@@ -208,7 +217,7 @@ def _is_config(config: CfgNode | str | Path) -> bool:
 def _config_and_weights(
     config: CfgNode | str | Path | None, weights: str | Path | None, options: list[str]
 ) -> tuple[CfgNode | None, str]:
-    """The config, where one is given or the folder of a training has one, and a file."""
+    """Return the config, if one is given, and the file of the weights."""
     if isinstance(config, CfgNode):
         cfg = config.clone()
         cfg.defrost()
@@ -240,7 +249,7 @@ def _checkpoint_of_folder(folder: Path) -> Path:
 
 
 def _config_of(checkpoint: dict[str, Any], path: str) -> CfgNode:
-    """The config that a checkpoint carries, or else lies beside it."""
+    """Return the config that a checkpoint carries, or that lies beside it."""
     text = checkpoint.get(CONFIG_KEY)
     if isinstance(text, str):
         return config_from_yaml(text, path)
@@ -251,6 +260,17 @@ def _config_of(checkpoint: dict[str, Any], path: str) -> CfgNode:
         f"{printable(path)} carries no config, as files of other programs: give the config that it "
         "was trained with, too"
     )
+
+
+def _metadata(cfg: CfgNode, weights: str) -> Metadata:
+    """Return the classes of the config's first data set."""
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    if not names:
+        raise ConfigError(
+            f"{printable(weights)} has no class names, and the config no data set that has: name "
+            "one that is registered as DATASETS.TRAIN, or set DATASETS.PANOPTIC"
+        )
+    return MetadataCatalog.get(names[0])
 
 
 def _choose_device(cfg: CfgNode, device: str | None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import Metadata
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
@@ -24,6 +24,7 @@ from segcore.checkpoint import (
 from segcore.config import get_cfg
 from segcore.data.mappers import build_test_mapper
 from segcore.errors import CheckpointError, ConfigError, ImageError, UnsafeCheckpointError
+from small_models import SMALL_MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "_base_"
 CLASSES = {
@@ -32,27 +33,12 @@ CLASSES = {
     "thing_dataset_id_to_contiguous_id": {17: 0, 18: 1},
     "stuff_dataset_id_to_contiguous_id": {17: 0, 18: 1, 187: 2},
 }
+THREE_CLASSES = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "INPUT.MIN_SIZE_TEST": 40,
     "INPUT.MAX_SIZE_TEST": 64,
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
-    "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
-    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
-    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
-    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
-    "MODEL.MASK_FORMER.DEC_LAYERS": 2,
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 4,
-    "MODEL.AFF.EMBED_DIM": [8, 8, 8, 8],
-    "MODEL.AFF.DEPTHS": [1, 1, 1, 1],
-    "MODEL.AFF.NUM_HEADS": [2, 2, 2, 2],
-    "MODEL.PANOPTIC_SEGFORMER.HIDDEN_DIM": 32,
-    "MODEL.PANOPTIC_SEGFORMER.DIM_FEEDFORWARD": 32,
-    "MODEL.PANOPTIC_SEGFORMER.ENC_LAYERS": 1,
-    "MODEL.PANOPTIC_SEGFORMER.LOCATION_LAYERS": 1,
-    "MODEL.PANOPTIC_SEGFORMER.THING_MASK_LAYERS": 1,
-    "MODEL.PANOPTIC_SEGFORMER.STUFF_MASK_LAYERS": 1,
-    "MODEL.PANOPTIC_SEGFORMER.NUM_THING_QUERIES": 4,
+    **SMALL_MODELS,
 }
 SYSTEMS = {
     "mask2former": ("mask2former_small.yaml", {}),
@@ -72,17 +58,34 @@ def configuration(system: str = "mask2former"):
     return cfg
 
 
+def with_data_set(cfg):
+    """The config with a registered data set, whose classes count where a checkpoint has none."""
+    MetadataCatalog.get("three_classes").set(**CLASSES)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("three_classes",)
+    return cfg
+
+
 def train(folder: Path, system: str = "mask2former") -> Path:
     """The output folder of a training: config.yaml, model_final.pth, last_checkpoint."""
     cfg = configuration(system)
     of_model = cfg.clone()
-    metadata = Metadata(name="own").set(**CLASSES)
+    metadata = Metadata(name="three_classes").set(**CLASSES)
     use_class_metadata(of_model, metadata, "test_predictor")
     torch.manual_seed(0)
     model = build_model(of_model)
     SafeCheckpointer(model, str(folder), metadata=metadata, config=cfg).save("model_final")
     (folder / "config.yaml").write_text(cfg.dump())
     return folder
+
+
+class Touch:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +188,14 @@ def test_checkpoint_without_config_asks_for_one(trained, tmp_path):
         segcore.Predictor(path)
 
 
+def test_classes_must_come_from_somewhere(trained, tmp_path):
+    path = without(trained, tmp_path / "official.pkl", "metadata")
+    with pytest.raises(ConfigError, match=r"official\.pkl has no class names.*DATASETS\.TRAIN"):
+        segcore.Predictor(configuration(), path)
+    made = segcore.Predictor(with_data_set(configuration()), path, options=THREE_CLASSES)
+    assert made.metadata.name == "three_classes"
+
+
 def test_options_change_the_config_that_a_checkpoint_carries(trained):
     options = ["INPUT.MIN_SIZE_TEST", "24", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"]
     made = segcore.Predictor(trained, options=options)
@@ -240,15 +251,44 @@ def test_wrong_arguments(trained, tmp_path):
 
 
 def test_malicious_weights_are_not_executed(trained, tmp_path):
-    class Touch:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path / 'executed'}",)
-
     path = tmp_path / "evil.pkl"
-    path.write_bytes(pickle.dumps({"model": Touch()}))
+    path.write_bytes(pickle.dumps({"model": Touch(tmp_path / "executed")}))
     with pytest.raises(UnsafeCheckpointError, match=r"evil\.pkl is refused"):
         segcore.Predictor(configuration(), path)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("system", ["mask2former", "panoptic_segformer"])
+class TestFilesOfMMDetection:
+    """``{"meta", "state_dict"}``; official files of Panoptic SegFormer are in this form."""
+
+    META = {"mmdet_version": "2.18.0", "CLASSES": ("cat", "dog", "sky"), "epoch": 24}  # noqa: RUF012
+
+    def test_known_names(self, system, tmp_path):
+        state = read_checkpoint(train(tmp_path, system) / "model_final.pth")["model"]
+        torch.save({"meta": self.META, "state_dict": state}, tmp_path / "epoch_24.pth")
+        cfg = with_data_set(configuration(system))
+        made = segcore.Predictor(cfg, tmp_path / "epoch_24.pth", options=THREE_CLASSES)
+        expected = segcore.Predictor(tmp_path)
+        assert_equal(made(pixels()), expected(pixels()))
+
+    @pytest.mark.parametrize("name", ["panoptic_head.cls_embed.weight", "backbone.norm3.weight"])
+    def test_names_of_its_own_models(self, system, tmp_path, name):
+        path = tmp_path / "mmdet.pth"
+        torch.save({"meta": self.META, "state_dict": {name: torch.ones(8)}}, path)
+        with pytest.raises(CheckpointError) as caught:
+            segcore.Predictor(with_data_set(configuration(system)), path)
+        assert "mmdet.pth: nothing in this checkpoint fits" in str(caught.value)
+        assert "written by MMDetection" in str(caught.value)
+        assert "take the file that the official code of the paper offers" in str(caught.value)
+
+    def test_executable_meta(self, system, tmp_path):
+        path = tmp_path / "mmdet.pth"
+        meta = {**self.META, "config": Touch(tmp_path / "executed")}
+        torch.save({"meta": meta, "state_dict": {"a": torch.ones(1)}}, path)
+        with pytest.raises(UnsafeCheckpointError, match="save the weights alone with the program"):
+            segcore.Predictor(configuration(system), path)
+        assert not (tmp_path / "executed").exists()
 
 
 def test_weights_of_another_model_are_refused(trained):

@@ -32,6 +32,7 @@ from segcore.checkpoint.model_state import (
     required_entries,
     without_wrapper_prefix,
 )
+from segcore.checkpoint.names import is_from_mmdetection
 from segcore.checkpoint.report import LoadReport
 from segcore.checkpoint.sharing import SharedFile, from_main_process, shared_file
 from segcore.checkpoint.training_state import load_training_state
@@ -39,6 +40,10 @@ from segcore.errors import CheckpointError, ConfigError
 from segcore.text import printable
 
 CONFIG_KEY = "config"
+MMDETECTION_HINT = (
+    "\nThe file was written by MMDetection, whose own models have other layers and names: take the "
+    "file that the official code of the paper offers (Panoptic SegFormer's is in this form, too)"
+)
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -207,16 +212,18 @@ class SafeCheckpointer(DetectionCheckpointer):
         missing = required_entries(self.model).intersection(self.report.fresh())
         incomplete = bool(self.complete and missing)
         nothing_fits = not self.report.loaded
-        log = self.logger.warning if incomplete or nothing_fits else self.logger.info
-        log(self.report.table())
+        hint = MMDETECTION_HINT if missing and is_from_mmdetection(checkpoint) else ""
+        log = self.logger.warning if incomplete or nothing_fits or hint else self.logger.info
+        log(self.report.table() + hint)
         if nothing_fits:
             raise CheckpointError(
                 f"{printable(self.report.source)}: nothing in this checkpoint fits the model: does "
                 "it belong to this config? Its first entry is "
                 f"'{printable(next(iter(state), ''), 80)}', the model's '{next(iter(missing), '')}'"
+                + hint
             )
         if incomplete:
-            raise CheckpointError(self._incomplete_message(missing))
+            raise CheckpointError(self._incomplete_message(missing) + hint)
 
     def _incomplete_message(self, missing: set[str]) -> str:
         report, rows = self.report, _class_rows(self.model)

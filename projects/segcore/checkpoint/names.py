@@ -1,17 +1,29 @@
-"""Names of official checkpoints, taken as ours wherever a state dict is loaded."""
+"""Names of entries in the checkpoints of other programs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-# Names of a state dict -> those that differ from ours, with our names; None: it has no use here.
+# Maps the names of a state dict that differ from ours to our names, or to None for unused entries.
 Renaming = Callable[[Iterable[str]], dict[str, str | None]]
+
+# MMDetection and its engine write their versions into "meta", beside "state_dict".
+_MMDETECTION_VERSIONS = {"mmdet_version", "mmcv_version", "mmengine_version"}
+
+
+def is_from_mmdetection(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether the entries of a file beside the weights are those of MMDetection.
+
+    The official code of Panoptic SegFormer is built on it, so that its files are too.
+    """
+    meta = checkpoint.get("meta")
+    return isinstance(meta, Mapping) and not _MMDETECTION_VERSIONS.isdisjoint(meta)
 
 
 def rename_on_load(model: nn.Module, renaming: Renaming) -> None:
-    """Let ``model.load_state_dict`` take the names that ``renaming`` knows, too."""
+    """Make ``model.load_state_dict`` also accept the names that ``renaming`` knows."""
     model.register_load_state_dict_pre_hook(partial(_rename, renaming))
 
 

@@ -1,4 +1,4 @@
-"""What every reader of checkpoint files does with a file that it cannot use."""
+"""Errors of checkpoint files that cannot be used, in one form for every reader."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,9 @@ def reading(path: str | Path) -> Iterator[None]:
     except UnsafeCheckpointError as error:
         raise UnsafeCheckpointError(
             f"{name} is refused: {error}. A checkpoint may hold tensors, NumPy arrays and plain "
-            "containers, nothing else, because a pickle can execute any code."
+            "containers, nothing else, because a pickle can execute any code.\n"
+            "If you trust it, save the weights alone with the program that has written it: "
+            "torch.save({'state_dict': model.state_dict()}, 'weights.pth')"
         ) from None
     except CheckpointError:
         raise
