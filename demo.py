@@ -22,6 +22,7 @@ from segcore.requirements import require_detectron2
 require_detectron2()
 
 import segcore.data  # noqa: F401, registers the data sets
+from segcore.data.images import read_image
 from segcore.demo import (
     PhotoPredictor,
     ResultWriter,
@@ -30,7 +31,6 @@ from segcore.demo import (
     exit_on_termination,
     has_results,
     predict_photos,
-    read_photo,
 )
 from segcore.engine import output_folder, run_log
 from segcore.program import run_program
@@ -156,7 +156,7 @@ def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argpars
     writer = ResultWriter(args.output, predictor.categories, args.score_threshold)
 
     def predict(path: Path) -> str:
-        photo = read_photo(path, predictor.cfg.INPUT.MAX_PIXELS)
+        photo = read_image(path, "BGR", predictor.cfg.INPUT.MAX_PIXELS)
         focus = attention = None
         if args.show_focus:
             focus = predictor.focus(photo)

@@ -24,8 +24,9 @@ from PIL import Image
 from tabulate import tabulate
 
 from segcore.config import get_cfg
+from segcore.data.images import read_image
 from segcore.data.mappers.augmentation import resize_for_test
-from segcore.demo import ResultWriter, read_photo
+from segcore.demo import ResultWriter
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/quickstart/mask2former_R18.yaml"
 PARTS = ("read", "predict", "write")
@@ -73,7 +74,7 @@ def make_run(path: Path, queries: int, segments: int, seconds_file: Path) -> Cal
 
     def run() -> None:
         seconds = [time.process_time()]
-        photo = read_photo(path)
+        photo = read_image(path, "BGR")
         seconds.append(time.process_time())
         pixels = augmentation.get_transform(photo).apply_image(photo)
         image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

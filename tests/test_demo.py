@@ -226,15 +226,15 @@ def test_json_of_what_was_done_after_an_interrupt_or_error(
 ):
     photos = [photo(tmp_path / f"{name}.png") for name in "abc"]
     photo(tmp_path / "a_narrow.png", 3, 2000)
-    real = demo.read_photo
+    real = demo.read_image
     for error, code in ((KeyboardInterrupt(), 130), (full_disk(), 1)):
 
-        def read(path, max_pixels, error=error):
+        def read(path, *args, error=error):
             if path == photos[1]:
                 raise error
-            return real(path, max_pixels)
+            return real(path, *args)
 
-        monkeypatch.setattr(demo, "read_photo", read)
+        monkeypatch.setattr(demo, "read_image", read)
         weights = ("--weights", trained / "model.pth", "--output", tmp_path / "out")
         assert run(demo, trained, tmp_path, *weights) == code
         printed, errors = capsys.readouterr()

@@ -21,11 +21,11 @@ from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
 from segcore.config import load_projects
-from segcore.data.images import encode_image
+from segcore.data.images import encode_image, read_image
 from segcore.data.own_data import setup_own_data
 from segcore.data.panoptic_format import read_panoptic_png
 from segcore.data.quickstart import generate
-from segcore.demo import PhotoPredictor, read_photo
+from segcore.demo import PhotoPredictor
 from segcore.engine import Trainer, output_folder, run_log, setup_config
 from segcore.files import write_bytes
 from segcore.program import run_program
@@ -94,7 +94,7 @@ def prediction_sheet(cfg: CfgNode, weights: Path) -> np.ndarray:
     predictor = PhotoPredictor(cfg, str(weights))
     rows = []
     for record in DatasetCatalog.get(cfg.DATASETS.TEST[0])[:PICTURES_ON_SHEET]:
-        photo = read_photo(record["file_name"])
+        photo = read_image(record["file_name"], "BGR")
         rgb = np.ascontiguousarray(photo[:, :, ::-1])
         truth = read_panoptic_png(record["pan_seg_file_name"]), record["segments_info"]
         drawings = (

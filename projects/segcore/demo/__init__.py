@@ -1,7 +1,7 @@
-"""Prediction on photos: what ``demo.py`` is made of."""
+"""Prediction on photos: the parts of ``demo.py``."""
 
 from segcore.demo.batch import collect_photos, exit_on_termination, predict_photos
-from segcore.demo.photos import find_photos, read_photo
+from segcore.demo.photos import find_photos
 from segcore.demo.predictor import DemoError, PhotoPredictor
 from segcore.demo.results import ResultWriter, check_output, has_results
 
@@ -15,5 +15,4 @@ __all__ = [
     "find_photos",
     "has_results",
     "predict_photos",
-    "read_photo",
 ]

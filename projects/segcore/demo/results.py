@@ -20,13 +20,12 @@ from segcore.inference import QueryAttention
 from segcore.text import printable
 from segcore.visualization import (
     Row,
+    SegmentMap,
     draw_attention,
     draw_focus,
     draw_instances,
     draw_panoptic,
     draw_semantic,
-    extents,
-    index_map,
     instance_rows,
     panoptic_rows,
     semantic_rows,
@@ -112,10 +111,11 @@ class ResultWriter:
         with _all_or_nothing() as written:
             if "panoptic_seg" in result:
                 ids, segments = result["panoptic_seg"]
-                annotations.append(self._panoptic_annotation(image, stem, ids.numpy(), segments))
+                segment_map = SegmentMap.from_ids(ids.numpy(), [s["id"] for s in segments])
+                annotations.append(self._panoptic_annotation(image, stem, segments, segment_map))
                 self._save(written, "panoptic", stem, _id_colors(ids.numpy()))
-                overlay = draw_panoptic(rgb, ids, segments, self.categories)
-                areas = [segment["area"] for segment in annotations[0]["segments_info"]]
+                overlay = draw_panoptic(rgb, segment_map, segments, self.categories)
+                areas = [extent.area for extent in segment_map.extents]
                 rows = panoptic_rows(areas, segments, self.categories, ids.numel())
             elif instances is not None:
                 overlay = draw_instances(rgb, instances, self.categories)
@@ -194,9 +194,8 @@ class ResultWriter:
         return next(free)
 
     def _panoptic_annotation(
-        self, image: dict, stem: str, ids: np.ndarray, segments: Sequence[dict]
+        self, image: dict, stem: str, segments: Sequence[dict], segment_map: SegmentMap
     ) -> dict:
-        indices = index_map(ids, [segment["id"] for segment in segments])
         return {
             "image_id": image["id"],
             "file_name": f"{stem}.png",
@@ -208,7 +207,7 @@ class ResultWriter:
                     "area": extent.area,
                     "bbox": list(extent.box),
                 }
-                for segment, extent in zip(segments, extents(indices, len(segments)), strict=True)
+                for segment, extent in zip(segments, segment_map.extents, strict=True)
             ],
         }
 

@@ -4,7 +4,7 @@ from segcore.visualization.attention import draw_attention
 from segcore.visualization.classes import categories_of
 from segcore.visualization.focus import draw_focus
 from segcore.visualization.overlay import draw_instances, draw_panoptic, draw_semantic
-from segcore.visualization.segment_map import extents, index_map, strips
+from segcore.visualization.segment_map import SegmentMap, strips
 from segcore.visualization.sheet import sheet
 from segcore.visualization.table import (
     Row,
@@ -16,15 +16,14 @@ from segcore.visualization.table import (
 
 __all__ = [
     "Row",
+    "SegmentMap",
     "categories_of",
     "draw_attention",
     "draw_focus",
     "draw_instances",
     "draw_panoptic",
     "draw_semantic",
-    "extents",
     "format_rows",
-    "index_map",
     "instance_rows",
     "panoptic_rows",
     "semantic_rows",

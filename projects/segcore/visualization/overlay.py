@@ -14,20 +14,20 @@ from segcore.visualization.colors import mean_colors, segment_colors
 from segcore.visualization.labels import drawable_name
 from segcore.visualization.painting import blend, label_picture, outline
 from segcore.visualization.placement import place_labels
-from segcore.visualization.segment_map import extents, index_map, strips
+from segcore.visualization.segment_map import SegmentMap, strips
 
 OPACITY = 0.55
 LABEL_OPACITY = 0.8
 EDGE_COLOR = (255, 255, 240)
 SHADOW_COLOR = (30, 30, 30)
-# Of the root of the picture's area, with a least number of pixels.
+# Share of the root of the picture's area, and least number of pixels.
 LINE_WIDTH = 1 / 700, 1
 FONT_SIZE = 1 / 55, 11
 
 
 def draw_panoptic(
     image: np.ndarray,
-    panoptic: torch.Tensor | np.ndarray,
+    panoptic: torch.Tensor | np.ndarray | SegmentMap,
     segments: Sequence[Mapping[str, Any]],
     categories: Sequence[Category],
     scale: float = 1.0,
@@ -36,7 +36,7 @@ def draw_panoptic(
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        panoptic: (H, W) integer segment ids.
+        panoptic: (H, W) integer segment ids, or the map of ``segments`` that is made of them.
         segments: Detectron2's ``segments_info``: "id", "category_id" (contiguous), "isthing".
         categories: see :func:`categories_of`.
         scale: of the result in comparison with the photo.
@@ -44,11 +44,12 @@ def draw_panoptic(
     Returns:
         uint8 RGB, (H, W, 3) times ``scale``.
     """
-    indices = index_map(_array(panoptic), [segment["id"] for segment in segments])
+    if not isinstance(panoptic, SegmentMap):
+        panoptic = SegmentMap.from_ids(_array(panoptic), [segment["id"] for segment in segments])
     shown = [categories[segment["category_id"]] for segment in segments]
     names = [drawable_name(category) for category in shown]
     are_things = [bool(segment["isthing"]) for segment in segments]
-    return _draw(image, indices, shown, names, are_things, scale)
+    return _draw(image, panoptic, shown, names, are_things, scale)
 
 
 def draw_instances(
@@ -77,7 +78,7 @@ def draw_instances(
         f"{drawable_name(category)} {score:.0%}"
         for category, score in zip(shown, instances.scores.tolist(), strict=True)
     ]
-    return _draw(image, indices, shown, names, [True] * len(shown), scale)
+    return _draw(image, SegmentMap(indices, len(shown)), shown, names, [True] * len(shown), scale)
 
 
 def draw_semantic(
@@ -95,8 +96,8 @@ def draw_semantic(
     classes = np.flatnonzero(present[:-1])
     shown = [categories[label] for label in classes]
     names = [drawable_name(category) for category in shown]
-    indices = index_map(labels, classes.tolist())
-    return _draw(image, indices, shown, names, [False] * len(shown), scale)
+    segment_map = SegmentMap.from_ids(labels, classes.tolist())
+    return _draw(image, segment_map, shown, names, [False] * len(shown), scale)
 
 
 def instance_areas(instances: Instances) -> np.ndarray:
@@ -117,20 +118,20 @@ def _masks(instances: Instances, order: Sequence[int]) -> Iterator[np.ndarray]:
 
 def _draw(
     image: np.ndarray,
-    indices: np.ndarray,
+    segment_map: SegmentMap,
     categories: Sequence[Category],
     names: Sequence[str],
     are_things: Sequence[bool],
     scale: float,
 ) -> np.ndarray:
-    """Draw segments: i + 1 in ``indices`` (H, W) stands for that of ``categories[i]``."""
+    """Draw segments, the classes of which are ``categories``."""
     image = np.array(image, order="C")
     if scale != 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-        indices = cv2.resize(indices, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        segment_map = segment_map.resized(*image.shape[1::-1])
     if not categories:
         return image
-    found = extents(indices, len(categories))
+    indices = segment_map.indices
     colors = segment_colors(
         [category["color"] for category in categories],
         are_things,
@@ -147,9 +148,10 @@ def _draw(
         label_picture(name, font_size, color) for name, color in zip(names, colors, strict=True)
     ]
     sizes = [label.shape[1::-1] for label in labels]
-    for label, place in zip(labels, place_labels(indices, found, are_things, sizes), strict=True):
-        if place is not None:
-            left, top = place
+    corners = place_labels(indices, segment_map.extents, are_things, sizes)
+    for label, corner in zip(labels, corners, strict=True):
+        if corner is not None:
+            left, top = corner
             below = image[top : top + label.shape[0], left : left + label.shape[1]]
             below[:] = cv2.addWeighted(below, 1 - LABEL_OPACITY, label, LABEL_OPACITY, 0)
     return image

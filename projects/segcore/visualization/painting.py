@@ -20,7 +20,7 @@ def blend(image: np.ndarray, indices: np.ndarray, colors: np.ndarray, opacity: f
 
     Args:
         image: (H, W, 3) uint8, contiguous.
-        indices: (H, W) integers, 0 = no segment, see ``segment_map.index_map``.
+        indices: (H, W) integers, 0 = no segment, see ``segment_map.SegmentMap``.
         colors: (n, 3) uint8, of the segments 1, 2, ...
         opacity: share of the color.
     """

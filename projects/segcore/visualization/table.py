@@ -11,7 +11,7 @@ from tabulate import tabulate
 from segcore.data.panoptic_format import Category
 from segcore.text import printable
 from segcore.visualization.overlay import instance_areas
-from segcore.visualization.segment_map import extents, index_map
+from segcore.visualization.segment_map import SegmentMap
 
 MAX_NAME_LENGTH = 60  # characters
 
@@ -69,10 +69,10 @@ def instance_rows(instances: Instances, categories: Sequence[Category]) -> list[
 
 def semantic_rows(labels: np.ndarray, categories: Sequence[Category]) -> list[Row]:
     """Classes of a label map (H, W) by falling area."""
-    indices = index_map(labels, range(len(categories)))
+    classes = SegmentMap.from_ids(labels, range(len(categories)))
     rows = [
         Row(category["name"], bool(category["isthing"]), extent.area / labels.size, None)
-        for category, extent in zip(categories, extents(indices, len(categories)), strict=True)
+        for category, extent in zip(categories, classes.extents, strict=True)
         if extent.area
     ]
     return sorted(rows, key=lambda row: -row.area)

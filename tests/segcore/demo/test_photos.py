@@ -1,15 +1,13 @@
-"""Which files are photos, and what their pixels are."""
+"""Photos among the files and folders of a command line."""
 
 import os
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from segcore.demo import find_photos, read_photo
+from segcore.data.images import read_image
+from segcore.demo import find_photos
 from segcore.errors import ImageError
-
-EXIF_ORIENTATION = 0x0112
 
 
 def save(path, mode="RGB", size=(8, 4), **options):
@@ -27,36 +25,16 @@ def test_files_and_folders(tmp_path):
     assert find_photos([other, tmp_path / "folder", missing, a]) == [other, b, a, missing]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
-def test_every_color_mode_becomes_bgr(tmp_path, mode):
-    photo = read_photo(save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), mode))
-    assert (photo.shape, photo.dtype) == ((4, 8, 3), np.uint8)
-
-
-def test_channel_order(tmp_path):
-    Image.new("RGB", (2, 2), (250, 100, 10)).save(tmp_path / "a.png")
-    assert read_photo(tmp_path / "a.png")[0, 0].tolist() == [10, 100, 250]
-
-
-def test_exif_orientation(tmp_path):
-    upright = np.zeros((4, 8, 3), np.uint8)
-    upright[0, :] = 255
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 6  # to be turned clockwise for viewing
-    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), upright)
-
-
 def test_unreadable_files_say_why(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(ImageError, match=r"text\.jpg: .*its content is not JPEG"):
-        read_photo(tmp_path / "text.jpg")
+        read_image(tmp_path / "text.jpg")
     with pytest.raises(ImageError, match=r"none\.jpg: .*No such file"):
-        read_photo(tmp_path / "none.jpg")
+        read_image(tmp_path / "none.jpg")
     path = save(tmp_path / "cut.png", size=(300, 300))
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(ImageError, match=r"cut\.png: "):
-        read_photo(path)
+        read_image(path)
 
 
 def test_folder_that_cannot_be_listed_is_named_by_reading(tmp_path, monkeypatch):
@@ -66,7 +44,7 @@ def test_folder_that_cannot_be_listed_is_named_by_reading(tmp_path, monkeypatch)
     monkeypatch.setattr("os.scandir", scandir)
     assert find_photos([tmp_path]) == [tmp_path]
     with pytest.raises(ImageError, match="got a folder"):
-        read_photo(tmp_path)
+        read_image(tmp_path)
 
 
 def test_strange_names_in_a_folder(tmp_path):
@@ -79,4 +57,4 @@ def test_strange_names_in_a_folder(tmp_path):
     (tmp_path / "circle.png").symlink_to(tmp_path)
     assert find_photos([tmp_path]) == sorted([loop, *named])
     with pytest.raises(ImageError, match=r"a\\nb\.png: expected at most 1 pixels"):
-        read_photo(tmp_path / "a\nb.png", max_pixels=1)
+        read_image(tmp_path / "a\nb.png", max_pixels=1)

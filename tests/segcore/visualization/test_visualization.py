@@ -11,13 +11,12 @@ from detectron2.structures import Boxes, Instances
 
 from segcore.visualization import (
     Row,
+    SegmentMap,
     categories_of,
     draw_instances,
     draw_panoptic,
     draw_semantic,
-    extents,
     format_rows,
-    index_map,
     instance_rows,
     panoptic_rows,
     semantic_rows,
@@ -202,8 +201,8 @@ class TestColors:
 class TestLabels:
     @staticmethod
     def place(indices, sizes):
-        found = extents(indices, len(sizes))
-        return place_labels(indices, found, [True] * len(sizes), sizes)
+        extents = SegmentMap(indices, len(sizes)).extents
+        return place_labels(indices, extents, [True] * len(sizes), sizes)
 
     def test_inside_of_a_ring_not_in_its_hole(self):
         indices = np.zeros((100, 100), np.uint8)
@@ -236,9 +235,9 @@ class TestLabels:
 
 class TestSegmentMap:
     def test_extents(self, ids):
-        indices = index_map(ids.numpy(), [2, 7, 1])
-        assert indices.dtype == np.uint8
-        assert [(e.area, e.box) for e in extents(indices, 3)] == [
+        segment_map = SegmentMap.from_ids(ids.numpy(), [2, 7, 1])
+        assert segment_map.indices.dtype == np.uint8
+        assert [(e.area, e.box) for e in segment_map.extents] == [
             (1200, (60, 0, 20, 60)),
             (0, (0, 0, 0, 0)),
             (900, (10, 10, 30, 30)),
@@ -246,10 +245,20 @@ class TestSegmentMap:
 
     def test_ids_out_of_the_list(self):
         ids = np.array([[-1, 0, 1, 2**24]])
-        assert index_map(ids, [0]).tolist() == [[0, 1, 0, 0]]
-        assert index_map(ids, [2**24, 1]).tolist() == [[0, 0, 2, 1]]
-        assert index_map(ids, []).tolist() == [[0, 0, 0, 0]]
-        assert index_map(np.uint8([[255]]), range(300)).tolist() == [[256]]
+        for segment_ids, expected in (
+            ([0], [[0, 1, 0, 0]]),
+            ([2**24, 1], [[0, 0, 2, 1]]),
+            ([], [[0, 0, 0, 0]]),
+        ):
+            assert SegmentMap.from_ids(ids, segment_ids).indices.tolist() == expected
+        assert SegmentMap.from_ids(np.uint8([[255]]), range(300)).indices.tolist() == [[256]]
+
+    def test_drawing_takes_ids_or_their_map(self, grey, ids):
+        segment_map = SegmentMap.from_ids(ids.numpy(), [1, 2])
+        for scale in (1, 2):
+            drawn = draw_panoptic(grey, segment_map, SEGMENTS, CATEGORIES, scale)
+            expected = draw_panoptic(grey, ids, SEGMENTS, CATEGORIES, scale)
+            np.testing.assert_array_equal(drawn, expected)
 
 
 class TestTables:
