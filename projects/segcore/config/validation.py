@@ -5,6 +5,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+import segcore.config.relations
 import segcore.config.values  # noqa: F401 adds the rules
 from segcore.config.faults import raise_faults
 from segcore.config.rules import RELATIONS, RULES

@@ -1,9 +1,10 @@
 """Prediction on photos: the parts of ``demo.py``."""
 
 from segcore.demo.batch import collect_photos, exit_on_termination, predict_photos
+from segcore.demo.output import check_output, has_results
 from segcore.demo.photos import find_photos
 from segcore.demo.predictor import DemoError, PhotoPredictor
-from segcore.demo.results import ResultWriter, check_output, has_results
+from segcore.demo.results import ResultWriter
 
 __all__ = [
     "DemoError",
