@@ -43,7 +43,7 @@ NUMBER = re.compile(r"-?\d+")
 
 
 class DemoParser(argparse.ArgumentParser):
-    """The arguments of this program; photos may stand before, between and after all options."""
+    """Parser of the arguments; photos may stand before, between and after all options."""
 
     def __init__(self):
         super().__init__(description=__doc__.partition("\n")[0], allow_abbrev=False)
@@ -84,7 +84,7 @@ class DemoParser(argparse.ArgumentParser):
         )
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
-        """Parse, and give what follows the values of ``--opts`` and ``--show-attention`` back."""
+        """Parse; take what follows the values of ``--opts`` and ``--show-attention`` for photos."""
         args = list(sys.argv[1:] if args is None else args)
         end = args.index("--") if "--" in args else len(args)
         parsed = self.parse_intermixed_args(args[:end], namespace)
@@ -102,9 +102,9 @@ class DemoParser(argparse.ArgumentParser):
         if parsed.show_attention is not None:
             queries = []
             for values in parsed.show_attention:
-                numbers = list(takewhile(NUMBER.fullmatch, values))
-                queries += map(int, numbers)
-                parsed.photos += values[len(numbers) :]
+                indices = list(takewhile(NUMBER.fullmatch, values))
+                queries += map(int, indices)
+                parsed.photos += values[len(indices) :]
             parsed.show_attention = queries
         if not parsed.output:
             self.error("--output: expected a folder, got ''")
@@ -116,7 +116,7 @@ class DemoParser(argparse.ArgumentParser):
 
 
 def share(text: str) -> float:
-    """A number in [0, 1]."""
+    """Parse a number in [0, 1]."""
     with suppress(ValueError):
         if 0 <= (value := float(text)) <= 1:
             return value
@@ -128,7 +128,7 @@ def is_config_key(text: str) -> bool:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Predict all photos; returns the exit code."""
+    """Predict all photos; return the exit code."""
     photos, empty = collect_photos(args.photos)
     check_output(args.output, photos)
     with run_log(None):
@@ -173,7 +173,7 @@ def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argpars
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """The whole program on these arguments; returns the exit code."""
+    """Run the program on these arguments; return the exit code."""
     return run_program(main, DemoParser(), argv)
 
 

@@ -55,7 +55,7 @@ def setup(cfg: CfgNode, args: Namespace) -> None:
 
 @contextmanager
 def owned_output(cfg: CfgNode, args: Namespace) -> Iterator[None]:
-    """Hold ``OUTPUT_DIR`` on the main process, and write the logs of all there."""
+    """Hold ``OUTPUT_DIR`` on the main process; write the logs of all processes there."""
     with ExitStack() as stack:
         if comm.is_main_process():
             trains_anew = not (args.resume or args.eval_only)
@@ -66,7 +66,7 @@ def owned_output(cfg: CfgNode, args: Namespace) -> Iterator[None]:
 
 
 def main(args: Namespace) -> dict:
-    """The work of one process of the job."""
+    """Do the work of one process of the job."""
     cfg = load_config(args.config_file, args.opts)
     with owned_output(cfg, args):
         setup(cfg, args)
@@ -108,7 +108,7 @@ def check_data(args: Namespace) -> int:
 
 
 def run(argv: list[str] | None = None) -> int:
-    """The whole program on these arguments; returns the exit code."""
+    """Run the program on these arguments; return the exit code."""
     return run_program(command, argument_parser(), argv)
 
 

@@ -34,7 +34,7 @@ def make_model(size: str) -> nn.Module:
 
 
 def operators(kind: str):
-    """Within it the operators are the compiled ones ("ours"), or PyTorch ("twin")."""
+    """Run the operators in this context as compiled ("ours") or as PyTorch ("twin") code."""
     if kind == "ours":
         return nullcontext()
     return patch.dict(LIBRARIES, {d: Library(Path(), "switched off") for d in LIBRARIES})

@@ -43,7 +43,7 @@ def gather_clusters(
     blank_k: Tensor,
     blank_v: Tensor,
 ) -> Tensor:
-    """The operator where all clusters are full, by rows of whole clusters."""
+    """Attend by rows of whole clusters, as is possible where all clusters are full."""
     batch, tokens, heads, channels = q.shape
     clusters = neighborhood.clusters.long()
     image = torch.arange(batch, device=q.device)[:, None, None]
@@ -72,7 +72,7 @@ OPERATORS = {
 
 
 def make_inputs(dtype: torch.dtype, device: str) -> tuple:
-    """The arguments of the operators, those that have one with gradient."""
+    """Return the arguments of the operators, those that have a gradient with one."""
     generator = torch.Generator().manual_seed(0)
     precision = torch.float64 if dtype == torch.float64 else torch.float32
     side = torch.arange(SIDE, dtype=torch.float32)
@@ -97,7 +97,7 @@ def make_inputs(dtype: torch.dtype, device: str) -> tuple:
 
 
 def make_run(operator: str, dtype: str, device: str, backward: bool) -> Callable[[], object]:
-    """A function that runs an operator once, forward, or forward and backward."""
+    """Return a function that runs an operator once: forward, or forward and backward."""
     arguments = make_inputs(getattr(torch, dtype), device)
     inputs = [tensor for tensor in arguments if getattr(tensor, "requires_grad", False)]
     grad_output = torch.randn(1, SIDE * SIDE, HEADS * CHANNELS).to(arguments[0])

@@ -1,4 +1,4 @@
-"""How the benchmarks measure time and memory."""
+"""Measurement of time and memory."""
 
 import multiprocessing
 import statistics
@@ -27,7 +27,7 @@ def median_seconds(
 
 
 def peak_mebibytes(make: Callable[..., Callable[[], object]], *arguments, device: str) -> float:
-    """Peak memory of ``make(*arguments)()`` beyond what ``make`` left; in a process of its own."""
+    """Measure the peak memory of ``make(*arguments)()`` beyond ``make``'s, in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_here, (make, arguments, device))
 

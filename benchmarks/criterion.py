@@ -2,10 +2,10 @@
 
     python -m benchmarks.criterion [--device cpu|cuda] [--targets 20] [--repeats 3]
 
-100 queries, 133 classes, 10 prediction levels with masks of 256x256, targets of 1024x1024, 12544
-points. "Plain" is level by level and image by image: floating-point target masks, a binary cross
-entropy each for ones and zeros in the matching cost, a copy to the host for every cost matrix. Both
-run in turns in one process, times are medians; memory is the extra peak of a process of its own.
+100 queries, 133 classes, 10 predictions with masks of 256x256, targets of 1024x1024, 12,544 points.
+"Plain" takes one prediction and image at a time: floating-point target masks, binary cross entropy
+for ones and for zeros in the matching cost, a copy to the host for every cost matrix. Both run in
+turns in one process; times are medians, memory is the extra peak of a separate process.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from mask2former.criterion import SetCriterion
 from segcore.losses import dice_loss, point_sample, uncertain_points
 from segcore.matching import HungarianMatcher
 
-QUERIES, CLASSES, LEVELS, POINTS = 100, 133, 10, 12544
+QUERIES, CLASSES, PREDICTIONS, POINTS = 100, 133, 10, 12544
 MASK_SIZE, TARGET_SIZE = 256, 1024
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
 
@@ -46,7 +46,7 @@ def official_criterion() -> SetCriterion:
 
 
 def plain_cost(logits: Tensor, masks: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Matching cost (Q, n) of one level and image."""
+    """Return the matching cost (Q, n) of one prediction and image."""
     points = torch.rand(1, POINTS, 2, device=masks.device)
     masks = point_sample(masks[None], points)[0]
     targets = point_sample(targets[None].float(), points)[0]
@@ -60,30 +60,30 @@ def plain_cost(logits: Tensor, masks: Tensor, labels: Tensor, targets: Tensor) -
     return MASK_WEIGHT * cross_entropy + CLASS_WEIGHT * class_cost + DICE_WEIGHT * dice
 
 
-def plain_match(levels: list[dict], targets: list[dict]) -> list[list[tuple]]:
+def plain_match(predictions: list[dict], targets: list[dict]) -> list[list[tuple]]:
     with torch.no_grad():
         return [
             [
                 linear_sum_assignment(plain_cost(logits, masks, *target.values()).cpu())
-                for logits, masks, target in zip(*level.values(), targets, strict=True)
+                for logits, masks, target in zip(*prediction.values(), targets, strict=True)
             ]
-            for level in levels
+            for prediction in predictions
         ]
 
 
-def plain_losses(levels: list[dict], targets: list[dict]) -> Tensor:
-    """Sum of all losses."""
+def plain_losses(predictions: list[dict], targets: list[dict]) -> Tensor:
+    """Return the sum of all losses."""
     total = 0.0
-    weight = torch.ones(CLASSES + 1, device=levels[0]["pred_masks"].device)
+    weight = torch.ones(CLASSES + 1, device=predictions[0]["pred_masks"].device)
     weight[-1] = 0.1
     num_masks = sum(len(target["labels"]) for target in targets)
-    for level, pairs in zip(levels, plain_match(levels, targets), strict=True):
-        classes = torch.full(level["pred_logits"].shape[:2], CLASSES, device=weight.device)
+    for prediction, pairs in zip(predictions, plain_match(predictions, targets), strict=True):
+        classes = torch.full(prediction["pred_logits"].shape[:2], CLASSES, device=weight.device)
         for image, (query, index) in enumerate(pairs):
             classes[image, query] = targets[image]["labels"][index]
-        total += F.cross_entropy(level["pred_logits"].transpose(1, 2), classes, weight)
+        total += F.cross_entropy(prediction["pred_logits"].transpose(1, 2), classes, weight)
         masks = torch.cat(
-            [m[query] for m, (query, _) in zip(level["pred_masks"], pairs, strict=True)]
+            [m[query] for m, (query, _) in zip(prediction["pred_masks"], pairs, strict=True)]
         )
         true = torch.cat(
             [t["masks"][index] for t, (_, index) in zip(targets, pairs, strict=True)]
@@ -98,16 +98,16 @@ def plain_losses(levels: list[dict], targets: list[dict]) -> Tensor:
 
 def make_batch(batch: int, num_targets: int, device: str) -> tuple[list[dict], list[dict]]:
     torch.manual_seed(0)
-    levels = [
+    predictions = [
         {
             "pred_logits": torch.randn(batch, QUERIES, CLASSES + 1, device=device),
             "pred_masks": torch.randn(batch, QUERIES, MASK_SIZE, MASK_SIZE, device=device),
         }
-        for _ in range(LEVELS)
+        for _ in range(PREDICTIONS)
     ]
-    for level in levels:
-        for prediction in level.values():
-            prediction.requires_grad_()
+    for prediction in predictions:
+        for tensor in prediction.values():
+            tensor.requires_grad_()
     size = (num_targets, TARGET_SIZE, TARGET_SIZE)
     targets = [
         {
@@ -116,28 +116,28 @@ def make_batch(batch: int, num_targets: int, device: str) -> tuple[list[dict], l
         }
         for _ in range(batch)
     ]
-    return levels, targets
+    return predictions, targets
 
 
 def variants(batch: int, num_targets: int, device: str) -> dict[str, dict[str, Callable]]:
-    """What is measured -> implementation -> function."""
-    levels, targets = make_batch(batch, num_targets, device)
+    """Return the functions to measure, by step and implementation."""
+    predictions, targets = make_batch(batch, num_targets, device)
     criterion = official_criterion().to(device)
-    outputs = {**levels[0], "aux_outputs": levels[1:]}
+    outputs = {**predictions[0], "aux_outputs": predictions[1:]}
 
     def backward(loss: Tensor) -> None:
-        for level in levels:
-            for prediction in level.values():
-                prediction.grad = None
+        for prediction in predictions:
+            for tensor in prediction.values():
+                tensor.grad = None
         loss.backward()
 
     return {
         "matching": {
-            "plain": lambda: plain_match(levels, targets),
-            "ours": lambda: criterion.matcher(levels, targets),
+            "plain": lambda: plain_match(predictions, targets),
+            "ours": lambda: criterion.matcher(predictions, targets),
         },
         "matching, losses, backward": {
-            "plain": lambda: backward(plain_losses(levels, targets)),
+            "plain": lambda: backward(plain_losses(predictions, targets)),
             "ours": lambda: backward(sum(criterion(outputs, targets).values())),
         },
     }

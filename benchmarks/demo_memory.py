@@ -33,7 +33,7 @@ PARTS = ("read", "predict", "write")
 
 
 def make_photo(megapixels: float, folder: Path) -> Path:
-    """A JPEG of coarse noise, 4 : 3; square from 64 megapixels."""
+    """Write a JPEG of coarse noise, 4 : 3; square from 64 megapixels."""
     ratio = 1.0 if megapixels >= 64 else 4 / 3
     height = round(math.sqrt(megapixels * 1e6 / ratio))
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
@@ -44,7 +44,7 @@ def make_photo(megapixels: float, folder: Path) -> Path:
 
 
 def make_run(path: Path, queries: int, segments: int, seconds_file: Path) -> Callable[[], None]:
-    """Build the model; what is returned runs the photo through it once."""
+    """Build the model; return a function that runs the photo through it once."""
     cfg = get_cfg()
     cfg.merge_from_file(str(CONFIG))
     cfg.merge_from_list(
@@ -95,7 +95,7 @@ def make_run(path: Path, queries: int, segments: int, seconds_file: Path) -> Cal
 def discs(
     queries: int, segments: int, num_classes: int, size: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Class logits (Q, K+1), of which ``segments`` are sure, and mask logits (Q, h, w) of discs."""
+    """Return class logits (Q, K+1), ``segments`` of them sure, and mask logits (Q, h, w): discs."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.zeros(queries, num_classes + 1)
     logits[:, -1] = 10.0

@@ -40,7 +40,7 @@ CASES = {
 
 
 def draw(folder: Path, size: tuple[int, int]) -> dict:
-    """A dataset dict with every kind of annotation; its files are written to ``folder``."""
+    """Return a dataset dict with every kind of annotation; write its files to ``folder``."""
     height, width = size
     generator = np.random.default_rng(0)
     points = generator.uniform((0, 0), size, (NUM_SEGMENTS, 2))

@@ -35,7 +35,7 @@ THINGS, STUFF = 80, 53
 
 
 def photo(size: tuple[int, int], targets: int) -> dict[str, Any]:
-    """A photo of noise, annotated with rectangles, every third of them stuff."""
+    """Return a photo of noise, annotated with rectangles, every third of them stuff."""
     generator = torch.Generator().manual_seed(0)
     height, width = size
     corners = torch.rand(targets, 2, generator=generator) * 0.7
@@ -55,7 +55,7 @@ def photo(size: tuple[int, int], targets: int) -> dict[str, Any]:
 def make_run(
     system: str, step: str, size: tuple[int, int], targets: int, device: str
 ) -> Callable[[], object]:
-    """The model is built; what is returned runs it once."""
+    """Build the model; return a function that runs it once."""
     file, options = SYSTEMS[system]
     cfg = get_cfg()
     cfg.merge_from_file(str(CONFIGS / file))

@@ -24,7 +24,7 @@ SPREAD = 2.0
 
 
 def make_inputs(dtype: torch.dtype, device: str, *, batch=1, heads=8, channels=32, points=4):
-    """Value, locations and weights, with gradients."""
+    """Return value, locations and weights, with gradients."""
     generator = torch.Generator().manual_seed(0)
     precision = torch.float64 if dtype == torch.float64 else torch.float32
     sizes = torch.tensor([(width, height) for height, width in SHAPES])
@@ -44,7 +44,7 @@ def make_inputs(dtype: torch.dtype, device: str, *, batch=1, heads=8, channels=3
 
 
 def make_run(operator: str, dtype: str, device: str, backward: bool) -> Callable[[], object]:
-    """A function that runs an operator once, forward, or forward and backward."""
+    """Return a function that runs an operator once: forward, or forward and backward."""
     value, locations, weights = inputs = make_inputs(getattr(torch, dtype), device)
     grad_output = torch.randn(*value.shape[:2], value.shape[2] * value.shape[3]).to(value)
 

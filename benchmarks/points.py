@@ -29,7 +29,7 @@ def grid() -> Tensor:
 
 
 def stages() -> list[Tensor]:
-    """Positions of the tokens of the four stages."""
+    """Return positions of the tokens of the four stages."""
     generator = torch.Generator().manual_seed(0)
     positions = [grid()]
     for count in TOKENS:
@@ -40,7 +40,7 @@ def stages() -> list[Tensor]:
 
 
 def clustering(positions: list[Tensor], cluster: Operator, nearest: Operator) -> None:
-    """Clusters and neighborhoods of four stages, and local strides of the second and third."""
+    """Return clusters and neighborhoods of four stages, local strides of the second and third."""
     for stage, tokens in enumerate(positions):
         order, centers = cluster(tokens, CLUSTER_SIZE, (SIDE, SIDE))
         nearest(tokens[:, order[0]], centers, CLUSTERS_PER_TOKEN)
@@ -49,7 +49,7 @@ def clustering(positions: list[Tensor], cluster: Operator, nearest: Operator) ->
 
 
 def merge_inputs(channels: int) -> tuple[tuple, tuple[int, ...]]:
-    """Stage 1 merges into a quarter of its tokens."""
+    """Return inputs of stage 1 merging into a quarter of its tokens."""
     order, centers = ops.balanced_clusters(grid(), CLUSTER_SIZE, (SIDE, SIDE))
     positions = grid()[:, order[0]]
     near = ops.knn(positions, centers, CLUSTERS_PER_TOKEN)
@@ -67,7 +67,7 @@ def merge_inputs(channels: int) -> tuple[tuple, tuple[int, ...]]:
 
 
 def convolution_inputs(channels: int) -> tuple[tuple, tuple[int, ...]]:
-    """The pixel decoder's convolution over nine neighbors."""
+    """Return inputs of the pixel decoder's convolution over nine neighbors."""
     members = ops.knn(grid(), grid(), 9)
     features = torch.randn(1, SIDE * SIDE, channels)
     return (features, grid(), grid(), members, None, None, *weight_net()), (0, 6, 7, 8, 9)
@@ -78,13 +78,13 @@ def weight_net() -> tuple[Tensor, ...]:
 
 
 def gather_inputs(channels: int) -> tuple[tuple, tuple[int, ...]]:
-    """Interpolation of 4,096 tokens on the grid."""
+    """Return inputs of the interpolation of 4,096 tokens on the grid."""
     indices = ops.knn(grid(), stages()[1], 4)
     return (torch.randn(1, TOKENS[0], channels), indices, torch.rand(indices.shape)), (0, 2)
 
 
 def deform_inputs(channels: int) -> tuple[tuple, tuple[int, ...]]:
-    """One encoder layer: all tokens of three levels, 8 heads, 4 points a level."""
+    """Return inputs of one encoder layer: all tokens of three levels, 8 heads, 4 points a level."""
     levels = stages()[1:]
     first, tables = 0, []
     for tokens in levels:
@@ -115,7 +115,7 @@ CASES = {
 
 
 def runs(operator: Operator, inputs: tuple, differentiable: tuple[int, ...]) -> tuple:
-    """Functions that run an operator once: forward, and forward and backward."""
+    """Return functions that run an operator once: forward, and forward and backward."""
     inputs = list(inputs)
     for i in differentiable:
         inputs[i] = inputs[i].detach().requires_grad_()

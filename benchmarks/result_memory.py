@@ -27,7 +27,7 @@ TENSOR_MEGAPIXELS = 4
 
 
 def draw_prediction(queries: int, megapixels: float, certain: int) -> MaskPrediction:
-    """Elliptic blobs, of which so many have a class that is certain."""
+    """Draw elliptic blobs, ``segments`` of which have a class that is certain."""
     generator = torch.Generator().manual_seed(0)
     height, width = (size // 4 for size in INPUT_SIZE)
     rows = torch.linspace(0, 1, height)[:, None]
@@ -59,7 +59,7 @@ def result_maker() -> ResultMaker:
 
 
 def prepare(compact: bool, *arguments) -> Callable[[], object]:
-    """A function that makes the results, for a process that has made small ones before."""
+    """Return a function that makes the results, in a process that has made small ones before."""
     torch.set_num_threads(1)
     maker = result_maker()
     make = maker.compact if compact else maker

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make ``.venv`` and install into it what the project needs, compiled operators included.
+"""Make ``.venv`` and install all that the project needs, compiled operators included.
 
     python3 tools/bootstrap.py [--cuda]
 
@@ -37,7 +37,7 @@ class SetupError(RuntimeError):
 
 
 class Step(NamedTuple):
-    """``run`` is due unless the stamp ``name`` matches the contents of the files ``inputs``."""
+    """Step of the set-up: due unless the stamp ``name`` matches the files ``inputs``."""
 
     name: str
     title: str
@@ -60,7 +60,7 @@ def install_detectron2() -> None:
 
 
 def build_operators(**environment: str) -> None:
-    """Compile csrc/ in place; the compiler's words go to ``BUILD_LOG``, errors are shown too."""
+    """Compile csrc/ in place; output goes to ``BUILD_LOG``, errors are shown too."""
     command = [str(PYTHON), "setup.py", "build_ext", "--inplace"]
     path = os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", os.defpath)])  # for ninja
     environment = {**os.environ, "PATH": path, **cuda_environment(), **environment}
@@ -103,7 +103,7 @@ STEPS = (
 
 
 def make_venv() -> None:
-    """Create ``.venv``, unless it is there and works."""
+    """Create ``.venv`` unless a working one exists."""
     if probe([PYTHON, "-m", "pip", "--version"]):
         return
     say(f"Making {VENV.name} with Python {sys.version.split()[0]}")
@@ -117,7 +117,7 @@ def make_venv() -> None:
 
 
 def cuda_environment() -> dict[str, str]:
-    """Where the toolkit of the PATH's nvcc is, and the headers that come with PyTorch; or nothing.
+    """Return variables with the toolkit of the PATH's nvcc and the headers of PyTorch, if any.
 
     nvcc may be a script that calls another, so it is asked where it lies. The toolkit may lack the
     headers of cuBLAS and the like that PyTorch's include.
@@ -143,7 +143,7 @@ def cuda_environment() -> dict[str, str]:
 
 
 def search_path(variable: str, *folders: Path) -> str:
-    """The path list of an environment variable with ``folders`` after what it holds."""
+    """Return the path list of an environment variable with ``folders`` appended."""
     return os.pathsep.join(filter(None, [os.environ.get(variable), *map(str, folders)]))
 
 
@@ -159,7 +159,7 @@ def build_cuda() -> None:
 
 
 def digest(step: Step) -> str:
-    """Fingerprint of the place and of the contents of the step's input files."""
+    """Return the fingerprint of the location and contents of the step's input files."""
     state = hashlib.sha256(str(ROOT).encode())
     for path in sorted(path for pattern in step.inputs for path in ROOT.glob(pattern)):
         state.update(str(path.relative_to(ROOT)).encode())
@@ -212,7 +212,7 @@ def run(command: list[str | Path], **environment: str) -> None:
 
 
 def probe(command: list[str | Path]) -> bool:
-    """Whether ``command`` can be run and succeeds."""
+    """Return whether ``command`` can be run and succeeds."""
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
     except OSError:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Convert checkpoints between .pkl, .pth and .safetensors; nothing that they hold is executed.
+"""Convert checkpoints between .pkl, .pth and .safetensors, without executing anything in them.
 
     python tools/convert_checkpoint.py model_final.pkl model.safetensors
     python tools/convert_checkpoint.py resnet101.pth R-101.pkl --backbone torchvision-resnet
@@ -46,7 +46,7 @@ KEPT_KEYS = ("model", "__author__", "matching_heuristics", "metadata", CONFIG_KE
 
 
 def convert(source: str, backbone: str | None, config_file: str | None) -> dict[str, Any]:
-    """The weights of a file in the form that is to be written."""
+    """Read the weights of a file, in the form to be written."""
     if config_file:
         return _through_model(source, config_file)
     checkpoint = read_checkpoint(source)
@@ -98,7 +98,7 @@ def convert_file(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The whole program on these arguments; returns the exit code."""
+    """Run the program on these arguments; return the exit code."""
     return run_program(convert_file, argument_parser(), arguments)
 
 

@@ -35,7 +35,7 @@ NEEDED = ("checkpoint", "config", "data", "engine", "evaluation", "modeling")
 
 
 class InstallError(RuntimeError):
-    """Something that the user has to know or do; shown without a traceback."""
+    """An error for the user to know or mend; shown without a traceback."""
 
 
 class Edit(NamedTuple):
@@ -165,10 +165,10 @@ def apply_edits(source: Path, edits: tuple[Edit, ...] = EDITS) -> None:
     for edit in edits:
         path = source / edit.file
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        found = text.count(edit.old)
-        if found != edit.count:
+        count = text.count(edit.old)
+        if count != edit.count:
             raise InstallError(
-                f"{edit.file}: expected {edit.count} time(s), found {found}: {edit.old!r} "
+                f"{edit.file}: expected {edit.count} time(s), found {count}: {edit.old!r} "
                 f"(to be edited because: {edit.reason})"
             )
         path.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
@@ -176,9 +176,9 @@ def apply_edits(source: Path, edits: tuple[Edit, ...] = EDITS) -> None:
 
 def check_sha256(path: Path, expected: str = SDIST_SHA256) -> None:
     """Refuse the file unless its SHA-256 is the expected one."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected:
-        raise InstallError(f"{path.name}: refused, its SHA-256 is {found}, expected {expected}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != expected:
+        raise InstallError(f"{path.name}: refused, its SHA-256 is {digest}, expected {expected}")
 
 
 def download_sdist(folder: Path) -> Path:
@@ -220,7 +220,7 @@ def install_from_index() -> None:
 
 
 def github_is_reachable() -> bool:
-    """Whether the official repository answers in time."""
+    """Return whether the official repository answers in time."""
     if shutil.which("git") is None:
         say("git is not installed, so GitHub cannot be asked")
         return False
@@ -248,7 +248,7 @@ def install_from_github() -> None:
 
 
 def installed_version() -> str | None:
-    """Version and place of an importable Detectron2; None, with the reason said, without one."""
+    """Return version and location of an importable Detectron2; else print why, return None."""
     script = (
         "import importlib, detectron2\n"
         f"for name in {NEEDED}: importlib.import_module('detectron2.' + name)\n"
@@ -266,7 +266,7 @@ def install(source: str = "auto") -> None:
     if importlib.util.find_spec("torch") is None:
         raise InstallError("PyTorch is not installed in this Python: install it first")
     if version := installed_version():
-        say(f"Detectron2 {version} is importable and kept")
+        say(f"Detectron2 {version} is importable and stays")
         return
     if source == "github":
         install_from_github()

@@ -26,7 +26,7 @@ TESTS = ("tests/segcore/ops", "tests/segcore/layers", "tests/csrc")
 
 
 def build() -> None:
-    """Make ``PACKAGES``, with objects of an earlier build where the sources are the same."""
+    """Build ``PACKAGES``, reusing objects of an earlier build with the same sources."""
     shutil.rmtree(PACKAGES, ignore_errors=True)
     environment = os.environ | {
         "SEGCORE_CPU_FLAGS": FLAGS,
@@ -43,7 +43,7 @@ def build() -> None:
 
 
 def runtimes() -> str:
-    """Libraries of the sanitizers, to be loaded before Python."""
+    """Return the libraries of the sanitizers, to be loaded before Python."""
     paths = [
         subprocess.check_output([os.environ.get("CXX", "g++"), f"-print-file-name={name}"])
         for name in ("libasan.so", "libubsan.so")

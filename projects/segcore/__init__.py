@@ -1,4 +1,4 @@
-"""What the segmentation projects share: operators, layers, backbones, data, training, evaluation.
+"""Shared parts of the segmentation systems: operators, layers, data, training, evaluation.
 
 Importing this package needs nothing, ``segcore.ops`` nothing but PyTorch.
 """

@@ -8,7 +8,7 @@ class UserError(Exception):
     """A file, an argument or a setting that cannot be used.
 
     The message stands alone: at most three lines that name the argument or file, what was expected
-    and what was found. Text that comes from a file is passed through
+    and what came. Text that comes from a file is passed through
     :func:`segcore.text.printable`.
 
     Attributes:

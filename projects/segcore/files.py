@@ -24,9 +24,9 @@ _counter = itertools.count()
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """Open a binary file for writing; it gets its name once all of it is on the disk.
+    """Open a binary file for writing; it gets its name once it is complete on the disk.
 
-    On any error nothing is left behind, and a file that had the name before stays as it was.
+    On any error no file is left behind, and an earlier file of that name stays.
     Encoders that write to the file descriptor themselves, such as Pillow's, ignore a full disk:
     encode into memory first and use :func:`write_bytes`.
 
@@ -99,20 +99,20 @@ def write_json(content: Any, path: str | Path) -> None:
 
 
 def relative_to(path: str | Path) -> str:
-    """Return what a message on a missing file adds: where a relative path starts, else ""."""
+    """Return the base of a relative path, as an addition to an error message; else ""."""
     if Path(path).is_absolute():
         return ""
     return f" (relative to the working directory {printable(os.getcwd(), 300)})"
 
 
 def remove_partial_files(folder: str | Path) -> int:
-    """Delete what killed processes left of files and folders that were written to ``folder``.
+    """Delete partial files and folders of killed processes from ``folder``.
 
-    To be called before this process writes any. Files of other running processes of this machine
-    stay, and those of other machines for a day.
+    Call it before this process writes any. Those of other running processes of this machine stay,
+    and those of other machines for a day.
 
     Returns:
-        the number of files and folders deleted.
+        The number of files and folders deleted.
     """
     abandoned = [path for path in Path(folder).rglob(".*.partial") if _is_abandoned(path)]
     for path in abandoned:
@@ -121,7 +121,7 @@ def remove_partial_files(folder: str | Path) -> int:
 
 
 def _partial(path: Path) -> Path:
-    # Not longer than the name itself may be, and telling whose it is.
+    # Short, whatever the name is, and with the process that writes it.
     return path.with_name(f".{socket.gethostname()}-{os.getpid()}-{next(_counter)}.partial")
 
 

@@ -22,7 +22,7 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
 
     The box of a mask with one pixel (x, y) is (x, y, x + 1, y + 1), that of an empty one all 0.
     """
-    pixels = masks.view(torch.uint8)  # which a CPU reduces 20 times faster than bool
+    pixels = masks.view(torch.uint8)  # reduced 20 times faster than bool on a CPU
     x0, x1 = _extent(pixels.amax(dim=1).bool())
     y0, y1 = _extent(pixels.amax(dim=2).bool())
     return torch.stack((x0, y0, x1, y1), dim=1).to(torch.float32)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_warnings_of(name: str) -> Iterator[None]:
-    """Let a library's logger say errors only."""
+    """Silence a library's logger except for errors."""
     log = logging.getLogger(name)
     level = log.level
     log.setLevel(logging.ERROR)

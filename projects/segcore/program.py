@@ -1,6 +1,6 @@
-"""The edge of a program: how a command ends, and what its user sees of an error.
+"""Running of a command: exit codes, and errors as its user sees them.
 
-PyTorch and Detectron2 are not needed here, so that a command can say what of them is missing.
+Imports neither PyTorch nor Detectron2, so that a command can report that one of them is missing.
 """
 
 import argparse
@@ -26,7 +26,7 @@ INTERRUPTED = 128 + signal.SIGINT  # exit code, as in a shell
 PEER_GRACE = 3  # seconds for a failed process to be noticed before its peers fail for lack of it
 TORCHRUN_GRACE = 10  # likewise; it notices a process only once that has ended altogether
 
-# What the machine or the arguments can cause; other codes, such as EBADF, mean a bug.
+# Errors that machine or arguments can cause; other codes, such as EBADF, mean a bug.
 _SYSTEM_ERRORS = {
     errno.EACCES,
     errno.EADDRINUSE,
@@ -58,7 +58,7 @@ _DEAD_WORKER = re.compile(
     r"DataLoader worker \(pid\(?s?\)? ?(?P<pid>[\d, ]+)\) "
     r"(?:is killed by signal: (?P<signal>[^.]+)|exited unexpectedly)"
 )
-# How PyTorch words an exception of a worker: a new one of the same type with this message.
+# Message of PyTorch's exception for one of a worker, which has the same type.
 _WORKER_EXCEPTION = re.compile(r"Caught (?P<name>\w+) in DataLoader worker process \d+\.")
 _LOST_PEER = re.compile(
     r"Connection (?:closed|reset) by peer|remote process exited|Broken pipe.*gloo"
@@ -74,7 +74,7 @@ MEMORY_ADVICE = (
 
 
 class LostConnectionError(UserError):
-    """Another process of the job is gone; what it printed says why."""
+    """Another process of the job is gone; its output says why."""
 
 
 def run_program(
@@ -82,15 +82,15 @@ def run_program(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parse the arguments, run ``main(args)``, and say plainly what a user can mend.
+    """Parse the arguments and run ``main(args)``; report errors that a user can mend plainly.
 
-    What :func:`explain` knows ends as ``error: <one to three lines>`` on standard error, without
-    traceback unless ``--debug`` is given, which this function adds to the parser. Other exceptions
-    are bugs and pass through, so that Python prints their traceback.
+    Errors that :func:`explain` knows are printed as ``error: <one to three lines>`` on standard
+    error, without traceback unless ``--debug`` is given, which this function adds to the parser.
+    Other exceptions are bugs and propagate, so that Python prints their traceback.
 
     Returns:
-        the exit code: what ``main`` returns (None counts as 0), 2 for usage and configuration, 1
-        for other errors, 130 after Ctrl-C.
+        The exit code: that of ``main`` (None counts as 0), 2 for usage and configuration, 1 for
+        other errors, 130 after Ctrl-C.
     """
     _print_any_text()
     parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
@@ -122,10 +122,10 @@ def run_program(
 
 
 def explain(error: BaseException) -> UserError | None:
-    """Return an error for the user that says what ``error`` means, or None for a bug.
+    """Return an error for the user that explains ``error``, or None for a bug.
 
-    Known are: errors of this package; those of the machine's state (files, disk, sockets, memory),
-    also where a library has wrapped them; and all of them from a worker of a ``DataLoader``.
+    Known are errors of this package, errors of the machine's state (files, disk, sockets, memory)
+    even if a library has wrapped them, and all of these from a ``DataLoader`` worker.
     """
     if isinstance(error, UserError):
         return _without_worker_traceback(error)
@@ -143,7 +143,7 @@ def explain(error: BaseException) -> UserError | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of the host or of a GPU was exhausted, in whatever way it is reported."""
+    """Return whether memory of the host or of a GPU was exhausted, however it is reported."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
@@ -224,7 +224,7 @@ def _without_worker_traceback(error: UserError) -> UserError:
 
 
 def _original_message(error: BaseException) -> str:
-    """The message, for an exception of a ``DataLoader`` worker without the worker's traceback."""
+    """Return the message, without the traceback of the worker if a ``DataLoader`` worker failed."""
     text = str(error)
     match = _WORKER_EXCEPTION.match(text)
     if match is None:
@@ -239,9 +239,9 @@ def _first_lines(text: str, number: int = 3) -> str:
 
 
 def _let_others_speak_first(error: UserError) -> None:
-    """Under torchrun, which ends all processes once one has failed, print an error once.
+    """Print an error once under torchrun, which ends all processes once one has failed.
 
-    Rank 0 says what all ranks would say, and no rank that others are gone before these say why.
+    Rank 0 comes first, and errors about lost processes after those of these processes.
     """
     is_first = os.environ.get("RANK", "0") == "0" and not isinstance(error, LostConnectionError)
     if "TORCHELASTIC_RUN_ID" in os.environ and not is_first:
@@ -249,7 +249,7 @@ def _let_others_speak_first(error: UserError) -> None:
 
 
 def _print_any_text() -> None:
-    """Escape what the encoding of the terminal lacks, instead of ending with an error."""
+    """Make output escape what the encoding of the terminal lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         # Replaced by one without encoding, or closed.
         with suppress(AttributeError, OSError, ValueError):
@@ -257,7 +257,7 @@ def _print_any_text() -> None:
 
 
 def _output_is_closed() -> bool:
-    """Whether nobody reads standard output or error any more, as after ``| head``."""
+    """Return whether standard output or error is closed, as after ``| head``."""
     outputs = select.poll()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # replaced by one without a file
@@ -266,7 +266,7 @@ def _output_is_closed() -> bool:
 
 
 def _discard_output() -> None:
-    """Python flushes standard output once more when it ends, which would fail again."""
+    """Redirect standard output, as Python's last flush would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""Requirements that no package metadata can name; a missing one says the command to run."""
+"""Requirements that package metadata cannot name; the error has the command to run."""
 
 import warnings
 from importlib.util import find_spec

@@ -30,12 +30,12 @@ NORMS = (
     nn.LayerNorm,
     nn.LocalResponseNorm,
 )
-# Position parameters that are no nn.Embedding (Swin Transformer, appendix A2).
+# Position parameters other than nn.Embedding (Swin Transformer, appendix A2).
 POSITIONS = ("relative_position_bias_table", "absolute_pos_embed")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD over the trainable parameters, with gradient clipping inside ``step``.
+    """Build AdamW or SGD over the trainable parameters, with gradient clipping inside ``step``.
 
     ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` "full_model" bounds the L2 norm over all parameters; other
     types are Detectron2's, parameter by parameter. Under float16 autocast the gradient scaler has
@@ -67,7 +67,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def clip_full_model(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
-    """Before each ``step``, bound the L2 norm of all its parameters' gradients together."""
+    """Bound the L2 norm of all gradients of the optimizer together before each ``step``."""
 
     def clip(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
@@ -77,15 +77,15 @@ def clip_full_model(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
-    """Trainable parameters, each once, grouped by learning rate and weight decay.
+    """Group the trainable parameters, each once, by learning rate and weight decay.
 
-    * ``BACKBONE_MULTIPLIER`` scales the learning rate where the module's path has "backbone".
-    * ``LR_MULTIPLIERS``, pairs of a part of a parameter's name and a factor, goes before it: of
-      several parts that a name has, the first counts.
-    * ``WEIGHT_DECAY_NORM`` and ``WEIGHT_DECAY_EMBED`` hold for what a norm or an nn.Embedding owns
-      itself, ``WEIGHT_DECAY_POSITION`` for position biases of the backbone; all else, biases too,
-      has ``WEIGHT_DECAY``.
-    * ``WEIGHT_DECAY_1D``, unless None, goes before these, for parameters of one dimension.
+    * ``BACKBONE_MULTIPLIER`` scales the learning rate if the module's path has "backbone".
+    * ``LR_MULTIPLIERS``, pairs of a part of a parameter's name and a factor, takes precedence; the
+      first part that the name has counts.
+    * ``WEIGHT_DECAY_NORM`` and ``WEIGHT_DECAY_EMBED`` are for the parameters of norms and of
+      nn.Embedding, ``WEIGHT_DECAY_POSITION`` for position biases of the backbone,
+      ``WEIGHT_DECAY`` for all others, biases too.
+    * ``WEIGHT_DECAY_1D``, unless None, takes precedence for parameters of one dimension.
     """
     solver = cfg.SOLVER
     multipliers = _checked_multipliers(solver.LR_MULTIPLIERS)
@@ -127,7 +127,7 @@ def _checked_multipliers(multipliers: Sequence[Sequence]) -> list[tuple[str, flo
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """The schedule ``SOLVER.LR_SCHEDULER_NAME``: "WarmupPolyLR", or one of Detectron2's.
+    """Build the schedule ``SOLVER.LR_SCHEDULER_NAME``: "WarmupPolyLR", or one of Detectron2's.
 
     "WarmupCosineLR" goes down to ``SOLVER.BASE_LR_END``, which Detectron2 v0.6 does not know.
     """

@@ -39,8 +39,8 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 1) -> str:
         return ""
     by_capitals = {candidate.upper(): candidate for candidate in names}
     close = get_close_matches(name.upper(), by_capitals, n=most, cutoff=0.8)
-    found = " or ".join(by_capitals[capitals] for capitals in close)
-    return f"; did you mean {found}?" if found else ""
+    suggestions = " or ".join(by_capitals[capitals] for capitals in close)
+    return f"; did you mean {suggestions}?" if suggestions else ""
 
 
 def _escape(character: str) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints: safe reading of every usual format, one table of what was loaded, class names."""
+"""Checkpoints: safe reading of every usual format, a report of every entry, class names."""
 
 from segcore.checkpoint.checkpointer import CONFIG_KEY, SafeCheckpointer
 from segcore.checkpoint.files import local_file, read_checkpoint, write_checkpoint

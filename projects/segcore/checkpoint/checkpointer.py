@@ -1,4 +1,4 @@
-"""Detectron2's checkpointer, made safe and talkative."""
+"""Detectron2's checkpointer with safe reading and a report of every entry."""
 
 import os
 from collections import OrderedDict
@@ -278,7 +278,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 def split_heuristics(path: str) -> tuple[str, bool]:
-    """Split ``file?matching_heuristics=True``: the path, and whether to match by heuristics.
+    """Split ``file?matching_heuristics=True`` into the path and whether to match by heuristics.
 
     A file whose name has a question mark, and other queries of an URL, stay as they are.
 

@@ -16,19 +16,19 @@ ClassRows = Mapping[str, Sequence[int]]
 
 @dataclass
 class ClassList:
-    """Names by contiguous id, and which of them are things, where that is known."""
+    """Class names by contiguous id, and the ids of things, if they are known."""
 
     names: list[str]
-    things: frozenset[int] | None
+    thing_ids: frozenset[int] | None
 
     def pairs(self) -> list[tuple[str, bool | None]]:
-        """(name, whether it is a thing) of each class."""
-        things = self.things
-        return [(n, None if things is None else i in things) for i, n in enumerate(self.names)]
+        """Return (name, whether it is a thing) of each class."""
+        ids = self.thing_ids
+        return [(n, None if ids is None else i in ids) for i, n in enumerate(self.names)]
 
 
 def class_list(metadata: Metadata, num_classes: int | None = None) -> ClassList | None:
-    """The classes of a model in metadata.
+    """Return the classes that metadata name for a model.
 
     Metadata name classes as things and as stuff: some data sets have all in both lists, or all in
     the one for stuff, or are used for their things alone. The list of the model's length counts,
@@ -48,10 +48,10 @@ def class_list(metadata: Metadata, num_classes: int | None = None) -> ClassList 
 
 
 def class_difference(stored: ClassList, wanted: ClassList) -> str | None:
-    """The first difference between two lists of the same classes in the same order, as a phrase."""
+    """Describe the first difference between two lists of the same classes in the same order."""
     if len(stored.names) != len(wanted.names):
         return f"{len(stored.names)} classes instead of {len(wanted.names)}"
-    flags_known = stored.things is not None and wanted.things is not None
+    flags_known = stored.thing_ids is not None and wanted.thing_ids is not None
     for index, (old, new) in enumerate(zip(stored.pairs(), wanted.pairs(), strict=True)):
         if old[0] != new[0]:
             return f"class {index} is '{printable(old[0], 40)}', not '{printable(new[0], 40)}'"
@@ -62,8 +62,8 @@ def class_difference(stored: ClassList, wanted: ClassList) -> str | None:
 
 
 def class_order(stored: ClassList, wanted: ClassList) -> list[int] | None:
-    """The stored index of each wanted class, if both have the same classes, else None."""
-    flags_known = stored.things is not None and wanted.things is not None
+    """Return the stored index of each wanted class if both have the same classes, else None."""
+    flags_known = stored.thing_ids is not None and wanted.thing_ids is not None
     old, new = (
         c.pairs() if flags_known else [(n, None) for n in c.names] for c in (stored, wanted)
     )
@@ -76,7 +76,7 @@ def class_order(stored: ClassList, wanted: ClassList) -> list[int] | None:
 def permute_classes(
     state: Mapping[str, Tensor], rows: ClassRows, order: Sequence[int]
 ) -> dict[str, Tensor]:
-    """The entries of ``rows`` with their rows in the order of the model's classes.
+    """Return the entries of ``rows`` with their rows in the order of the model's classes.
 
     Args:
         state: name in the model -> stored tensor; one with fewer rows than classes is left out.
@@ -95,7 +95,7 @@ def permute_classes(
 def stored_class_count(
     rows: ClassRows, shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 ) -> int | None:
-    """The number of classes in a file, by the shapes (in the file, in the model) of its heads.
+    """Return the number of classes in a file, from the shapes of its heads.
 
     Returns:
         None where they do not tell.

@@ -1,4 +1,4 @@
-"""Published backbones in Detectron2's form, as its training starts from them."""
+"""Published backbones in Detectron2's form."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +11,7 @@ from segcore.registry import NamedRegistry
 from segcore.text import printable
 
 State = Mapping[str, torch.Tensor]
-# State dict of a published backbone -> checkpoint as Detectron2 reads it.
+# Converts the state dict of a published backbone to a checkpoint as Detectron2 reads it.
 Converter = Callable[[State], dict[str, Any]]
 BACKBONE_PREFIX = "backbone."
 BACKBONES: NamedRegistry[Converter] = NamedRegistry("--backbone")
@@ -29,7 +29,7 @@ def register_backbone(name: str) -> Callable[[Converter], Converter]:
 
 @register_backbone("torchvision-resnet")
 def from_torchvision_resnet(state: State) -> dict[str, Any]:
-    """A ResNet of torchvision with Detectron2's names (``layer1.0.bn1`` -> ``res2.0.conv1.norm``).
+    """Rename the entries of torchvision's ResNet (``layer1.0.bn1`` -> ``res2.0.conv1.norm``).
 
     Source: the convention of Detectron2's ``ImageNetPretrained/torchvision/R-50.pkl``.
 
@@ -43,7 +43,7 @@ def from_torchvision_resnet(state: State) -> dict[str, Any]:
 
 @register_backbone("swin")
 def from_swin(state: State) -> dict[str, Any]:
-    """An ImageNet Swin Transformer of its authors: the names stay, the backbone's are their ends.
+    """Convert the ImageNet Swin Transformer of its authors; names are matched by their ends.
 
     Raises:
         CheckpointError: no name is that of an original Swin Transformer.
@@ -54,7 +54,7 @@ def from_swin(state: State) -> dict[str, Any]:
 
 @register_backbone("pvt-v2")
 def from_pvt_v2(state: State) -> dict[str, Any]:
-    """The backbone of an ImageNet PVT v2 of its authors; the classifier's head stays behind.
+    """Convert the ImageNet PVT v2 of its authors, without the head of the classifier.
 
     Raises:
         CheckpointError: no name is that of a PVT v2.
@@ -64,7 +64,7 @@ def from_pvt_v2(state: State) -> dict[str, Any]:
 
 
 def resnet_name(name: str) -> str:
-    """Detectron2's name of an entry of torchvision's ResNet."""
+    """Return Detectron2's name of an entry of torchvision's ResNet."""
     if "layer" not in name:
         name = "stem." + name
     name = re.sub(r"layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
@@ -73,7 +73,7 @@ def resnet_name(name: str) -> str:
 
 
 def backbone_of(state: State, other_parts: Collection[str]) -> dict[str, Any]:
-    """Return what a classifier has besides ``other_parts``, under its names in a detector."""
+    """Return the entries of a classifier except ``other_parts``, with their names in a detector."""
     return {
         "model": {
             BACKBONE_PREFIX + name: tensor
@@ -84,7 +84,7 @@ def backbone_of(state: State, other_parts: Collection[str]) -> dict[str, Any]:
 
 
 def require_entry(state: State, name: str, expected: str) -> None:
-    """Raise a CheckpointError that says what was expected, if there is no entry of a name."""
+    """Raise a CheckpointError unless there is an entry of this name."""
     if name not in state:
         raise CheckpointError(
             f"expected {expected}, which has an entry {name}; got {printable(', '.join(state))}"

@@ -1,4 +1,4 @@
-"""Checkpoint files in and out: what torch.save writes, pickles of arrays, ``.safetensors``."""
+"""Reading and writing of checkpoint files: torch.save, pickles of arrays, ``.safetensors``."""
 
 import json
 import os
@@ -37,7 +37,7 @@ MAX_NAME_LENGTH = 300
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without executing anything that it holds; its content says its format.
+    """Read a checkpoint without executing anything in it; the format is detected by content.
 
     Returns:
         Detectron2's form: "model" (name -> dense CPU tensor of real numbers; module versions stay
@@ -82,7 +82,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 
 def local_file(path: str | Path, path_manager: Any = PathManager) -> str:
-    """The file of a path or Detectron2 URL, fetched if need be.
+    """Return the local file of a path or Detectron2 URL; download it if need be.
 
     Raises:
         CheckpointError: it is no file, or cannot be fetched.
@@ -130,7 +130,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _from_pickle(data: dict[str, Any]) -> dict[str, Any]:
-    """The three layouts that Detectron2 knows: its own, Detectron 1's, Caffe2's ImageNet models."""
+    """Bring one of three layouts into Detectron2's form: its own, Detectron 1's, Caffe2's."""
     if isinstance(data.get("model"), dict):
         return dict(data)
     blobs = data["blobs"] if isinstance(data.get("blobs"), dict) else data
@@ -192,7 +192,7 @@ def _write_pickle(checkpoint: Mapping[str, Any], file: IO[bytes]) -> None:
 
 
 def _restore_integer_keys(record: dict[str, Any]) -> dict[Any, Any]:
-    """JSON turns the integer keys of a dictionary into texts."""
+    """Turn keys back into integers, which JSON writes as texts."""
     if record and all(key.lstrip("-").isdecimal() for key in record):
         return {int(key): value for key, value in record.items()}
     return record
@@ -238,7 +238,7 @@ def _as_tensor(value: Any, name: str, path: Path) -> torch.Tensor:
 
 
 def _module_versions(versions: Any) -> dict[str, dict[str, int]]:
-    """The ``_metadata`` of a state dict: module -> {"version": integer}."""
+    """Check the ``_metadata`` of a state dict: module -> {"version": integer}."""
     for module, record in _module_records(versions):
         version = record.get("version", 1)
         if not isinstance(module, str) or not isinstance(version, int | None):

@@ -1,4 +1,4 @@
-"""Class names of a checkpoint: what is stored with the weights, and how it is checked and used."""
+"""Class names of a checkpoint: their storage, checks and use."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,18 +13,18 @@ from segcore.errors import CheckpointError
 from segcore.text import printable
 
 METADATA_KEY = "metadata"
-# Of image classification, whose evaluation needs no confusion matrix.
+# For image classification, whose evaluation needs no confusion matrix.
 MAX_IMAGE_CLASSES = 100_000
 MAX_CATEGORY_ID = 2**31 - 1
 
 
 def plain_metadata(metadata: Metadata) -> dict[str, Any]:
-    """The classes of a data set as plain lists, dictionaries, texts and integers."""
+    """Return the classes of a data set as plain lists, dictionaries, texts and integers."""
     return {key: _plain(value) for key, value in metadata.as_dict().items() if key in CLASS_KEYS}
 
 
 def checked_metadata(stored: Any, path: str | Path) -> dict[str, Any]:
-    """The classes that a file holds, each field checked; fields of other names are left out.
+    """Return the classes in a file, each field checked; other fields are left out.
 
     Raises:
         CheckpointError: a field is not what :func:`plain_metadata` makes; names file and field.
@@ -49,7 +49,7 @@ def checked_metadata(stored: Any, path: str | Path) -> dict[str, Any]:
 
 
 def class_metadata(checkpoint: Mapping[str, Any]) -> Metadata | None:
-    """The classes that a checkpoint was trained on.
+    """Return the classes that a checkpoint was trained on.
 
     Args:
         checkpoint: what :func:`read_checkpoint` returned.
@@ -63,11 +63,11 @@ def class_metadata(checkpoint: Mapping[str, Any]) -> Metadata | None:
 
 
 def use_class_metadata(cfg: CfgNode, metadata: Metadata, name: str) -> None:
-    """Make a config describe the classes of a checkpoint, so that no data set is needed; in place.
+    """Set the classes of a config to those of a checkpoint, in place, so that it needs no data set.
 
     The metadata are put into Detectron2's catalog under ``name``, which becomes the data set of
     training and test. A class count that fits neither things nor stuff becomes that of all classes,
-    as where own data would set it.
+    as where custom data would set it.
     """
     MetadataCatalog.pop(name, None)
     MetadataCatalog.get(name).set(**plain_metadata(metadata))
@@ -113,7 +113,7 @@ def _colors_fault(colors: Any) -> str | None:
 
 
 def _id_map_fault(indices: Any) -> str | None:
-    """Category id -> class, each class once."""
+    """Check a map of category ids to classes, each class once."""
     if not isinstance(indices, Mapping):
         return f"expected a dictionary of integers, got a {type(indices).__name__}"
     if len(indices) > MAX_CATEGORIES:

@@ -38,7 +38,7 @@ def load_state(
     renames: Mapping[str, str | None],
     report: LoadReport,
 ) -> None:
-    """Load what fits by name and shape, and write into ``report`` what became of the entries.
+    """Load entries that fit by name and shape; record the fate of every entry in ``report``.
 
     Args:
         state: names -> tensors, with module versions in ``_metadata`` where the file had them.

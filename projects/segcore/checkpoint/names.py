@@ -14,7 +14,7 @@ _MMDETECTION_VERSIONS = {"mmdet_version", "mmcv_version", "mmengine_version"}
 
 
 def is_from_mmdetection(checkpoint: Mapping[str, Any]) -> bool:
-    """Return whether the entries of a file beside the weights are those of MMDetection.
+    """Return whether the entries beside the weights are those of a file of MMDetection.
 
     The official code of Panoptic SegFormer is built on it, so that its files are too.
     """

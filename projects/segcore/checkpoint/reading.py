@@ -12,7 +12,7 @@ MAX_REASON = 160
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Turn whatever fails inside into an error that names the file.
+    """Turn any exception inside into an error that names the file.
 
     Raises:
         UnsafeCheckpointError: the file asks for more than tensors, arrays and plain containers.

@@ -1,4 +1,4 @@
-"""What became of every entry of a checkpoint and of the model, as one table."""
+"""Report on every entry of a checkpoint and of the model, as one table."""
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
@@ -14,7 +14,7 @@ MAX_ROWS_PER_KIND = 10
 
 @dataclass
 class LoadReport:
-    """Names of the model's entries, and of the file's where these were not used or renamed."""
+    """Names of the model's entries, and of the file's entries that were not used or renamed."""
 
     source: str
     loaded: list[str] = field(default_factory=list)
@@ -27,7 +27,7 @@ class LoadReport:
     parameters_total: int = 0
 
     def fresh(self) -> list[str]:
-        """Names of the model's entries that keep their initial values."""
+        """Return names of the model's entries that keep their initial values."""
         return [*self.other_shape, *self.missing]
 
     def summary(self) -> str:
@@ -40,7 +40,7 @@ class LoadReport:
         )
 
     def table(self) -> str:
-        """The summary, and a row for every group of entries with the same fate."""
+        """Return the summary, and a row for every group of entries with the same fate."""
         return f"{self.summary()}\n" + tabulate(
             [
                 *(("loaded", count, name, "") for name, count in group_names(self.loaded)),
@@ -56,7 +56,7 @@ class LoadReport:
 
 
 def group_names(names: Iterable[str], max_groups: int = MAX_ROWS_PER_KIND) -> list[tuple[str, int]]:
-    """Names shortened to as many leading parts as give at most ``max_groups`` groups.
+    """Shorten names to as many leading parts as give at most ``max_groups`` groups.
 
     Returns:
         (name, or prefix followed by ``.*``; number of names) in order of first appearance; groups
@@ -99,7 +99,7 @@ def _renamed_rows(renamed: dict[str, str]) -> list[tuple]:
 
 
 def _change(old: str, new: str) -> tuple[str, str]:
-    """Both names without the parts at the end that they share, which become ``*``."""
+    """Return both names with the parts at the end that they share replaced by ``*``."""
     old_parts, new_parts = old.split("."), new.split(".")
     shared = 0
     for a, b in zip(reversed(old_parts), reversed(new_parts), strict=False):

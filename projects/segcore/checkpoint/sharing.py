@@ -1,4 +1,4 @@
-"""What the main process of a job sees, for all of its processes: its machine alone may have it."""
+"""Files that only the main process of a job can see, made available to all processes."""
 
 import logging
 import os
@@ -69,13 +69,14 @@ def shared_file(find: Callable[[], str]) -> Iterator[SharedFile]:
         path = find()
     except CheckpointError as failure:
         error = failure
-    (source, main_error), *others = found = comm.all_gather((path, error))
+    views = comm.all_gather((path, error))
+    (source, main_error), *others = views
     if main_error is not None:
         raise main_error
     if all(other_error is None for _, other_error in others):
         yield SharedFile(path, source)
         return
-    without = [rank for rank, (_, rank_error) in enumerate(found) if rank_error is not None]
+    without = [rank for rank, (_, rank_error) in enumerate(views) if rank_error is not None]
     logger.warning(
         "%s: process(es) %s cannot see this file: the main process sends it to them",
         printable(source),

@@ -1,4 +1,4 @@
-"""Files of ``torch.save``, the present zip archives and those before PyTorch 1.6.
+"""Files of ``torch.save``: zip archives, and the legacy format before PyTorch 1.6.
 
 ``torch.load(weights_only=True)`` executes nothing either, but a crafted file of a kilobyte ends the
 process, or has it ask for any amount of memory. Here tensors are views of bytes that the file has.
@@ -45,7 +45,7 @@ _DTYPES = {name: getattr(torch, name) for name in _INTEGERS} | {
 
 
 class _StorageKind(NamedTuple):
-    """What a pickle calls ``torch.FloatStorage``, and so on."""
+    """Type of a storage, named as ``torch.FloatStorage`` and so on in a pickle."""
 
     dtype: torch.dtype
 
@@ -195,7 +195,7 @@ _EMPTY = torch.empty(0, dtype=torch.uint8)
 
 
 def _storage_request(pid: tuple) -> tuple[_StorageKind, str, int, Any]:
-    """What, under which name, how many numbers, and in legacy files a part of which storage."""
+    """Return type, key and length of a storage, and in legacy files the view of it."""
     name, kind, key, _, length, *view = pid
     if name != "storage" or not isinstance(kind, _StorageKind):
         raise UnsafeCheckpointError("it asks for an object outside of itself")
@@ -205,7 +205,7 @@ def _storage_request(pid: tuple) -> tuple[_StorageKind, str, int, Any]:
 
 
 def _require_plain_entries(archive: zipfile.ZipFile, size: int) -> None:
-    """``torch.save`` compresses nothing, so that what is larger than its file is a bomb."""
+    """Refuse compressed archives: ``torch.save`` compresses nothing, decompression bombs do."""
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("a compressed archive, which torch.save does not write")

@@ -1,4 +1,4 @@
-"""State of a training run: taken over if it is of the same kind as that of this run."""
+"""State of a training run, loaded if it is of the same kind as that of this run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ def load_training_state(item: Any, key: str, checkpoint: Mapping[str, Any], sour
 
 
 def kind_difference(saved: Any, fresh: Any, name: str) -> str | None:
-    """The first value of a saved state that is of another kind than in the state of a fresh run.
+    """Describe the first value of a saved state that is of another kind than in a fresh run.
 
     None stands for a setting that is not used, and is of any kind.
     """

@@ -1,4 +1,4 @@
-"""Reading of pickled checkpoints without executing what a pickle may ask for.
+"""Reading of pickled checkpoints without executing the calls in a pickle.
 
 A pickle is a program: it names callables of any module and has them called. This one may name the
 few that rebuild NumPy arrays and plain containers. Even NumPy's own are replaced by functions that
@@ -27,7 +27,7 @@ _SCALARS = (str, int, float, bytes, type(None))  # bool is an int
 
 
 class _DType:
-    """Stands for a NumPy dtype while its pickled state arrives: numbers only."""
+    """Placeholder of a numeric NumPy dtype while its pickled state arrives."""
 
     __slots__ = ("dtype",)
 
@@ -115,7 +115,7 @@ def _no_bytes() -> bytes:
 
 
 def require_scalars(keys: Iterable[Any]) -> None:
-    """Refuse keys that hold more than texts and numbers.
+    """Refuse keys other than texts, numbers and tuples of them.
 
     Hashing a tuple goes through all that is nested in it: without an end, or off the stack.
     """
@@ -158,7 +158,7 @@ for _builtins in ("__builtin__", "builtins"):
 
 
 class _BoundedFile:
-    """A file that is asked for no more bytes than it has, as the memory for them comes first."""
+    """File that refuses to read beyond its end, before memory is allocated for it."""
 
     def __init__(self, file: IO[bytes]):
         self.file = file
@@ -174,7 +174,7 @@ class _BoundedFile:
 
 
 class _Operations(dict):
-    """Operations by their code, and how many more may be done."""
+    """Operations by their code, with a count of those still allowed."""
 
     left = MAX_OPERATIONS
 
@@ -192,7 +192,7 @@ class _Operations(dict):
 
 
 class RestrictedUnpickler(pickle._Unpickler):
-    """Python's unpickler in Python, each risky operation of which is replaced.
+    """Python's unpickler written in Python, with each risky operation replaced.
 
     The one in C allocates memory for any number that a file names.
 

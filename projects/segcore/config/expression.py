@@ -70,10 +70,10 @@ def _range(node: ast.expr) -> range:
             raise ValueError("expected the comprehension to run over range(...)")
     if not all(type(bound) is int for bound in bounds) or bounds[2:] == [0]:
         raise ValueError("range: expected integers, and a step other than 0")
-    numbers = range(*bounds)
-    if len(numbers) > MAX_ITEMS:
-        raise ValueError(f"range: expected at most {MAX_ITEMS} numbers, got {len(numbers)}")
-    return numbers
+    items = range(*bounds)
+    if len(items) > MAX_ITEMS:
+        raise ValueError(f"range: expected at most {MAX_ITEMS} numbers, got {len(items)}")
+    return items
 
 
 def _number(node: ast.expr, variables: Mapping[str, int]) -> int | float:

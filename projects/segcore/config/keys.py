@@ -1,4 +1,4 @@
-"""The keys that all projects share, with their defaults; ``rules.py`` says what they may be."""
+"""Keys that all projects share, with their defaults; ``values.py`` has their rules."""
 
 from detectron2.config import CfgNode
 
@@ -9,7 +9,7 @@ def add_segcore_config(cfg: CfgNode) -> None:
     _add_input_keys(cfg)
     _add_swin_keys(cfg)
     _add_pvt_keys(cfg)
-    _add_own_data_keys(cfg)
+    _add_custom_data_keys(cfg)
     _add_merging_keys(cfg)
 
     cfg.SOLVER.OPTIMIZER = "ADAMW"
@@ -18,21 +18,21 @@ def add_segcore_config(cfg: CfgNode) -> None:
     # ["sampling_offsets", 0.1]; the first that fits counts, also before BACKBONE_MULTIPLIER.
     cfg.SOLVER.LR_MULTIPLIERS = []
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
-    # Of position biases and absolute position codes of a backbone, which are no nn.Embedding.
+    # For position biases and absolute position encodings of a backbone, not nn.Embedding.
     cfg.SOLVER.WEIGHT_DECAY_POSITION = 0.0
-    # Parts in which each process works off its batch, to save memory.
+    # Gradient accumulation: number of micro-batches of a process in one optimizer step.
     cfg.SOLVER.ACCUMULATE = 1
-    # Of biases and all other parameters of one dimension; None: by the rules for all parameters.
+    # For biases and other parameters of one dimension; None: by the rules for all parameters.
     cfg.SOLVER.WEIGHT_DECAY_1D = None
-    # Where "WarmupCosineLR" ends; Detectron2's main has the same key.
+    # Final learning rate of "WarmupCosineLR"; Detectron2's main has the same key.
     cfg.SOLVER.BASE_LR_END = 0.0
-    # Type of the GPU's autocast, "float16" (with loss scaling) or "bfloat16".
+    # Type of autocast on a GPU: "float16" (with loss scaling) or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
     # On a CPU, SOLVER.AMP.ENABLED means float32 unless this is set too.
     cfg.SOLVER.AMP.CPU_BFLOAT16 = False
     # Share of the images for "RandomSubsetTrainingSampler"; Detectron2's main has the same key.
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
-    # Images in a batch of a process in evaluation.
+    # Batch size of a process in evaluation.
     cfg.TEST.IMS_PER_BATCH = 1
     # Evaluate and predict although weights are missing in the checkpoint, or its classes differ.
     cfg.TEST.ALLOW_MISSING_WEIGHTS = False
@@ -43,7 +43,7 @@ def add_segcore_config(cfg: CfgNode) -> None:
 
 
 def _add_deeplab_keys(cfg: CfgNode) -> None:
-    """Keys that official YAML files set and detectron2.projects.deeplab, often absent, defines."""
+    """Add the keys of detectron2.projects.deeplab, often absent, that official YAML files set."""
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
@@ -71,7 +71,7 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
-    # Of "panoptic_segformer": short edges to draw from before the crop, and the longest edge then.
+    # For "panoptic_segformer": choices for the short edge before the crop, and its longest edge.
     cfg.INPUT.CROP.RESIZE_MIN_SIZES = [400, 500, 600]
     cfg.INPUT.CROP.RESIZE_MAX_SIZE = 4200
 
@@ -97,7 +97,7 @@ def _add_swin_keys(cfg: CfgNode) -> None:
 
 
 def _add_pvt_keys(cfg: CfgNode) -> None:
-    """Of PVT v2, each list by stage."""
+    """Add the keys of PVT v2; lists have one item a stage."""
     cfg.MODEL.PVT = pvt = CfgNode()
     pvt.EMBED_DIMS = [32, 64, 160, 256]
     pvt.NUM_HEADS = [1, 2, 5, 8]
@@ -109,19 +109,19 @@ def _add_pvt_keys(cfg: CfgNode) -> None:
     pvt.USE_CHECKPOINT = False
 
 
-def _add_own_data_keys(cfg: CfgNode) -> None:
-    """Own data in COCO panoptic format: image folder, panoptic JSON, folder of panoptic PNGs."""
+def _add_custom_data_keys(cfg: CfgNode) -> None:
+    """Custom data in COCO panoptic format: image folder, panoptic JSON, folder of panoptic PNGs."""
     cfg.DATASETS.PANOPTIC = CfgNode()
     for split in ("TRAIN", "TEST"):
         cfg.DATASETS.PANOPTIC[split] = CfgNode({"IMAGES": "", "JSON": "", "PNGS": ""})
 
 
 def _add_merging_keys(cfg: CfgNode) -> None:
-    """How overlapping masks become one panoptic map, see ``segcore.inference.PanopticMerging``."""
+    """Add the keys of :class:`segcore.inference.PanopticMerging`."""
     cfg.MODEL.PANOPTIC_MERGING = merging = CfgNode()
-    # "mask_wise", "pixel_wise", "mask2former", or "" for the system's own.
+    # "mask_wise", "pixel_wise", "mask2former", or "" for the default of the system.
     merging.STRATEGY = ""
-    # Of mask-wise merging: least merged score; largest share of a mask that may be taken already.
+    # Mask-wise: least merged score; largest share of a mask that may be taken already.
     merging.QUALITY_THRESHOLD_THINGS = 0.25
     merging.QUALITY_THRESHOLD_STUFF = 0.25
     merging.OVERLAP_THRESHOLD_THINGS = 0.4
@@ -129,9 +129,9 @@ def _add_merging_keys(cfg: CfgNode) -> None:
     # Exponents of class score and mean mask value in the merged score.
     merging.CLASS_EXPONENT = 1.0
     merging.MASK_EXPONENT = 2.0
-    # Mask value from which on a pixel belongs to the mask.
+    # Least mask value of a pixel of the mask.
     merging.MASK_THRESHOLD = 0.5
-    # Of the other two: masks with no larger class score are left out. Of "mask2former": least
+    # Other strategies: masks with no larger class score are left out. "mask2former": least
     # share of a mask that remains. Mask2Former has MODEL.MASK_FORMER.TEST for both.
     merging.SCORE_THRESHOLD = 0.3
     merging.MIN_VISIBLE_SHARE = 0.8

@@ -1,4 +1,4 @@
-"""A config from defaults, a file, a command line, or a text such as a checkpoint carries."""
+"""Configurations from defaults, a file, a command line, or the text in a checkpoint."""
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
@@ -19,7 +19,7 @@ PROJECTS_ENTRY_POINT = "segcore.projects"
 
 
 def get_cfg() -> SafeCfgNode:
-    """A config with every key that a YAML file of this repository, or an official one, may set.
+    """Return a config with all keys that YAML files of this repository and official ones set.
 
     It loads YAML safely, see :class:`SafeCfgNode`.
 
@@ -43,7 +43,7 @@ def load_projects() -> list[Callable[[CfgNode], None]]:
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> SafeCfgNode:
-    """The config of a YAML file and of KEY VALUE pairs, validated; not frozen.
+    """Load a YAML file and KEY VALUE pairs; return the config, validated, not frozen.
 
     Args:
         config_file: "" for none, if the pairs say all.
@@ -62,7 +62,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> SafeCfgNode:
 
 
 def config_from_yaml(text: str, source: str) -> SafeCfgNode:
-    """The config that a YAML text, such as ``cfg.dump()`` gives, describes; validated, not frozen.
+    """Load a YAML text, such as ``cfg.dump()`` gives; return the config, validated, not frozen.
 
     Args:
         source: what messages call the text, such as the checkpoint that it comes from.
@@ -74,6 +74,6 @@ def config_from_yaml(text: str, source: str) -> SafeCfgNode:
     if config.bases:
         raise ConfigError(f"{config.source}: _BASE_ is for files only")
     cfg = get_cfg()
-    raise_faults(merge_settings(cfg, config.settings, config.place))
+    raise_faults(merge_settings(cfg, config.settings, config.location))
     validate_config(cfg)
     return cfg

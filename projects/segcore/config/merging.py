@@ -1,4 +1,4 @@
-"""Settings into a config: keys must exist, values have the type of the default."""
+"""Merging of settings into a config: keys must exist, values have the type of the default."""
 
 import re
 import warnings
@@ -28,23 +28,23 @@ TYPE_NAMES = {
 def merge_settings(
     root: CfgNode,
     settings: Mapping[str, Any],
-    place: Callable[[str], str] = lambda key: "",
+    location: Callable[[str], str] = lambda key: "",
 ) -> list[str]:
-    """Merge nested settings into ``root``, in place; what is right is set also if others are not.
+    """Merge nested settings into ``root``, in place; right ones are set even if others are wrong.
 
     Texts that are Python literals count as these, as everywhere in Detectron2's configs.
 
     Args:
-        place: from a full key to where it is set, such as a file and a line; "" for unknown.
+        location: returns the file and line that set a full key, "" if unknown.
 
     Returns:
-        what is wrong, one line a key.
+        The faults, one line a key.
     """
     faults = []
     for key, fault, is_known in _merge(root, root, settings, ""):
         if not is_known and len(faults) < MAX_SHOWN:  # a search takes milliseconds
             fault += _usage_hint([key]) or did_you_mean(key, all_keys(root), most=2)
-        faults.append(f"{place(key)}: {fault}" if place(key) else fault)
+        faults.append(f"{location(key)}: {fault}" if location(key) else fault)
     return faults
 
 
@@ -94,18 +94,18 @@ def _merge(
 
 
 def _new_value(node: CfgNode, raw: Any) -> Any:
-    """The value of a key that has no default."""
+    """Return the value of a key that has no default."""
     if isinstance(raw, Mapping):
         return type(node)(dict(raw))
     return _converted(raw, None)
 
 
 def _converted(raw: Any, default: Any) -> Any:
-    """``raw`` as a value of the type of ``default``; a ValueError if it is none."""
+    """Convert ``raw`` to the type of ``default``; raise a ValueError if that is impossible."""
     value = _decoded(raw) if isinstance(raw, str) else raw
     if isinstance(default, CfgNode):
         names = ", ".join(list(default)[:3])
-        raise ValueError(f"expected a section with keys such as {names}; got {_shown(raw)}")
+        raise ValueError(f"expected a section with keys such as {names}; got {short_repr(raw)}")
     if isinstance(default, str) and isinstance(raw, str) and not isinstance(value, str | None):
         value = raw
     if isinstance(default, float) and type(value) is int and abs(value) < 2**53:
@@ -113,13 +113,13 @@ def _converted(raw: Any, default: Any) -> Any:
     if isinstance(default, list | tuple) and isinstance(value, list | tuple):
         value = type(default)(value)
     if not (default is None or value is None or type(value) is type(default)):
-        raise ValueError(f"expected {TYPE_NAMES[type(default)]}, got {_shown(raw)}")
+        raise ValueError(f"expected {TYPE_NAMES[type(default)]}, got {short_repr(raw)}")
     _require_plain(value, raw)
     return value
 
 
 def _decoded(text: str) -> Any:
-    """The Python literal that a text is, or the text itself."""
+    """Return the value of a text that is a Python literal, else the text itself."""
     if len(text) > MAX_TEXT_LENGTH:
         return text
     try:
@@ -135,10 +135,10 @@ def _require_plain(value: Any, raw: Any) -> None:
         for item in value:
             _require_plain(item, raw)
     elif type(value) not in PLAIN_TYPES:
-        raise ValueError(f"expected text, numbers and lists of them, got {_shown(raw)}")
+        raise ValueError(f"expected text, numbers and lists of them, got {short_repr(raw)}")
     elif isinstance(value, str) and _UNUSABLE.search(value):
         raise ValueError(
-            f"expected a text without control characters and surrogates, got {_shown(raw)}"
+            f"expected a text without control characters and surrogates, got {short_repr(raw)}"
         )
 
 
@@ -160,7 +160,3 @@ def _usage_hint(arguments: Sequence[Any]) -> str:
         if re.match(r"[A-Z0-9_.]+=", argument):
             return "; write KEY VALUE, without '='"
     return ""
-
-
-def _shown(value: Any) -> str:
-    return short_repr(value)

@@ -1,4 +1,4 @@
-"""Detectron2's ``CfgNode`` without its unsafe ways: no YAML of a stranger runs code."""
+"""Detectron2's ``CfgNode`` with safe loading: no YAML file runs code."""
 
 import copy
 import os
@@ -15,7 +15,7 @@ from segcore.text import short_repr
 
 
 class SafeCfgNode(CfgNode):
-    """Configuration node that loads YAML safely, and says what is wrong with a setting.
+    """Configuration node that loads YAML safely and names the fault of a setting.
 
     Differs from Detectron2's as follows:
 
@@ -44,7 +44,7 @@ class SafeCfgNode(CfgNode):
         """Load a file over those that its ``_BASE_`` names; nested dicts of plain values.
 
         Args:
-            allow_unsafe: of Detectron2; changes nothing.
+            allow_unsafe: argument of Detectron2; has no effect.
         """
         result: dict[str, Any] = {}
         for file in read_config_files(filename):
@@ -55,7 +55,7 @@ class SafeCfgNode(CfgNode):
         """Merge a file over those that its ``_BASE_`` names.
 
         Args:
-            allow_unsafe: of Detectron2; changes nothing.
+            allow_unsafe: argument of Detectron2; has no effect.
 
         Raises:
             ConfigError: a file cannot be read, or sets what there is not; names file and line.
@@ -66,17 +66,17 @@ class SafeCfgNode(CfgNode):
             if version != self.get("VERSION"):
                 shown = short_repr(version, 40)
                 raise ConfigError(
-                    f"{file.place('VERSION')}: VERSION: expected {self.VERSION}, got {shown}"
+                    f"{file.location('VERSION')}: VERSION: expected {self.VERSION}, got {shown}"
                 )
-            faults += merge_settings(self, file.settings, file.place)
+            faults += merge_settings(self, file.settings, file.location)
         raise_faults(faults)
 
     def merge_from_other_cfg(self, cfg_other: Mapping[str, Any]) -> None:
-        """Merge another config; a key that this one has not is a ConfigError."""
+        """Merge another config; a key that this one lacks is a ConfigError."""
         raise_faults(merge_settings(self, cfg_other))
 
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
-        """Merge ``[key, value, key, value, ...]``, such as of a command line.
+        """Merge ``[key, value, key, value, ...]``, such as from a command line.
 
         Raises:
             ConfigError: an odd number, a key that there is not, or a value of another type.
@@ -93,7 +93,7 @@ class SafeCfgNode(CfgNode):
 
 
 def _update(target: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Merge nested dicts; a value takes the place of a section and the other way round."""
+    """Merge nested dicts; a value replaces a section, and a section a value."""
     for key, value in settings.items():
         if isinstance(value, dict) and isinstance(target.get(key), dict):
             _update(target[key], value)

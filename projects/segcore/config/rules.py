@@ -1,4 +1,4 @@
-"""What values config keys may have: rules of single keys, and relations between several.
+"""Rules for the values of single config keys, and relations between several.
 
 A project adds those of its keys with :func:`add_rules` and :func:`relation` where it adds the keys.
 """
@@ -21,12 +21,12 @@ NORMS = ("", "BN", "FrozenBN", "GN", *SYNC_NORMS)
 
 @dataclass(frozen=True)
 class Rule:
-    """What the value of a key must be.
+    """Condition on the value of a key.
 
     Attributes:
         expected: a phrase for messages.
-        accepts: whether a value, of any type, is right.
-        names: where the value is a name, those that there are.
+        accepts: returns whether a value, of any type, is right.
+        names: returns the known names, if the value is one.
     """
 
     expected: str
@@ -34,7 +34,7 @@ class Rule:
     names: Callable[[], Collection[str]] | None = None
 
     def fault(self, value: Any) -> str | None:
-        """What is wrong with a value, or None."""
+        """Describe the fault of a value; None if it is right."""
         if self.accepts(value):
             return None
         shown, expected, suggestion = short_repr(value), self.expected, ""
@@ -47,7 +47,7 @@ class Rule:
 
 
 class Relation(NamedTuple):
-    """A check of several keys that are right each for itself."""
+    """Check of several keys, each of which is right on its own."""
 
     keys: tuple[str, ...]  # or sections, all of what ``check`` reads
     check: Callable[[CfgNode], Iterator[str]]  # yields faults, a line each
@@ -65,7 +65,7 @@ def add_rules(section: str, rules: Mapping[str, Rule]) -> None:
 
 
 def relation(*keys: str) -> Callable:
-    """Decorate a function of a config that yields faults; it is asked if ``keys`` are right."""
+    """Decorate a check of a config that yields faults; it runs if all of ``keys`` are right."""
 
     def register(check: Callable[[CfgNode], Iterator[str]]) -> Callable:
         RELATIONS.append(Relation(keys, check))
@@ -75,7 +75,7 @@ def relation(*keys: str) -> Callable:
 
 
 def integer(low: int, high: int = MAX_INTEGER) -> Rule:
-    """An integer in [low, high]."""
+    """Rule: an integer in [low, high]."""
     expected = (
         f"an integer of at least {low}"
         if high == MAX_INTEGER
@@ -85,7 +85,7 @@ def integer(low: int, high: int = MAX_INTEGER) -> Rule:
 
 
 def number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Rule:
-    """A finite number in [low, high], the ends left out if ``above`` and ``below``."""
+    """Rule: a finite number in [low, high], without the ends if ``above`` and ``below``."""
     if high == math.inf:
         expected = f"a finite number {'above' if above else 'of at least'} {low:g}"
     else:
@@ -104,12 +104,12 @@ def number(low: float, high: float = math.inf, *, above: bool = False, below: bo
 
 
 def share() -> Rule:
-    """A number in [0, 1]."""
+    """Rule: a number in [0, 1]."""
     return number(0, 1)
 
 
 def dropout() -> Rule:
-    """A number in [0, 1)."""
+    """Rule: a number in [0, 1)."""
     return number(0, 1, below=True)
 
 
@@ -118,13 +118,13 @@ def boolean() -> Rule:
 
 
 def text(*, empty: bool = True) -> Rule:
-    """A text."""
+    """Rule: a text."""
     expected = "a text" if empty else "a text that is not empty"
     return Rule(expected, lambda value: isinstance(value, str) and (empty or bool(value.strip())))
 
 
 def one_of(*values: Any) -> Rule:
-    """One of a few values."""
+    """Rule: one of these values."""
     if all(isinstance(value, str) for value in values):
         return named(lambda: values)
     expected = f"one of {', '.join(map(repr, values))}"
@@ -132,7 +132,7 @@ def one_of(*values: Any) -> Rule:
 
 
 def named(names: Callable[[], Collection[str]]) -> Rule:
-    """One of names that are known when it is asked, such as those of a registry."""
+    """Rule: one of the names that ``names()`` returns at the check, such as those of a registry."""
     return Rule(
         "a name that is registered",
         lambda value: isinstance(value, str) and value in names(),
@@ -141,14 +141,14 @@ def named(names: Callable[[], Collection[str]]) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """None, or what a rule accepts."""
+    """Rule: None, or a value that ``rule`` accepts."""
     return Rule(
         f"None or {rule.expected}", lambda value: value is None or rule.accepts(value), rule.names
     )
 
 
 def list_of(rule: Rule, length: int | None = None, *, least: int = 1) -> Rule:
-    """A list of ``length`` items, or of at least so many, each of which a rule accepts."""
+    """Rule: a list of ``length`` items, or of at least ``least``, all accepted by ``rule``."""
     if length is not None:
         expected = f"a list of {length} items"
     else:
@@ -178,7 +178,7 @@ def keys_with_sync_norm(node: CfgNode, prefix: str = "") -> Iterator[str]:
 
 
 def backbone_features(cfg: CfgNode) -> list[str] | None:
-    """The features that the config's backbone returns, or None where that is not known."""
+    """Return the features that the config's backbone returns, or None if that is unknown."""
     section = BACKBONE_SECTIONS.get(cfg.MODEL.BACKBONE.NAME)
     return None if section is None else list(cfg.MODEL[section].OUT_FEATURES)
 

@@ -1,4 +1,4 @@
-"""All values of a config checked at once, before anything is built."""
+"""Validation of all values of a config, before anything is built."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def require_datasets(cfg: CfgNode, *, training: bool) -> None:
     if training and not cfg.DATASETS.TRAIN:
         raise ConfigError(
             "DATASETS.TRAIN: there is nothing to train on: give DATASETS.PANOPTIC.TRAIN.{IMAGES,"
-            "JSON,PNGS} of own data, or names of data sets"
+            "JSON,PNGS} of custom data, or names of data sets"
         )
     names = {"TRAIN": cfg.DATASETS.TRAIN if training else (), "TEST": cfg.DATASETS.TEST}
     raise_faults(
@@ -54,7 +54,7 @@ def require_datasets(cfg: CfgNode, *, training: bool) -> None:
 
 
 def _node_of(cfg: CfgNode, key: str) -> tuple[Any, str]:
-    """The node that holds a full key, or None, and the key in it."""
+    """Return the node that holds a full key, or None, and the name of the key in it."""
     *sections, name = key.split(".")
     node = cfg
     for section in sections:
@@ -63,5 +63,5 @@ def _node_of(cfg: CfgNode, key: str) -> tuple[Any, str]:
 
 
 def _concerns(key: str, wrong: str) -> bool:
-    """Whether a wrong key is ``key`` or stands in the section ``key``."""
+    """Return whether a wrong key is ``key`` or stands in the section ``key``."""
     return wrong == key or wrong.startswith(f"{key}.")

@@ -33,7 +33,7 @@ RESNET_DEPTHS = (18, 34, 50, 101, 152)
 
 
 def architectures() -> Collection[str]:
-    """Names of the meta-architectures; Detectron2's take other mappers and evaluators."""
+    """Return the names of the meta-architectures, without Detectron2's own."""
     return [
         name for name, model in META_ARCH_REGISTRY if not model.__module__.startswith("detectron2.")
     ]
@@ -68,7 +68,7 @@ steps = Rule(
 
 
 def rows(expected: str, *columns: Callable[[Any], bool]) -> Rule:
-    """A list of rows, each with one value for every check of a column."""
+    """Rule: a list of rows, with one check for each column."""
     return Rule(
         expected,
         lambda value: (

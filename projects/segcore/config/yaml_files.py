@@ -1,4 +1,4 @@
-"""Configuration files: YAML that runs nothing, in bounds, with the files that ``_BASE_`` names."""
+"""Configuration files: bounded YAML that runs no code, with the files that ``_BASE_`` names."""
 
 import os
 import re
@@ -31,7 +31,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """What one file sets.
+    """Settings of one file.
 
     Attributes:
         source: what messages call it: a path.
@@ -46,20 +46,20 @@ class ConfigFile:
     lines: dict[str, int] = field(default_factory=dict)
 
     def get(self, key: str) -> Any:
-        """The value of a full key, or None."""
+        """Return the value of a full key, or None."""
         value = self.settings
         for name in key.split("."):
             value = value.get(name) if isinstance(value, dict) else None
         return value
 
-    def place(self, key: str) -> str:
-        """Where a full key is set, for messages."""
+    def location(self, key: str) -> str:
+        """Return the file and line that set a full key, for messages."""
         line = self.lines.get(key)
         return self.source + (f", line {line}" if line else "")
 
 
 def read_config_files(path: str | os.PathLike) -> list[ConfigFile]:
-    """Read a configuration file and all that it is based on, the weakest first.
+    """Read a configuration file and its bases, in the order in which they are merged.
 
     A ``_BASE_`` is relative to the file that names it.
 
@@ -73,7 +73,7 @@ def read_config_files(path: str | os.PathLike) -> list[ConfigFile]:
 
 
 def parse_config(text: str, source: str) -> ConfigFile:
-    """Parse YAML text without constructing anything but plain values.
+    """Parse YAML text into plain values only.
 
     Raises:
         ConfigError: names ``source``, the line and the fault: syntax, a tag such as
@@ -96,12 +96,12 @@ def parse_config(text: str, source: str) -> ConfigFile:
     except RecursionError:
         raise ConfigError(f"{source}: values are nested too deep") from None
     if not isinstance(node, yaml.MappingNode):
-        found = "nothing" if node is None else f"a {node.id}"
-        raise ConfigError(f"{source}: expected KEY: VALUE lines, got {found}")
+        content = "nothing" if node is None else f"a {node.id}"
+        raise ConfigError(f"{source}: expected KEY: VALUE lines, got {content}")
     reader = _NodeReader(source)
     settings = reader.read(node)
-    place = f"{source}, line {reader.lines.get(BASE_KEY)}"
-    bases = _checked_bases(settings.pop(BASE_KEY, []), place)
+    location = f"{source}, line {reader.lines.get(BASE_KEY)}"
+    bases = _checked_bases(settings.pop(BASE_KEY, []), location)
     return ConfigFile(source, settings, bases, reader.lines)
 
 
@@ -162,12 +162,13 @@ def _read_with_bases(path: str, chain: list[str], files: list[ConfigFile]) -> No
         )
 
 
-def _checked_bases(value: Any, place: str) -> list[str]:
+def _checked_bases(value: Any, location: str) -> list[str]:
     bases = value if isinstance(value, list) else [value]
     for base in bases:
         if not isinstance(base, str) or not base:
             raise ConfigError(
-                f"{place}: {BASE_KEY}: expected a path or a list of paths, got {short_repr(base)}"
+                f"{location}: {BASE_KEY}: expected a path or a list of paths, "
+                f"got {short_repr(base)}"
             )
     return bases
 
@@ -218,7 +219,7 @@ class _NodeReader:
         return merged | result
 
     def _merged(self, node: yaml.Node, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-        """The entries that ``<<`` takes over; the first of several mappings goes before others."""
+        """Return the entries that ``<<`` merges; the first of several mappings takes precedence."""
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for source in reversed(sources):
             if not isinstance(source, yaml.MappingNode):

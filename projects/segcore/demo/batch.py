@@ -1,6 +1,7 @@
-"""Many photos, each on its own: what is wrong with one is a line, and the next one follows."""
+"""Prediction on many photos; a faulty one is reported and skipped."""
 
 import errno
+import itertools
 import os
 import signal
 import sys
@@ -26,9 +27,9 @@ def collect_photos(paths: Sequence[str]) -> tuple[list[Path], list[str]]:
     Raises:
         DataError: there is no photo at all.
     """
-    found = {path: find_photos([path]) for path in paths}
-    empty = [path for path, photos in found.items() if not photos]
-    photos = [photo for photos in found.values() for photo in photos]
+    photos_by_path = {path: find_photos([path]) for path in paths}
+    empty = [path for path, photos in photos_by_path.items() if not photos]
+    photos = list(itertools.chain(*photos_by_path.values()))
     if not photos:
         raise DataError(f"no photos in {', '.join(map(printable, empty))}")
     unique: dict[str, Path] = {}
@@ -40,7 +41,7 @@ def collect_photos(paths: Sequence[str]) -> tuple[list[Path], list[str]]:
 def predict_photos(
     photos: Iterable[Path], predict: Callable[[Path], str], *, debug: bool = False
 ) -> int:
-    """Call ``predict`` on each photo and print what it returns; an error is a line on stderr.
+    """Call ``predict`` on each photo and print the result; an error is a line on stderr.
 
     Args:
         debug: print the traceback of errors.
@@ -84,7 +85,7 @@ def exit_on_termination() -> Iterator[None]:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """One line that names the photo and says what is wrong."""
+    """Return one line that names the photo and the error."""
     name, known = printable(path), explain(error)
     if known is None:
         text = f"{type(error).__name__}: {error} (--debug shows where)"

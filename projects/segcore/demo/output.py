@@ -12,7 +12,7 @@ JSON_FILES = ("panoptic.json", "instances.json")
 
 
 def check_output(folder: str | Path, photos: Sequence[Path]) -> None:
-    """Make sure that results of ``photos`` can be written into ``folder``, which may not exist.
+    """Check that results of ``photos`` can be written into ``folder``, which need not exist.
 
     Raises:
         OutputError: something else has a name that is needed, or writing is not allowed.
@@ -40,5 +40,5 @@ def check_output(folder: str | Path, photos: Sequence[Path]) -> None:
 
 
 def has_results(folder: str | Path) -> bool:
-    """Whether an earlier run has left results in ``folder``."""
+    """Return whether ``folder`` holds results of an earlier run."""
     return any((Path(folder) / name).exists() for name in (*PICTURE_FOLDERS, *JSON_FILES))

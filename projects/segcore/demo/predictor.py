@@ -1,4 +1,4 @@
-"""A predictor that also shows what a model looks at."""
+"""A predictor with the tokens and the attention of a model."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ from segcore.predictor import Predictor
 
 
 class DemoError(UserError, ValueError):
-    """What was asked cannot be shown with this model; says why."""
+    """A request that this model cannot serve."""
 
 
 class PhotoPredictor(Predictor):
     """:class:`segcore.Predictor` with the tokens and the attention that ``demo.py`` draws."""
 
     def require_focus(self) -> None:
-        """Make sure that :meth:`focus` can be asked.
+        """Check that the model has a :meth:`focus`.
 
         Raises:
             DemoError: the backbone keeps all of an image.
@@ -31,7 +31,7 @@ class PhotoPredictor(Predictor):
             )
 
     def focus(self, photo: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Where the tokens of each stage of the backbone are on a photo.
+        """Return the positions on a photo of the tokens of each stage of the backbone.
 
         Args:
             photo: (H, W, 3) uint8, BGR, of any size.
@@ -57,7 +57,7 @@ class PhotoPredictor(Predictor):
         ]
 
     def require_attention(self, queries: Sequence[int] = ()) -> None:
-        """Make sure that :meth:`attention` can be asked.
+        """Check that the model has an :meth:`attention` for these queries.
 
         Raises:
             DemoError: the model does not tell, or has no query of such a number.
@@ -68,18 +68,18 @@ class PhotoPredictor(Predictor):
                 "attention: expected a model that shows that of its mask decoders (with a method "
                 f"attention), got {type(model).__name__}"
             )
-        outside = [number for number in queries if not 0 <= number < model.num_queries]
+        outside = [query for query in queries if not 0 <= query < model.num_queries]
         if outside:
             raise DemoError(
-                f"attention: expected numbers of queries in [0, {model.num_queries}), got {outside}"
+                f"attention: expected indices of queries in [0, {model.num_queries}), got {outside}"
             )
 
     def attention(self, photo: np.ndarray, queries: Sequence[int] = ()) -> list[QueryAttention]:
-        """What queries of the mask decoders attend to on a photo, on the CPU.
+        """Return the attention of queries of the mask decoders on a photo, on the CPU.
 
         Args:
             photo: (H, W, 3) uint8, BGR, of any size.
-            queries: numbers of queries; none for those of the best segments, if there are any.
+            queries: indices of queries; if empty, those of the best segments.
 
         Raises:
             DemoError: see :meth:`require_attention`.

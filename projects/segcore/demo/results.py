@@ -39,19 +39,19 @@ SAVE_SHARE = 0.05  # largest share of the time that saving takes
 
 
 class ResultWriter:
-    """Writes into a folder, every file atomically.
+    """Writer of results into a folder, every file atomically.
 
-    ``overlay/<photo>.jpg`` the segments over the photo; ``panoptic/<photo>.png`` and
-    ``panoptic.json`` in COCO panoptic format; ``instances.json`` in COCO's result format;
-    ``semantic/<photo>.png`` contiguous classes, of models that give nothing else;
-    ``focus/<photo>.png`` where the tokens are, and ``attention/<photo>.png`` what queries attend
-    to, if told.
+    * ``overlay/<photo>.jpg``: segments over the photo.
+    * ``panoptic/<photo>.png`` and ``panoptic.json``: COCO panoptic format.
+    * ``instances.json``: COCO's result format.
+    * ``semantic/<photo>.png``: contiguous classes, for models with semantic results only.
+    * ``focus/<photo>.png`` and ``attention/<photo>.png``: tokens and attention, if given.
 
-    The JSON files list the photos that are done: they are written every few seconds, for the case
-    that the process is killed, and by :meth:`finish`. Those of an earlier run are replaced.
+    The JSON files list the finished photos. They are written every few seconds, in case the
+    process is killed, and by :meth:`finish`. Those of an earlier run are replaced.
 
     Args:
-        folder: made if needed.
+        folder: output folder, created if needed.
         categories: see ``segcore.visualization.categories_of``.
         score_threshold: instances with a lower score are left out.
     """
@@ -76,14 +76,14 @@ class ResultWriter:
         focus: Sequence[tuple[torch.Tensor, torch.Tensor | None]] | None = None,
         attention: Sequence[QueryAttention] | None = None,
     ) -> list[Row]:
-        """Write one photo's results. If that fails, nothing of the photo remains.
+        """Write the results of one photo; if that fails, none of its files remain.
 
         Args:
             path: of the photo; gives the results their names.
             photo: (H, W, 3) uint8, BGR.
             result: the compact form: "panoptic_seg", "instances", "semantic_map".
-            focus: what ``PhotoPredictor.focus`` gives.
-            attention: what ``PhotoPredictor.attention`` gives.
+            focus: result of ``PhotoPredictor.focus``.
+            attention: result of ``PhotoPredictor.attention``.
 
         Returns:
             the table of segments: panoptic if there are such, else instances, else classes.
@@ -141,7 +141,7 @@ class ResultWriter:
         return rows
 
     def finish(self) -> None:
-        """Write the JSON files of the photos so far, if there are any new ones.
+        """Write the JSON files of the photos so far, unless they are up to date.
 
         Raises:
             OutputError: they cannot be written.
@@ -184,7 +184,7 @@ class ResultWriter:
         written.append(path)
 
     def _unique_stem(self, path: Path) -> str:
-        """The photo's name; numbered where photos of several folders share it."""
+        """Return the name of the photo; numbered if photos of several folders share it."""
         first = _portable_stem(path)
         numbered = (f"{first}_{number}" for number in itertools.count(2))
         free = (stem for stem in itertools.chain([first], numbered) if stem not in self._stems)
@@ -231,7 +231,7 @@ class ResultWriter:
 
 @contextmanager
 def _all_or_nothing() -> Iterator[list[Path]]:
-    """Give a list of files to fill; they are deleted on any error."""
+    """Yield a list of files to fill; delete them on any error."""
     written: list[Path] = []
     try:
         yield written
@@ -242,18 +242,18 @@ def _all_or_nothing() -> Iterator[list[Path]]:
 
 
 def _at_least(instances: Instances, score: float) -> Instances:
-    """Instances with that score or a higher one."""
-    kept = instances.scores >= score
-    chosen = Instances(instances.image_size)
-    chosen.scores = instances.scores[kept]
-    chosen.pred_classes = instances.pred_classes[kept]
-    chosen.pred_boxes = instances.pred_boxes[kept]
-    chosen.pred_masks_rle = list(itertools.compress(instances.pred_masks_rle, kept.tolist()))
-    return chosen
+    """Return the instances with at least this score."""
+    mask = instances.scores >= score
+    selected = Instances(instances.image_size)
+    selected.scores = instances.scores[mask]
+    selected.pred_classes = instances.pred_classes[mask]
+    selected.pred_boxes = instances.pred_boxes[mask]
+    selected.pred_masks_rle = list(itertools.compress(instances.pred_masks_rle, mask.tolist()))
+    return selected
 
 
 def _id_colors(ids: np.ndarray) -> np.ndarray:
-    """Colors of a panoptic PNG, whose bytes make the id: int (H, W) -> uint8 (H, W, 3)."""
+    """Encode ids as colors of a panoptic PNG: int (H, W) -> uint8 (H, W, 3)."""
     colors = np.empty((*ids.shape, 3), np.uint8)
     for rows in strips(ids.shape):
         strip = ids[rows]
@@ -263,12 +263,12 @@ def _id_colors(ids: np.ndarray) -> np.ndarray:
 
 
 def _portable_stem(path: Path) -> str:
-    """The name without suffix, of printable UTF-8 and not too long for a file system."""
+    """Return the name without suffix, in printable UTF-8 and short enough for a file system."""
     stem = os.fsencode(path.stem).decode(errors="replace").replace("\ufffd", "_")
     stem = "".join(c if printable(c) == c else "_" for c in stem)
     return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
 
 
 def _utf8(name: str) -> str:
-    r"""A file name as text; bytes that are no UTF-8 become ``\xff``."""
+    r"""Return a file name as text; bytes that are not UTF-8 become ``\xff``."""
     return os.fsencode(name).decode(errors="backslashreplace")

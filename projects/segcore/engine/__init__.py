@@ -1,4 +1,4 @@
-"""Training and evaluation: launcher, trainer, and the way from the command line to a config."""
+"""Training and evaluation: launcher, trainer, set-up of a run."""
 
 from segcore.engine.launch import launch
 from segcore.engine.logs import record_setup, run_log

@@ -37,8 +37,8 @@ def launch(
     """Run ``main_func(*args)`` in every process of a job; call it on each machine of the job.
 
     The arguments are those of Detectron2's ``launch``. Without a GPU, ``num_gpus_per_machine``
-    processes run on the CPU and talk through gloo. In a process that torchrun has started, its
-    environment says how many processes there are, and the arguments do not count.
+    processes run on the CPU with the gloo backend. In a process of torchrun, the number of
+    processes comes from its environment, and the arguments are ignored.
 
     Args:
         dist_url: address the processes meet at, such as ``tcp://127.0.0.1:8686``; "auto" takes a
@@ -47,11 +47,11 @@ def launch(
     All processes end when one fails, and when the calling one is interrupted or terminated.
 
     Returns:
-        what ``main_func`` returns, where the calling process itself runs it, else None.
+        The result of ``main_func`` if the calling process itself runs it, else None.
 
     Raises:
-        ConfigError: counts that are out of range, more processes than GPUs, an address that is
-            none, or "auto" for several machines.
+        ConfigError: counts are out of range, there are more processes than GPUs, the address is
+            malformed, or "auto" for several machines.
         UserError: the address cannot be resolved or is in use; a process was killed; or the error
             of the first process that failed, if :func:`segcore.program.explain` knows it.
         torch.multiprocessing.ProcessRaisedException: another exception of a process.
@@ -79,14 +79,14 @@ def launch(
 
 
 def _allow_open_files() -> None:
-    """Raise the soft limit: each tensor that a loader worker hands over is an open file."""
+    """Raise the soft limit of open files: each tensor from a loader worker is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _run_processes(count: int, worker_args: tuple) -> None:
-    """Run ``_spawned_worker`` in processes; none is left, however this ends."""
+    """Run ``_spawned_worker`` in processes, all of which have ended on return."""
     errors = mp.get_context("spawn").SimpleQueue()
     with _exit_when_terminated(), without_warnings_of("torch.multiprocessing.spawn"):
         try:
@@ -162,7 +162,7 @@ def _check_counts(num_gpus_per_machine: int, num_machines: int, machine_rank: in
 
 
 def _check_address(dist_url: str, listens: bool) -> None:
-    """Refuse what would make PyTorch wait for its timeout of 30 minutes."""
+    """Refuse addresses that would make PyTorch wait for its timeout of 30 minutes."""
     expected = "expected auto, or an address such as tcp://127.0.0.1:8686"
     try:
         url = urlsplit(dist_url)
@@ -224,11 +224,11 @@ def _spawned_worker(
     machine_rank: int,
     dist_url: str,
 ) -> None:
-    # PyTorch has the kernel send SIGINT when the launcher dies. It must end this process also where
-    # it waits for others, when Python handles no signal, and where nohup has SIGINT ignored.
+    # PyTorch has the kernel send SIGINT when the launcher dies. It must end this process even while
+    # it waits for others, when Python handles no signals, and under nohup, which ignores SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-        # Processes with a thread a core each would fight for the cores.
+        # By default each process would use a thread for every core.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
     try:
         _run_in_group(
@@ -245,7 +245,7 @@ def _spawned_worker(
         if known is not None:
             errors.put((local_rank, known))
         if isinstance(known, LostConnectionError):
-            # The launcher shall hear first of the process that failed first.
+            # The process that failed first must reach the launcher first.
             time.sleep(PEER_GRACE)
         raise
 
@@ -279,7 +279,7 @@ def _run_in_group(
     _create_local_process_group(local_size)
     comm.synchronize()
     result = main_func(*args)
-    # Only after success: with a failed peer this could wait for ever.
+    # Only after success: with a failed peer this could wait forever.
     dist.destroy_process_group()
     return result
 
@@ -287,8 +287,8 @@ def _run_in_group(
 def _create_local_process_group(local_size: int) -> None:
     """Tell ``detectron2.utils.comm`` which ranks share a machine; ``get_local_rank`` needs it.
 
-    The one place that knows Detectron2's versions apart: its main has a function for this, while
-    in v0.6 nothing but its own CUDA-only launcher sets the variable.
+    Detectron2's main branch has a function for this; in v0.6 only its CUDA launcher sets the
+    variable.
     """
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(local_size)

@@ -1,4 +1,4 @@
-"""Messages of a run: on the terminal for its user, all of them in ``log.txt``."""
+"""Messages of a run: on the terminal, and in full in ``log.txt``."""
 
 import logging
 import shlex
@@ -21,13 +21,13 @@ from segcore.program import explain
 
 FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 
-FILE_ONLY = {"file_only": True}  # as ``extra`` of a message too long for the terminal
+FILE_ONLY = {"file_only": True}  # ``extra`` of a message too long for the terminal
 
 logger = logging.getLogger(__name__)
 
 
 def package_names() -> list[str]:
-    """Top-level packages whose messages are shown: Detectron2's, segcore, installed projects."""
+    """Return the top-level packages whose messages are shown, installed projects among them."""
     projects = {entry.value.split(".")[0] for entry in entry_points(group=PROJECTS_ENTRY_POINT)}
     return ["fvcore", "detectron2", "segcore", *sorted(projects)]
 
@@ -37,7 +37,7 @@ def run_log(folder: Path | None) -> Iterator[None]:
     """Show messages of the main process, and write those of every process to a file.
 
     Args:
-        folder: of ``log.txt``, on process r > 0 ``log.txt.rank<r>``; None writes no file.
+        folder: for ``log.txt``, or ``log.txt.rank<r>`` on process r > 0; None writes no file.
 
     Raises:
         OutputError: the file cannot be opened.
@@ -78,7 +78,7 @@ def record_setup(cfg: CfgNode, folder: Path) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """Gives up lines that cannot be written, as on a full disk: training can go on without."""
+    """Log file that drops lines it cannot write, as on a full disk, so that training goes on."""
 
     def close(self) -> None:
         with suppress(OSError):
@@ -96,6 +96,6 @@ def _open_log(path: Path) -> logging.Handler:
 
 
 def _is_for_terminal(record: logging.LogRecord) -> bool:
-    # Detectron2 logs the traceback of what ends a training; the program's edge says it plainly.
-    said_by_the_program = bool(record.exc_info) and explain(record.exc_info[1]) is not None
-    return not said_by_the_program and not getattr(record, "file_only", False)
+    # Detectron2 logs the traceback of an error that ends training; run_program prints its message.
+    is_explained = bool(record.exc_info) and explain(record.exc_info[1]) is not None
+    return not is_explained and not getattr(record, "file_only", False)

@@ -17,7 +17,7 @@ WINDOW = 20
 
 
 class MetricsFile(HookBase):
-    """Writes the lines of Detectron2's ``JSONWriter``, and has the smoothing window as its state.
+    """Writer of the lines of Detectron2's ``JSONWriter``, with the smoothing window as its state.
 
     A line is written every 20 iterations, after each evaluation, and after the last iteration; a
     run that fails writes none. A resumed run removes the lines of iterations that it repeats.
@@ -34,11 +34,11 @@ class MetricsFile(HookBase):
         self._scalars: dict[str, dict[str, Any]] = {}
 
     def is_complete(self, iteration: int) -> bool:
-        """Whether the line of this iteration is written, or none is due."""
+        """Return whether the line of this iteration is written, or none is due."""
         return not self._is_due(iteration) or self.last_written >= iteration
 
     def restore(self, storage: EventStorage, start_iter: int) -> None:
-        """Give a resumed run the scalars of the checkpoint, and the file its lines."""
+        """Restore the scalars of a resumed run from the checkpoint, and the lines of its file."""
         if self.path is None:
             return
         for name, scalar in self._scalars.items():
@@ -110,21 +110,21 @@ class MetricsFile(HookBase):
 
 
 def _remove_lines_from(path: Path, start_iter: int) -> int:
-    """Remove lines of ``start_iter`` and later, and what is no line; return the last iteration."""
+    """Remove lines of ``start_iter`` and later, and broken ones; return the last iteration left."""
     if not path.exists():
         return -1
-    kept, last = [], -1
+    lines, last = [], -1
     for line in path.read_text(errors="replace").splitlines():
         iteration = _iteration(line)
         if iteration is not None and iteration < start_iter:
-            kept.append(line + "\n")
+            lines.append(line + "\n")
             last = max(last, iteration)
-    write_bytes("".join(kept).encode(), path)
+    write_bytes("".join(lines).encode(), path)
     return last
 
 
 def _iteration(line: str) -> int | None:
-    """The iteration of a line; None for the rest of one whose writer was killed."""
+    """Return the iteration of a line; None if the line is broken, as after a kill."""
     try:
         return int(json.loads(line)["iteration"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The output folder of a run: of one run at a time, and of one training unless it is resumed."""
+"""The output folder of a run, locked by it; a used one needs ``--resume``."""
 
 import errno
 import fcntl
@@ -19,9 +19,9 @@ from segcore.files import remove_partial_files
 from segcore.text import printable
 
 LOCK_NAME = ".lock"
-# What a training leaves that another one would mix with or overwrite.
+# Files of a training that another one would mix with or overwrite.
 TRACES_OF_TRAINING = ("last_checkpoint", "metrics.json", "model_*.pth")
-# Of file systems without locks.
+# Errors of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 
 logger = logging.getLogger(__name__)
@@ -31,17 +31,17 @@ _held: set[Path] = set()
 
 @contextmanager
 def output_folder(path: str, *, trains_anew: bool) -> Iterator[Path]:
-    """Create ``OUTPUT_DIR`` and hold it for this process; remove partial files of killed runs.
+    """Create ``OUTPUT_DIR`` and lock it for this process; remove partial files of killed runs.
 
     The lock is a POSIX record lock: the kernel releases it when the process ends, in whatever way,
     and child processes do not inherit it. On NFS it holds among all machines that mount the folder
     with locks; on a file system without locks a warning says so.
 
     Args:
-        trains_anew: refuse a folder that a training was written to.
+        trains_anew: refuse a folder with the files of a training.
 
     Raises:
-        ConfigError: the path is none, or the folder is used and ``trains_anew``.
+        ConfigError: the path is invalid, or the folder has a training in it and ``trains_anew``.
         OutputError: the folder cannot be created or written, or another run holds it.
     """
     folder = _create(path)
@@ -91,7 +91,7 @@ def _acquire(file: IO[str], folder: Path) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            logger.warning("%s has no file locks: see yourself that no other run uses it", folder)
+            logger.warning("%s has no file locks: make sure that no other run uses it", folder)
             return
         raise OutputError(
             f"OUTPUT_DIR {folder} is in use by another run: {_holder(file)}\n"
@@ -112,13 +112,13 @@ def _acquire(file: IO[str], folder: Path) -> None:
 
 
 def _holder(file: IO[str]) -> str:
-    """Who holds the lock, as the file says; another user may have written anything there."""
+    """Describe the holder of the lock, from a file that another user may have written."""
     try:
         file.seek(0)
         holder = json.loads(file.read(100_000))
         shown = {key: printable(holder[key], 80) for key in ("pid", "host", "since", "command")}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "a process that cannot be named"
+        return "an unknown process"
     return "process {pid} on {host}, since {since}: {command}".format(**shown)
 
 

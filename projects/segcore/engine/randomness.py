@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key alone: the same after a resume as in an unbroken run."""
+"""Random streams determined by a key: a resumed run draws the same as an unbroken one."""
 
 import random
 
@@ -19,5 +19,5 @@ def seed_random_generators(*key: int) -> None:
 
 
 def resolve_seed(seed: int) -> int:
-    """``seed`` itself, or where it is negative a random one on which all processes agree."""
+    """Return ``seed``, or a random seed that all processes share if it is negative."""
     return seed if seed >= 0 else int(comm.shared_random_seed())

@@ -1,4 +1,4 @@
-"""From the command line to a config that fits this machine."""
+"""Command line and config of a run, adapted to this machine."""
 
 import logging
 from argparse import ArgumentParser
@@ -17,16 +17,16 @@ from segcore.text import short_repr
 logger = logging.getLogger(__name__)
 
 NUM_CLASSES_KEY = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
-OWN_DATA_KEY = "DATASETS.PANOPTIC"
-OWN_DATA_PATHS = [
-    f"{OWN_DATA_KEY}.{split}.{name}"
+CUSTOM_DATA_KEY = "DATASETS.PANOPTIC"
+CUSTOM_DATA_PATHS = [
+    f"{CUSTOM_DATA_KEY}.{split}.{name}"
     for split in ("TRAIN", "TEST")
     for name in ("IMAGES", "JSON", "PNGS")
 ]
 
 
 def argument_parser() -> ArgumentParser:
-    """Detectron2's arguments, and ``--check-data``."""
+    """Return Detectron2's parser with ``--check-data``."""
     parser = default_argument_parser()
     parser.add_argument(
         "--check-data",
@@ -37,7 +37,7 @@ def argument_parser() -> ArgumentParser:
 
 
 def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """The config of a YAML file and of KEY VALUE pairs, fit for this machine; not frozen.
+    """Load a YAML file and KEY VALUE pairs and adapt the config to this machine; not frozen.
 
     Raises:
         ConfigError: see :func:`segcore.config.load_config`; or there is no such GPU.
@@ -48,10 +48,10 @@ def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def fit_to_machine(cfg: CfgNode, num_gpus: int | None = None) -> None:
-    """Choose the CPU where there is no GPU, or none is wanted; adapt what cannot run there.
+    """Choose the CPU if there is no GPU or none is wanted; replace layers that need a GPU.
 
     Args:
-        num_gpus: as given on the command line; 0 means the CPU.
+        num_gpus: number on the command line; 0 means the CPU.
 
     Raises:
         ConfigError: there are GPUs, but not the one that ``MODEL.DEVICE`` names.
@@ -80,22 +80,22 @@ def fit_to_machine(cfg: CfgNode, num_gpus: int | None = None) -> None:
 
 
 def explicit_num_classes(config_file: str, opts: Sequence[str] = ()) -> int | None:
-    """The class count that the user has asked for together with own data, or None.
+    """The class count that the user has asked for together with custom data, or None.
 
-    It counts if it is given on the command line, or in the YAML file that sets
-    ``DATASETS.PANOPTIC`` or one built on that. What comes from that file's ``_BASE_`` was meant for
+    It counts if it is set on the command line, or in the YAML file that sets
+    ``DATASETS.PANOPTIC`` or one based on it. The value of that file's ``_BASE_`` was meant for
     other data.
     """
     given = dict(zip(opts[::2], opts[1::2], strict=False))
     if NUM_CLASSES_KEY in given:
         return _class_count(given[NUM_CLASSES_KEY])
-    if any(key.startswith(OWN_DATA_KEY) for key in given):
+    if any(key.startswith(CUSTOM_DATA_KEY) for key in given):
         return None
-    found = None
+    num_classes = None
     for file in reversed(read_config_files(config_file)) if config_file else ():
-        found = found or file.get(NUM_CLASSES_KEY)
-        if any(map(file.get, OWN_DATA_PATHS)):
-            return _class_count(found) if found else None
+        num_classes = num_classes or file.get(NUM_CLASSES_KEY)
+        if any(map(file.get, CUSTOM_DATA_PATHS)):
+            return _class_count(num_classes) if num_classes else None
     return None
 
 

@@ -1,4 +1,4 @@
-"""Batches for evaluation: each image once, whatever the number of processes."""
+"""Batches for evaluation: each image once, for any number of processes."""
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset, get_detection_dataset_dicts
@@ -10,7 +10,7 @@ from segcore.engine.train_loader import keep_list, loader_timeout
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """The loader of this process's share: lists of ``TEST.IMS_PER_BATCH`` mapped dicts.
+    """Build the loader of this process: lists of ``TEST.IMS_PER_BATCH`` mapped dicts.
 
     Detectron2's own makes batches of one image in v0.6.
     """

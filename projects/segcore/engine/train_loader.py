@@ -1,4 +1,4 @@
-"""Training batches that are a function of (seed, iteration), so that training can stop and resume.
+"""Training batches as a function of (seed, iteration), so that training can stop and resume.
 
 Sample number n of the endless stream is always the same image under the same augmentation, however
 many loader workers and processes there are and wherever the stream was entered.
@@ -36,9 +36,9 @@ LOADER_TIMEOUT = 1800
 
 
 class SeededDataset(Dataset):
-    """Dataset dicts through a mapper, its random numbers seeded by the sample's number.
+    """Dataset dicts through a mapper, with random numbers seeded by the sample's number.
 
-    Indexed by (sample number in the stream, index of the image).
+    Indices are pairs (sample number in the stream, index of the image).
     """
 
     def __init__(self, dataset_dicts: list[dict], mapper: Callable[[dict], dict], seed: int):
@@ -55,7 +55,7 @@ class SeededDataset(Dataset):
 
 
 class NumberedSampler(Sampler):
-    """The indices of a sampler that gives each process its share, with their job-wide numbers."""
+    """Sampler of (number in the whole job's stream, index) from this process's indices."""
 
     def __init__(self, sampler: Iterable[int]):
         self.sampler = sampler
@@ -67,7 +67,7 @@ class NumberedSampler(Sampler):
 
 
 class ResumableBatchSampler(Sampler):
-    """Batches of samples, from the batch of iteration ``start_iter`` on; no image is read for it.
+    """Sampler of batches from iteration ``start_iter`` on; skipped images are not read.
 
     Args:
         groups: for each image the group it belongs to; a batch is of one group.
@@ -100,7 +100,7 @@ class ResumableBatchSampler(Sampler):
 def build_train_loader(
     cfg: CfgNode, mapper: Callable[[dict], dict], start_iter: int = 0
 ) -> DataLoader:
-    """The loader of this process: lists of mapped dicts, ``IMS_PER_BATCH / processes`` each.
+    """Build the loader of this process: lists of ``IMS_PER_BATCH / processes`` mapped dicts.
 
     Args:
         cfg: ``DATASETS.TRAIN``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, and ``SEED``, which must
@@ -157,9 +157,9 @@ def _build_sampler(cfg: CfgNode, dataset_dicts: list[dict]) -> Sampler:
 
 
 def _aspect_ratio_groups(cfg: CfgNode, dataset_dicts: list[dict]) -> list[int]:
-    """Detectron2's two groups, wider than high and the others, so that a batch needs less padding.
+    """Group images by aspect ratio as Detectron2 does, landscape and others, for less padding.
 
-    One group where a data set does not state the sizes, as most semantic ones.
+    There is one group if a data set does not state sizes, as most semantic ones.
     """
     sizes = _stated_sizes(cfg, dataset_dicts) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
     if sizes is None:
@@ -168,9 +168,9 @@ def _aspect_ratio_groups(cfg: CfgNode, dataset_dicts: list[dict]) -> list[int]:
 
 
 def _stated_sizes(cfg: CfgNode, dataset_dicts: list[dict]) -> list[tuple[int, int]] | None:
-    """(height, width) of each record, by itself or by the panoptic JSON of its data set.
+    """Return (height, width) of each record, from itself or the panoptic JSON of its data set.
 
-    Detectron2's records of panoptic data sets have no sizes. None where one is not known.
+    Detectron2's records of panoptic data sets have no sizes. None if any size is unknown.
     """
     if all("width" in record and "height" in record for record in dataset_dicts):
         return [(record["height"], record["width"]) for record in dataset_dicts]
@@ -188,10 +188,10 @@ def _stated_sizes(cfg: CfgNode, dataset_dicts: list[dict]) -> list[tuple[int, in
 
 
 def loader_timeout(cfg: CfgNode) -> float:
-    """Seconds to wait for a batch of the workers; 0, without workers, means for ever."""
+    """Return the seconds to wait for a batch of the workers; 0 (no limit) without workers."""
     return LOADER_TIMEOUT if cfg.DATALOADER.NUM_WORKERS else 0
 
 
 def keep_list(batch: list[dict]) -> list[dict]:
-    """A batch as it is: images differ in size."""
+    """Return the batch unchanged: images differ in size."""
     return batch

@@ -1,4 +1,4 @@
-"""One training step: autocast, loss scaling, and a stop at the first number that is not finite."""
+"""One training step: autocast, loss scaling, gradient accumulation, a stop at non-finite values."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ AUTOCAST_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def autocast_dtype(cfg: CfgNode, device_type: str) -> torch.dtype | None:
-    """The type that ``SOLVER.AMP`` asks for on this kind of device; None means no autocast.
+    """Return the type of autocast on this kind of device by ``SOLVER.AMP``; None for no autocast.
 
     Raises:
         ValueError: ``SOLVER.AMP.DTYPE`` is neither "float16" nor "bfloat16".
@@ -42,7 +42,7 @@ def autocast_dtype(cfg: CfgNode, device_type: str) -> torch.dtype | None:
 
 
 class TrainLoop(TrainerBase):
-    """Forward, backward and optimiser step on the next batch, on any device, in any precision.
+    """Forward, backward and optimizer step on the next batch, on any device, in any precision.
 
     The random numbers of a step depend on the seed, the iteration and the rank alone, so that a
     resumed run needs no generator states. A loss or, without loss scaling, a gradient that is not
@@ -53,8 +53,8 @@ class TrainLoop(TrainerBase):
         data_loader: batches, lists of dicts; it may be given later, before the first step.
         dtype: type of the autocast, or None; float16 brings loss scaling with it.
         seed: not negative.
-        accumulate: number of equal parts in which a batch is worked off, to save memory; a loss is
-            then the mean over the parts.
+        accumulate: gradient accumulation: number of micro-batches of equal size that a batch is
+            split into; a loss is the mean over them.
     """
 
     def __init__(
@@ -114,33 +114,35 @@ class TrainLoop(TrainerBase):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
     def _accumulate(self, batch: list[dict]) -> dict[str, Tensor]:
-        """Add the gradients of the batch to the parameters'; the losses, the means over parts."""
+        """Accumulate the gradients of the micro-batches; return the mean losses."""
         size = len(batch) // self.accumulate
         if size * self.accumulate != len(batch):
             raise ValueError(
                 f"SOLVER.ACCUMULATE: {len(batch)} images a process (SOLVER.IMS_PER_BATCH) cannot "
-                f"be split into {self.accumulate} equal parts"
+                f"be split into {self.accumulate} micro-batches of equal size"
             )
-        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        micro_batches = [batch[start : start + size] for start in range(0, len(batch), size)]
         means: dict[str, Tensor] = {}
-        for number, part in enumerate(parts, start=1):
-            with self._exchange_of_gradients(number == len(parts)):
-                losses = self._backward(part)
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            with self._gradient_sync(number == len(micro_batches)):
+                losses = self._backward(micro_batch)
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss
         return means
 
-    def _backward(self, part: list[dict]) -> dict[str, Tensor]:
-        """The losses of one part, by their share in the batch, and their gradients."""
+    def _backward(self, micro_batch: list[dict]) -> dict[str, Tensor]:
+        """Add the gradients of a micro-batch; return its share of the mean losses."""
         with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None):
-            losses = {name: loss / self.accumulate for name, loss in self.model(part).items()}
+            losses = {
+                name: loss / self.accumulate for name, loss in self.model(micro_batch).items()
+            }
             total_loss = sum(losses.values())
         self.grad_scaler.scale(total_loss).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _exchange_of_gradients(self, wanted: bool) -> AbstractContextManager:
-        """Lets a model of several processes exchange its gradients in the backward pass, or not."""
-        if wanted or not isinstance(self.model, DistributedDataParallel):
+    def _gradient_sync(self, enabled: bool) -> AbstractContextManager:
+        """Enable or disable the all-reduce of gradients in a backward pass of several processes."""
+        if enabled or not isinstance(self.model, DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
 
@@ -150,9 +152,9 @@ class TrainLoop(TrainerBase):
         return next(self._batches)
 
     def _checked_metrics(self, losses: Mapping[str, Tensor], batch: list[dict]) -> dict[str, float]:
-        """Losses averaged over the processes, their sum and the gradient's norm, all finite."""
-        own = torch.stack([loss.detach().float() for loss in losses.values()])
-        mean = own.clone()
+        """Return losses averaged over processes, their sum and the gradient's norm, all finite."""
+        local_losses = torch.stack([loss.detach().float() for loss in losses.values()])
+        mean = local_losses.clone()
         if comm.get_world_size() > 1:
             # Every process learns of a bad loss in one of them, and stops at the same step.
             dist.all_reduce(mean)
@@ -167,7 +169,7 @@ class TrainLoop(TrainerBase):
         finite_loss, finite_norm = _is_finite(metrics["total_loss"]), _is_finite(norm)
         # A scaled gradient may overflow: the scaler then skips the step and lowers the scale.
         if not finite_loss or not (finite_norm or self.grad_scaler.is_enabled()):
-            self._stop(dict(zip(losses, own.tolist(), strict=True)), norm, batch)
+            self._stop(dict(zip(losses, local_losses.tolist(), strict=True)), norm, batch)
         if finite_norm:
             metrics["grad_norm"] = norm
         return metrics
@@ -194,7 +196,7 @@ class TrainLoop(TrainerBase):
 
 
 def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
-    """Raise a ValueError if a state, which may be one number, has not its parameter's shape."""
+    """Raise a ValueError if a tensor of the optimizer's state lacks its parameter's shape."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:

@@ -1,4 +1,4 @@
-"""The trainer of all projects: Detectron2's, on any device, with exact resume and our data."""
+"""Trainer of all projects: Detectron2's, on any device, with exact resume."""
 
 import logging
 import os
@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Detectron2's ``DefaultTrainer`` with its hooks, periods and ``resume_or_load``, except:
 
-    * training runs on the CPU as well, alone or with several gloo processes;
-    * a run that was stopped and resumed gives the same losses as one that was not: the checkpoint
-      holds optimiser, schedule, loss scale and seed, and all random numbers follow from the seed
+    * training runs on the CPU as well, in one process or several with gloo;
+    * a run that was stopped and resumed gives the same losses as an unbroken one: the checkpoint
+      holds optimizer, schedule, loss scale and seed, and all random numbers follow from the seed
       and the iteration (a negative ``SEED`` draws one and keeps it);
     * so does its ``metrics.json``, except for times and memory (see ``MetricsFile``);
     * the training data are opened when ``train`` starts, at the iteration it starts from.
@@ -115,7 +115,7 @@ class Trainer(DefaultTrainer):
         return super().train()
 
     def state_dict(self) -> dict[str, Any]:
-        # v0.6 leaves out what the inner trainer holds: optimiser and loss scale.
+        # v0.6 leaves out what the inner trainer holds: optimizer and loss scale.
         state = TrainerBase.state_dict(self)
         state["_trainer"] = self._trainer.state_dict()
         return state
@@ -128,7 +128,7 @@ class Trainer(DefaultTrainer):
         self._trainer.seed = self.cfg.SEED
 
     def _finish_step(self, iteration: int) -> None:
-        """Do what comes after the checkpoint of a step, where the process was killed before it."""
+        """Repeat what follows the checkpoint of a step if the process was killed before it."""
         if comm.all_gather(self.metrics_file.is_complete(iteration))[0]:
             return
         self.iter = self.storage.iter = iteration
@@ -168,7 +168,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        """Semantic evaluation with test-time augmentation; result names end with "_TTA"."""
+        """Evaluate semantic results with test-time augmentation; result names end with "_TTA"."""
         cfg = cfg.clone()
         cfg.defrost()
         switches = result_switches(cfg)

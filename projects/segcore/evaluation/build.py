@@ -1,4 +1,4 @@
-"""Which evaluators a data set gets."""
+"""Evaluators of a data set."""
 
 import os
 from collections.abc import Callable, Collection
@@ -85,7 +85,7 @@ def register_evaluator(
     """Add the evaluator of data whose metadata have this ``evaluator_type``.
 
     Args:
-        build: name of the data set, folder for predictions -> evaluator.
+        build: function of the name of the data set and the folder for predictions.
         ground_truth: keys of the metadata that name files which it reads.
 
     Raises:
@@ -101,10 +101,10 @@ def register_evaluator(
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> DatasetEvaluator:
-    """The evaluators for a data set and the tasks that the config's model performs, as one.
+    """Build one evaluator for a data set and all tasks that the config's model performs.
 
     Args:
-        output_folder: where predictions are written; by default ``OUTPUT_DIR/inference``.
+        output_folder: folder for predictions; by default ``OUTPUT_DIR/inference``.
 
     Raises:
         ConfigError: the data set's metadata name no known ``evaluator_type``, the model performs no
@@ -131,7 +131,7 @@ def _panoptic_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> Dataset
 
 
 def require_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
-    """Raise the errors of ``build_evaluator`` that metadata alone show."""
+    """Raise the errors of ``build_evaluator`` that follow from metadata alone."""
     for kind in evaluator_kinds(cfg, dataset_name):
         _require_package(kind, dataset_name)
         if kind.startswith("cityscapes") and comm.get_local_size() != comm.get_world_size():
@@ -154,7 +154,7 @@ def _require_package(kind: str, dataset_name: str) -> None:
 
 
 def evaluator_kinds(cfg: CfgNode, dataset_name: str) -> list[str]:
-    """The kinds of evaluators, keys of ``EVALUATORS``, that a data set gets."""
+    """Return the kinds of evaluators of a data set, keys of ``EVALUATORS``."""
     metadata = MetadataCatalog.get(dataset_name)
     evaluator_type = metadata.get("evaluator_type")
     if evaluator_type in SINGLE_KINDS:

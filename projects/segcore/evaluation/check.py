@@ -1,4 +1,4 @@
-"""What evaluation needs is looked at before training, not when the first evaluation starts."""
+"""Checks before training of everything that evaluation needs."""
 
 import os
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ RECORD_FILES = {"semantic": "sem_seg_file_name", "cityscapes_semantic": "sem_seg
 
 
 def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
-    """Raise now what evaluation on a data set would raise later.
+    """Raise the errors that evaluation on a data set would raise later.
 
     The main process loads the data set, looks for every file, maps the first image and builds the
     evaluators; semantic maps that follow from others are made.

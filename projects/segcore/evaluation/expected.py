@@ -1,4 +1,4 @@
-"""Results against what the config expects of them."""
+"""Comparison of results with ``TEST.EXPECTED_RESULTS``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from segcore.errors import ConfigError, UserError
 
 
 def require_expected_results(cfg: CfgNode, results: Mapping[str, Any]) -> None:
-    """Compare results, task -> metric -> value, with ``TEST.EXPECTED_RESULTS``, as training does.
+    """Compare results (task -> metric -> value) with ``TEST.EXPECTED_RESULTS``, as after training.
 
     Raises:
         ConfigError: there is no result of a task.

@@ -7,7 +7,7 @@ from detectron2.structures import Instances
 
 
 def has_fast_coco_evaluation() -> bool:
-    """Whether the installed Detectron2 has compiled COCO evaluation, else it is pycocotools'."""
+    """Return whether the installed Detectron2 has compiled COCO evaluation."""
     try:
         from detectron2._C import COCOevalEvaluateImages  # noqa: F401
     except ImportError:
@@ -23,7 +23,7 @@ class InstanceSegEvaluator(COCOEvaluator):
 
     Args:
         dataset_name: name of a registered data set.
-        output_dir: where predictions in COCO's format are written, or None.
+        output_dir: folder for predictions in COCO's format, or None.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None):
@@ -35,17 +35,17 @@ class InstanceSegEvaluator(COCOEvaluator):
             use_fast_impl=has_fast_coco_evaluation(),
         )
         self.dataset_name = dataset_name
-        things = MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id
-        self.thing_index = torch.full((max(things.values(), default=-1) + 1,), -1)
-        self.thing_index[list(things.values())] = torch.arange(len(things))
-        # What the parent reads: things alone, numbered without gaps, and the class names in the
+        thing_ids = MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id
+        self.thing_index = torch.full((max(thing_ids.values(), default=-1) + 1,), -1)
+        self.thing_index[list(thing_ids.values())] = torch.arange(len(thing_ids))
+        # The parent reads things alone, numbered without gaps, and the class names in the
         # order of the ground truth's categories. Ground truth may list stuff, which has no AP.
         ground_truth = self._coco_api.dataset
-        ground_truth["categories"] = [c for c in ground_truth["categories"] if c["id"] in things]
+        ground_truth["categories"] = [c for c in ground_truth["categories"] if c["id"] in thing_ids]
         self._coco_api.createIndex()
         categories = self._coco_api.loadCats(sorted(self._coco_api.getCatIds()))
         self._metadata = Metadata(
-            thing_dataset_id_to_contiguous_id={id_: index for index, id_ in enumerate(things)},
+            thing_dataset_id_to_contiguous_id={id_: index for index, id_ in enumerate(thing_ids)},
             thing_classes=[category["name"] for category in categories],
         )
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 class SemanticSegmentorWithTTA(nn.Module):
     """A model whose "sem_seg" is the mean over sizes and flips of the image.
 
-    The model runs on one augmented image at a time; each result has the size of the output
-    already, and those of mirrored images are mirrored back.
+    The model runs on one augmented image at a time, at the output size; results of flipped images
+    are flipped back.
 
     Args:
         cfg: ``TEST.AUG``: MIN_SIZES, MAX_SIZE and FLIP.
         model: returns dicts with "sem_seg" (K, H, W).
-        tta_mapper: from an input dict to its augmented versions, each with its "transforms";
+        tta_mapper: returns the augmented versions of an input dict, each with its "transforms";
             Detectron2's ``DatasetMapperTTA`` by default.
     """
 
@@ -34,7 +34,7 @@ class SemanticSegmentorWithTTA(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """Inputs as of the model, with "image" (C, H, W) and the output's "height" and "width"."""
+        """Predict; inputs have "image" (C, H, W) and the output's "height" and "width"."""
         return [{"sem_seg": self._mean_over_versions(record)} for record in batched_inputs]
 
     def _mean_over_versions(self, record: dict) -> Tensor:

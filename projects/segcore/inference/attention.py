@@ -15,7 +15,7 @@ class QueryAttention(NamedTuple):
     Attributes:
         query: its index.
         label: contiguous class.
-        score: of the class and, where the system has such, the mask.
+        score: of the class, times that of the mask in systems that have one.
         layers: (h, w) of each decoder layer, of the image without padding; not negative.
         mask: (h, w) final mask, values in [0, 1], of the image without padding.
     """
@@ -28,13 +28,12 @@ class QueryAttention(NamedTuple):
 
 
 def attention_maps(weights: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """Attention to the tokens of several levels as one map a query: the mean of the heads, the sum
-    of the levels.
+    """Return one attention map a query: the mean over heads of the sum over feature levels.
 
-    A coarse cell's weight is spread over its area, so that a map sums up to about 1.
+    The weight of a coarse cell is spread over its area, so that a map sums up to about 1.
 
     Args:
-        weights: (M, N, L) of M heads and N queries, to the tokens of all levels, one after the
+        weights: (M, N, L) of M heads and N queries to the L tokens of all levels, which follow each
             other, row by row.
         spatial_shapes: (h, w) of each level, the finest first.
 

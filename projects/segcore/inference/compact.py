@@ -23,16 +23,16 @@ from segcore.inference.run_lengths import RunLengthEncoder
 from segcore.inference.segments import PanopticResult
 from segcore.inference.windows import Window
 
-# Temporary memory of one window, about.
+# Approximate temporary memory of one window in bytes.
 WINDOW_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
-# Temporary values at a time of each mask and pixel.
+# Temporary values per mask and pixel.
 _COPIES = 4
-# A mask's share of a semantic score that is not worth its computation.
+# Share of a semantic score below which a mask is left out.
 _NEGLIGIBLE = 1e-10
 
 
 class EncodedMasks(NamedTuple):
-    """Run lengths of binary masks, and what their scores depend on."""
+    """Run lengths of binary masks, with the sums and areas that their scores depend on."""
 
     run_lengths: list[dict[str, Any]]  # COCO's compressed form, n
     sums: Tensor  # (n,) at least float32, of the values inside
@@ -99,7 +99,7 @@ def encode_masks(prediction: MaskPrediction, masks: Tensor, rating: MaskRating) 
 def compact_instances(
     prediction: MaskPrediction, encoded: EncodedMasks, topk: int | None
 ) -> Instances:
-    """Instances by falling score, on the CPU, with "pred_masks_rle" instead of "pred_masks".
+    """Return instances by falling score, on the CPU, with "pred_masks_rle", not "pred_masks".
 
     Args:
         encoded: the mask of each instance.
@@ -126,18 +126,18 @@ def merge_mask_wise(
     merging: PanopticMerging,
     thing_ids: Collection[int],
 ) -> PanopticResult:
-    """:func:`~segcore.inference.mask_wise.merge_mask_wise` by run lengths.
+    """Apply :func:`~segcore.inference.mask_wise.merge_mask_wise` to run lengths.
 
     Args:
         encoded: the masks of the panoptic candidates.
     """
     masks, labels, scores = prediction.panoptic
     scores = merging.rating.scores(scores, encoded.sums, encoded.areas)
-    things = is_thing(labels, thing_ids)
+    is_thing_mask = is_thing(labels, thing_ids)
     order = scores.argsort(descending=True, stable=True)
-    qualities = per_kind(merging.quality_thresholds, things, scores.dtype)
+    qualities = per_kind(merging.quality_thresholds, is_thing_mask, scores.dtype)
     order = order[((scores >= qualities) & (encoded.areas > 0))[order]]
-    limits = per_kind(merging.overlap_thresholds, things[order], torch.float64).tolist()
+    limits = per_kind(merging.overlap_thresholds, is_thing_mask[order], torch.float64).tolist()
     taken, selected = None, []
     for mask, limit in zip(order.tolist(), limits, strict=True):
         run_lengths, area = encoded.run_lengths[mask], int(encoded.areas[mask])
@@ -162,7 +162,7 @@ def merge_pixel_wise(
     *,
     with_scores: bool,
 ) -> PanopticResult:
-    """:func:`~segcore.inference.pixel_wise.merge_pixel_wise` window by window.
+    """Apply :func:`~segcore.inference.pixel_wise.merge_pixel_wise` window by window.
 
     Args:
         with_scores: give each segment the mean semantic score of its class, at most 1.
@@ -218,24 +218,24 @@ def merge_pixel_wise(
 
 
 def window_bytes(device: torch.device) -> int:
-    """Temporary memory of one window on a device."""
+    """Return the temporary memory of one window on a device."""
     return WINDOW_BYTES.get(device.type, WINDOW_BYTES["cuda"])
 
 
 def _windows(prediction: MaskPrediction, count: int) -> Iterator[Window]:
-    """Windows of the image, with memory for so many maps."""
+    """Yield windows of the image for which so many maps fit into the temporary memory."""
     masks = prediction.masks
     bytes_per_pixel = max(1, count) * _COPIES * max(4, masks.element_size())
     return prediction.resized.windows(bytes_per_pixel, window_bytes(masks.device))
 
 
 def _slack(dtype: torch.dtype) -> float:
-    """Relative error that rounding may have in a bound, or in what it bounds."""
+    """Return a bound of the relative rounding error of bounds and of values."""
     return 16 * torch.finfo(dtype).eps
 
 
 def _value_bounds(prediction: MaskPrediction, window: Window) -> tuple[Tensor, Tensor]:
-    """Bounds (N,) of the values of all masks in a window, at least float32."""
+    """Return bounds (N,) of the values of all masks in a window, at least float32."""
     low, high = prediction.resized.bounds(window)
     slack = _slack(low.dtype)
     dtype = torch.promote_types(low.dtype, torch.float32)
@@ -246,7 +246,7 @@ def _value_bounds(prediction: MaskPrediction, window: Window) -> tuple[Tensor, T
 def _semantic_scores(
     prediction: MaskPrediction, window: Window, classes: Tensor, masks: Tensor
 ) -> Tensor:
-    """Semantic scores (classes, rows, columns) in a window, as sums over the masks given."""
+    """Return semantic scores (classes, rows, columns) in a window, summed over these masks."""
     weights = prediction.class_weights[classes[:, None], masks]
 
     def scores(logits: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ def _sum_semantic_scores(
     labels: Tensor,
     counts: Tensor,
 ) -> Tensor:
-    """Sums (n,) of the semantic scores of the winners' classes over the pixels that each won.
+    """Sum the semantic scores of each winner's class over the pixels that it won: (n,).
 
     Args:
         winner: (rows, columns) int64 in [0, n).
@@ -291,7 +291,7 @@ def _sum_semantic_scores(
 def _paint(
     prediction: MaskPrediction, masks: Tensor, ids: Sequence[int], rating: MaskRating
 ) -> Tensor:
-    """Map (H, W) int32 with the id of the first of the masks that has the pixel, 0 for none."""
+    """Return a map (H, W) int32 with the id of the first mask at each pixel, 0 for none."""
     resized = prediction.resized
     panoptic = torch.zeros(resized.size, dtype=torch.int32)
     # The first mask has the largest rank.
@@ -310,7 +310,7 @@ def _paint(
 
 
 def _boxes(masks: list[dict[str, Any]]) -> Tensor:
-    """Tight boxes (n, 4) of run lengths, float32 as (x0, y0, x1, y1); 0 for an empty mask."""
+    """Return tight boxes (n, 4) of run lengths, float32 (x0, y0, x1, y1); 0 for an empty mask."""
     if not masks:
         return torch.zeros((0, 4))
     boxes = mask_util.toBbox(masks)

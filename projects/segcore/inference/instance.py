@@ -13,7 +13,7 @@ def sorted_instances(
     *,
     topk: int | None = None,
 ) -> Instances:
-    """Instances in Detectron2's form by falling score, equal ones in the order given.
+    """Return instances in Detectron2's form by falling score, stable.
 
     Args:
         scores: (n,).

@@ -40,8 +40,8 @@ def merge_mask_wise(
 ) -> PanopticResult:
     """Write the masks by falling merged score, each to the pixels that are still free.
 
-    A mask is left out where its merged score is below the quality threshold, or where more than
-    the share ``overlap_threshold`` of it is taken. Nothing is too small.
+    A mask is left out if its merged score is below the quality threshold, or if a larger share of
+    it than the overlap threshold is taken already. There is no least area.
 
     Args:
         rated: N masks (H, W).
@@ -52,17 +52,17 @@ def merge_mask_wise(
     Returns:
         See :class:`~segcore.inference.merging.PanopticMerging`; segments have their merged scores.
     """
-    things = is_thing(labels, thing_ids)
-    qualities = per_kind(quality_thresholds, things, rated.scores.dtype)
+    is_thing_mask = is_thing(labels, thing_ids)
+    qualities = per_kind(quality_thresholds, is_thing_mask, rated.scores.dtype)
     order = rated.scores.argsort(descending=True, stable=True)
     order = order[((rated.scores >= qualities) & (rated.areas > 0))[order]]
     areas = rated.areas[order].double()
-    limits = per_kind(overlap_thresholds, things[order], areas.dtype)
+    limits = per_kind(overlap_thresholds, is_thing_mask[order], areas.dtype)
 
     ids = torch.zeros(rated.binary.shape[1:], dtype=torch.int32, device=labels.device)
     free = torch.ones_like(ids, dtype=torch.bool)
     selected = []
-    # Sequential by definition: pixels of one mask are not free for the next ones.
+    # Sequential by definition: pixels of one mask are taken for the next ones.
     for rank, mask in enumerate(order.tolist()):
         won = rated.binary[mask] & free
         count = won.count_nonzero()
@@ -103,8 +103,8 @@ def is_thing(labels: Tensor, thing_ids: Collection[int]) -> Tensor:
     return torch.isin(labels, thing_labels)
 
 
-def per_kind(thresholds: tuple[float, float], things: Tensor, dtype: torch.dtype) -> Tensor:
+def per_kind(thresholds: tuple[float, float], is_thing_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the threshold of each mask from those for things and for stuff: (N,) of ``dtype``."""
     thing_threshold, stuff_threshold = thresholds
     by_kind = [stuff_threshold, thing_threshold]
-    return torch.tensor(by_kind, dtype=dtype, device=things.device)[things.long()]
+    return torch.tensor(by_kind, dtype=dtype, device=is_thing_mask.device)[is_thing_mask.long()]

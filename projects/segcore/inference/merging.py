@@ -19,16 +19,16 @@ STRATEGIES = ("mask_wise", "pixel_wise", "mask2former")
 
 @dataclass(frozen=True)
 class PanopticMerging:
-    """A merging strategy with its thresholds; pairs are (things, stuff).
+    """Merging strategy with its thresholds; pairs are (things, stuff).
 
     Args:
         strategy: "mask_wise" (Panoptic SegFormer, Li et al., 2022): whole masks by falling
             merged score; "pixel_wise": each pixel to the largest score times mask value;
             "mask2former": pixel-wise, without masks of which too little remains.
         quality_thresholds: least merged score of a mask (mask-wise).
-        overlap_thresholds: largest share of a mask that may be taken already (mask-wise).
+        overlap_thresholds: largest share of a mask that better masks may have taken (mask-wise).
         mask_threshold: a pixel with a larger value belongs to the mask.
-        class_exponent, mask_exponent: of the two factors of the merged score (:class:`MaskRating`).
+        class_exponent, mask_exponent: exponents in the merged score (:class:`MaskRating`).
         score_threshold: masks with no larger class score are left out (the other two strategies).
         min_visible_share: least share of a mask that must remain ("mask2former").
 
@@ -59,7 +59,7 @@ class PanopticMerging:
         """Build the merging that ``MODEL.PANOPTIC_MERGING`` describes.
 
         Args:
-            default_strategy: of the system, where STRATEGY is "".
+            default_strategy: strategy of the system if STRATEGY is "".
             system_thresholds: fields that other keys of the system define.
         """
         keys = cfg.MODEL.PANOPTIC_MERGING
@@ -92,8 +92,8 @@ class PanopticMerging:
         if self.strategy != "mask_wise":
             return scores > self.score_threshold
         best = scores**self.class_exponent * peaks**self.mask_exponent
-        things = is_thing(labels, thing_ids)
-        return best >= per_kind(self.quality_thresholds, things, best.dtype)
+        is_thing_mask = is_thing(labels, thing_ids)
+        return best >= per_kind(self.quality_thresholds, is_thing_mask, best.dtype)
 
     @property
     def rating(self) -> MaskRating:
@@ -105,7 +105,7 @@ class PanopticMerging:
         )
 
     def rate(self, scores: Tensor, masks: Tensor) -> RatedMasks:
-        """:func:`rate_masks` with the options of this merging."""
+        """Apply :func:`rate_masks` with the options of this merging."""
         return rate_masks(scores, masks, self.rating)
 
     def __call__(
@@ -121,9 +121,9 @@ class PanopticMerging:
         Args:
             scores: (N,) class scores.
             labels: (N,) int64 classes, without "no object".
-            masks: (N, H, W) values from 0; above 1 the alternatives to mask-wise take them as 1.
+            masks: (N, H, W) values from 0; those above 1 count as 1, except in mask-wise merging.
             thing_ids: classes whose segments are instances; the segments of another are one.
-            rated: :meth:`rate` of the same masks, where it is known.
+            rated: result of :meth:`rate` on the same masks, if known.
 
         Returns:
             int32 (H, W) of segment ids, 0 = void, and for each segment

@@ -12,7 +12,7 @@ from torch import Tensor
 from segcore.inference.rating import MaskRating
 from segcore.inference.windows import ResizedMasks, Size
 
-# Elements that the largest CPU kernel computes at a time.
+# Elements that the widest CPU kernel computes at a time.
 _VECTOR_ELEMENTS = 64
 
 
@@ -23,7 +23,7 @@ class InstancePrediction(NamedTuple):
         masks: (n,) int64, indices of masks; several may share one.
         labels: (n,) int64.
         scores: (n,) class scores.
-        rating: of the masks.
+        rating: rule for the scores of the masks.
         boxes: (n, 4), absolute (x0, y0, x1, y1); None: tight boxes of the masks.
     """
 
@@ -54,8 +54,8 @@ class MaskPrediction:
 
     Attributes:
         masks: (N, h, w) logits, or values from 0, as the network gives them.
-        activation: monotonic function from them to values from 0. Except in ratings, values above 1
-            count as 1.
+        activation: monotonic function from ``masks`` to values from 0. Values above 1 count as 1,
+            except in ratings.
         sizes: padded, image and output size, see ``resize_mask_logits``.
         class_weights: (K, N), the weight of each mask in the semantic score of each class.
         panoptic, instances: candidates for these results.
@@ -76,7 +76,7 @@ class MaskPrediction:
         return ResizedMasks(self.masks, *self.sizes, small_at_once=not self.resize_scores)
 
     def values(self, logits: Tensor) -> Tensor:
-        """Mask values of a window of logits, rounded in the same way wherever a pixel lies.
+        """Return the mask values of a window of logits, rounded alike wherever a pixel lies.
 
         A CPU computes the last elements of a tensor, which do not fill a vector register, by
         another formula; equal masks would no longer tie there.

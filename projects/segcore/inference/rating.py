@@ -15,8 +15,8 @@ class MaskRating:
     """Score of a mask: class score times mean value inside of the mask, each to its exponent.
 
     Args:
-        threshold: inside of the mask are larger values.
-        of_logits: the threshold is one of logits, not of mask values.
+        threshold: pixels with a larger value are inside of the mask.
+        of_logits: whether the threshold is for logits, not for mask values.
         area_offset: added to the area that the sum of values is divided by, so that an empty mask
             scores 0.
     """
@@ -28,11 +28,11 @@ class MaskRating:
     mask_exponent: float = 1.0
 
     def inside(self, logits: Tensor, values: Tensor) -> Tensor:
-        """Binary masks from logits and the values made of them."""
+        """Return binary masks from logits and the values made of them."""
         return (logits if self.of_logits else values) > self.threshold
 
     def scores(self, class_scores: Tensor, sums: Tensor, areas: Tensor) -> Tensor:
-        """Scores (n,) from class scores, sums of values inside of the masks, and their areas."""
+        """Return scores (n,) from class scores, sums of values inside of the masks, and areas."""
         means = sums / (areas + self.area_offset)
         return class_scores**self.class_exponent * means**self.mask_exponent
 
@@ -48,8 +48,12 @@ class MeasuredMasks(NamedTuple):
 def measure_masks(
     masks: Tensor, indices: Tensor, activation: Callable[[Tensor], Tensor], rating: MaskRating
 ) -> MeasuredMasks:
-    """Measure some of the masks (N, H, W), those with indices (n,); they are logits to which
-    ``activation`` is applied."""
+    """Measure the masks with these indices (n,).
+
+    Args:
+        masks: (N, H, W) logits.
+        activation: function from logits to mask values.
+    """
     binary = torch.empty((len(indices), *masks.shape[1:]), dtype=torch.bool, device=masks.device)
     # At least float32: a half cannot count pixels.
     dtype = torch.promote_types(masks.dtype, torch.float32)

@@ -21,13 +21,13 @@ from segcore.inference.semantic import semantic_inference
 
 @dataclass(frozen=True)
 class ResultMaker:
-    """Makes the semantic, instance and panoptic results of an image, for every system.
+    """Maker of the semantic, instance and panoptic results of an image, for every system.
 
     Args:
-        merging: of masks to the panoptic map.
+        merging: makes the panoptic map of the masks.
         thing_ids: contiguous ids whose segments are instances.
         topk_per_image: largest number of instances; None for all candidates.
-        semantic_on, instance_on, panoptic_on: the results wanted.
+        semantic_on, instance_on, panoptic_on: switches of the results.
     """
 
     merging: PanopticMerging
@@ -39,12 +39,12 @@ class ResultMaker:
 
     @torch.no_grad()
     def __call__(self, prediction: MaskPrediction) -> dict[str, Any]:
-        """Results in Detectron2's format, at the output size.
+        """Make results in Detectron2's format, at the output size.
 
         Returns:
-            Those wanted of "sem_seg", (K, H, W) scores in the type of the masks; "panoptic_seg",
-            see :class:`PanopticMerging`; "instances" by falling score, with scores (n,),
-            pred_classes (n,) int64, pred_masks (n, H, W) bool and pred_boxes.
+            The results switched on: "sem_seg", (K, H, W) scores in the type of the masks;
+            "panoptic_seg", see :class:`PanopticMerging`; "instances" by falling score, with
+            scores (n,), pred_classes (n,) int64, pred_masks (n, H, W) bool and pred_boxes.
         """
         if prediction.resize_scores:
             padded_size, image_size, output_size = prediction.sizes
@@ -87,13 +87,13 @@ class ResultMaker:
 
     @torch.no_grad()
     def compact(self, prediction: MaskPrediction) -> dict[str, Any]:
-        """Results at the output size on the CPU, in memory that does not grow with masks x pixels.
+        """Make results at the output size on the CPU, in memory independent of masks x pixels.
 
         Returns:
-            Those wanted of "semantic_map": (H, W) class of each pixel, uint8, or int16 or int32
-            with more classes; "panoptic_seg": as of :meth:`__call__`, segments with "score" where
-            it is known: the merged score of mask-wise merging, or else with ``semantic_on`` the
-            segment's mean semantic score of its class, at most 1; "instances": with scores,
+            The results switched on. "semantic_map": (H, W) class of each pixel, uint8, or int16 or
+            int32 with more classes. "panoptic_seg": see :meth:`__call__`; segments have "score" if
+            it is known: the merged score of mask-wise merging, otherwise with ``semantic_on`` the
+            segment's mean semantic score of its class, at most 1. "instances": with scores,
             pred_classes, pred_boxes and pred_masks_rle, a list of COCO's compressed run lengths.
         """
         prediction = self._relevant(prediction)
@@ -121,9 +121,13 @@ class ResultMaker:
         return results
 
     def _measured(self, prediction: MaskPrediction) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Indices (m,) of the masks that are measured for instances, each once, and the row of
-        each instance among them. Where mask-wise merging measures the same way, the masks of
-        panoptic candidates are among them, too, and their rows come third; else None."""
+        """Choose the masks to measure for instances.
+
+        Returns:
+            Indices (m,) of the masks, each once, and the row of each instance among them. If
+            mask-wise merging measures in the same way, the masks of panoptic candidates are
+            included, and their rows are the third item; else it is None.
+        """
         masks = prediction.instances.masks
         shared = (
             self.panoptic_on
@@ -136,8 +140,7 @@ class ResultMaker:
         return indices, rows[: len(masks)], rows[len(masks) :]
 
     def _relevant(self, prediction: MaskPrediction) -> MaskPrediction:
-        """The prediction without panoptic candidates that cannot be in the result, and without
-        masks that no wanted result needs."""
+        """Remove panoptic candidates that cannot be in the result, and masks without use."""
         masks, panoptic, instances = prediction.masks, prediction.panoptic, prediction.instances
         needed = torch.full((len(masks),), self.semantic_on, device=masks.device)
         if self.panoptic_on and len(masks):

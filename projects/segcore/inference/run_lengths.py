@@ -1,4 +1,4 @@
-"""COCO run-length encoding of masks that arrive window by window."""
+"""COCO run-length encoding of masks that are given window by window."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from segcore.inference.windows import Window
 
-# Changes that are sorted at a time.
+# Changes to collect before they are sorted.
 _PENDING_CHANGES = 1 << 22
 
 
 class RunLengthEncoder:
-    """Collects where masks change between 0 and 1 along the columns, which is COCO's order.
+    """Encoder that collects the changes between 0 and 1 along the columns, COCO's order.
 
-    Memory grows with the number of runs, not with that of pixels.
+    Memory grows with the number of runs, not of pixels.
 
     Args:
         count: number N of masks.
@@ -32,7 +32,7 @@ class RunLengthEncoder:
         self._num_pending = 0
 
     def open_masks(self, window: Window) -> Tensor:
-        """Masks (N,) bool with a pixel in the row above the window.
+        """Return the masks (N,) bool that have a pixel in the row above the window.
 
         They must be added even if they have none in the window.
         """
@@ -61,7 +61,7 @@ class RunLengthEncoder:
         self._hold(masks[index], (column + left) * self.size[0] + (row + top))
 
     def finish(self) -> list[dict[str, Any]]:
-        """The N masks in COCO's compressed form: {"size": [H, W], "counts": bytes}."""
+        """Return the N masks in COCO's compressed form: {"size": [H, W], "counts": bytes}."""
         previous = np.zeros_like(self._last_row)
         previous[:, 1:] = self._last_row[:, :-1]
         masks, columns = np.nonzero(self._first_row != previous)

@@ -10,7 +10,7 @@ from segcore.inference.masks import PIXELS_PER_CHUNK
 def semantic_inference(
     weights: Tensor, masks: Tensor, activation: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Score of each class at each pixel: the sum over masks of class weight times mask value.
+    """Sum class weight times mask value over the masks: scores of each class at each pixel.
 
     Args:
         weights: (K, N).

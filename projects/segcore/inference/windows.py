@@ -1,4 +1,4 @@
-"""Resized masks that are computed window by window, and never held as a whole."""
+"""Masks that are resized window by window, never as a whole."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from segcore.inference.masks import resize_mask_logits
 
 Size = tuple[int, int]
 
-# PyTorch computes outputs with at most so many rows + columns by another formula, on CPUs.
+# On CPUs, PyTorch computes outputs of at most this many rows + columns by another formula.
 _SMALL_OUTPUT = 128
 # Rounding errors of two interpolations, in units of the last place.
 _ROUNDING = 8
@@ -58,15 +58,15 @@ class AxisResize:
         self._lower_weight = (1 - weight).to(device, compute_dtype)
 
     def source(self, part: slice) -> slice:
-        """Positions of the input that a part of the output needs."""
+        """Return the positions of the input that a part of the output needs."""
         if self.identity:
             return part
         return slice(self._first[part.start], self._last[part.stop - 1] + 1)
 
     def __call__(self, maps: Tensor, part: slice, dim: int) -> Tensor:
-        """``part`` of the output, from the positions ``source(part)`` of the input along ``dim``.
+        """Compute ``part`` of the output along ``dim`` from the input at ``source(part)``.
 
-        Half precision comes back as float32, without rounding.
+        Half precision becomes float32, without rounding.
         """
         if self.identity:
             return maps
@@ -82,7 +82,7 @@ class AxisResize:
 
 
 def _take(maps: Tensor, index: Tensor, dim: int) -> Tensor:
-    """Some positions (n,) of maps (N, h, w) along dimension 1 or 2."""
+    """Return some positions (n,) of maps (N, h, w) along dimension 1 or 2."""
     if dim == 1:
         return maps.index_select(1, index)
     # Along the last dimension twice as fast as index_select.
@@ -92,7 +92,7 @@ def _take(maps: Tensor, index: Tensor, dim: int) -> Tensor:
 class BilinearResize:
     """Bilinear interpolation of maps (N, h, w) to (N, H, W), align_corners False, by windows.
 
-    Equal to :func:`~segcore.inference.masks.bilinear` of the whole, on CPUs bit by bit.
+    Equal to :func:`segcore.functional.bilinear` of the whole map, bit for bit on CPUs.
     """
 
     def __init__(self, size: Size, output_size: Size, dtype: torch.dtype, device: torch.device):
@@ -104,11 +104,11 @@ class BilinearResize:
         )
 
     def source(self, window: Window) -> Window:
-        """Window of the input that a window of the output needs."""
+        """Return the window of the input that a window of the output needs."""
         return Window(self._rows.source(window.rows), self._columns.source(window.columns))
 
     def __call__(self, maps: Tensor, window: Window) -> Tensor:
-        """A window of the output, from the window ``source(window)`` of the input."""
+        """Compute a window of the output from the window ``source(window)`` of the input."""
         columns = self._columns(maps, window.columns, 2)
         return self._rows(columns, window.rows, 1).to(maps.dtype)
 
@@ -118,8 +118,8 @@ class ResizedMasks:
 
     Args:
         masks: (N, h, w), as the network gives them.
-        padded_size, image_size, output_size: as of ``resize_mask_logits``.
-        small_at_once: resize to small sizes, which need no windows, at once; else by windows.
+        padded_size, image_size, output_size: see ``resize_mask_logits``.
+        small_at_once: resize to small sizes as a whole, without windows.
 
     Attributes:
         size: (H, W) of the result.
@@ -159,7 +159,7 @@ class ResizedMasks:
         *,
         before_last_step: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """A window of the masks with these indices (n,), of all by default: (n, rows, columns).
+        """Return a window of the masks with these indices (n,), by default all: (n, rows, columns).
 
         Args:
             before_last_step: applied to the input (n, h, w) of the last interpolation.
@@ -178,7 +178,7 @@ class ResizedMasks:
         return values
 
     def bounds(self, window: Window) -> tuple[Tensor, Tensor]:
-        """A lower and an upper bound (N,) of the values of each mask in a window."""
+        """Return a lower and an upper bound (N,) of the values of each mask in a window."""
         for step in reversed(self._steps):
             window = step.source(window)
         values = self.masks[:, window.rows, window.columns]
@@ -187,7 +187,7 @@ class ResizedMasks:
         return low - slack, high + slack
 
     def windows(self, bytes_per_pixel: int, limit: int) -> Iterator[Window]:
-        """Windows that cover the image, row by row, each with at most ``limit`` bytes."""
+        """Yield windows that cover the image, row by row, each with at most ``limit`` bytes."""
         height, width = self.size
         # A window of a result that is smaller than its source needs more pixels than it has.
         shrinking = max(

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def generalized_iou(boxes: Tensor, others: Tensor, *, min_area: float = 1e-6) -> Tensor:
-    """GIoU in [-1, 1] of ``boxes`` with ``others`` (..., 4), broadcast against each other -> (...).
+    """Return GIoU in [-1, 1] of ``boxes`` and ``others`` (..., 4), broadcast to each other: (...).
 
     Generalized Intersection over Union (Rezatofighi et al., 2019), algorithm 1. Boxes are
     (x0, y0, x1, y1), at least float32. Denominators are at least ``min_area``: with empty boxes the

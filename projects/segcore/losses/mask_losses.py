@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def sigmoid_ce_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross entropy of ``logits`` (..., P) with ``targets`` (..., P) -> (...)."""
+    """Return the mean binary cross entropy (...) of ``logits`` and ``targets`` (..., P)."""
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss of ``logits`` (..., P) with ``targets`` (..., P), smoothed by one pixel -> (...).
+    """Return the dice loss (...) of ``logits`` and ``targets`` (..., P), smoothed by 1.
 
     Without squares, as in Mask2Former (Cheng et al., 2022), section 3.2.
     """
@@ -25,7 +25,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def pairwise_mask_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`sigmoid_ce_loss` and :func:`dice_loss` of all pairs, as matching costs.
+    """Return :func:`sigmoid_ce_loss` and :func:`dice_loss` of all pairs, as matching costs.
 
     Args:
         logits: (..., Q, P).
@@ -45,7 +45,7 @@ def pairwise_mask_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
 
 
 def squared_dice_loss(masks: Tensor, targets: Tensor, *, smooth: float) -> Tensor:
-    """Dice loss of ``masks`` (..., P), values, not logits, with ``targets`` (..., P) -> (...).
+    """Return the dice loss (...) of mask values ``masks`` and ``targets`` (..., P).
 
     With squares in the denominator: V-Net (Milletari et al., 2016), section 3. ``smooth`` is added
     to either sum of squares; the loss of two empty masks is 1.
@@ -56,7 +56,7 @@ def squared_dice_loss(masks: Tensor, targets: Tensor, *, smooth: float) -> Tenso
 
 
 def pairwise_squared_dice_loss(masks: Tensor, targets: Tensor, *, smooth: float) -> Tensor:
-    """:func:`squared_dice_loss` of all pairs of ``masks`` (..., Q, P) and ``targets`` (..., n, P).
+    """Return :func:`squared_dice_loss` of all pairs of masks (..., Q, P) and targets (..., n, P).
 
     Returns:
         (..., Q, n).

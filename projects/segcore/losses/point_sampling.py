@@ -15,12 +15,12 @@ DrawPoints = Callable[..., Tensor]
 
 
 def uniform_points(*size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Uniform random points (*size, 2) of torch's global generator."""
+    """Draw uniform random points (*size, 2) from torch's global generator."""
     return torch.rand(*size, 2, dtype=dtype, device=device)
 
 
 def point_sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values of ``maps`` (N, C, H, W) at ``points`` (N or 1, P, 2) -> (N, C, P).
+    """Sample ``maps`` (N, C, H, W) bilinearly at ``points`` (N or 1, P, 2): (N, C, P).
 
     A pixel's value stands at its center, ((x + 0.5) / W, (y + 0.5) / H); outside is zero. Both are
     floating point, of one type; differentiable in both.
@@ -35,7 +35,7 @@ def point_sample(maps: Tensor, points: Tensor) -> Tensor:
 
 
 class MaskSampler:
-    """Samples a set of masks like :func:`point_sample`, without floating-point copies of them.
+    """Sampler of a set of masks like :func:`point_sample`, without floating-point copies of them.
 
     Args:
         masks: (N, H, W), boolean or of any number type.
@@ -79,7 +79,7 @@ def uncertain_points(
     importance_sample_ratio: float = 0.75,
     draw_points: DrawPoints = uniform_points,
 ) -> Tensor:
-    """Random points (N, num_points, 2), most of them where mask ``logits`` (N, H, W) are uncertain.
+    """Draw points (N, num_points, 2), most of them where mask ``logits`` (N, H, W) are uncertain.
 
     Of ``oversample_ratio * num_points`` candidates the ``importance_sample_ratio * num_points``
     with the smallest absolute logit are taken; the rest are drawn afresh. PointRend, section 3.1.
@@ -89,12 +89,12 @@ def uncertain_points(
             "expected oversample_ratio >= 1 and importance_sample_ratio in [0, 1],"
             f" got {oversample_ratio} and {importance_sample_ratio}"
         )
-    like = {"dtype": logits.dtype, "device": logits.device}
+    options = {"dtype": logits.dtype, "device": logits.device}
     num_important = int(importance_sample_ratio * num_points)
-    candidates = draw_points(len(logits), int(oversample_ratio * num_points), **like)
+    candidates = draw_points(len(logits), int(oversample_ratio * num_points), **options)
     certainty = point_sample(logits.unsqueeze(1), candidates).squeeze(1).abs()
     indices = certainty.topk(num_important, largest=False, sorted=False).indices
     important = candidates.gather(1, indices.unsqueeze(-1).expand(-1, -1, 2))
     return torch.cat(
-        [important, draw_points(len(logits), num_points - num_important, **like)], dim=1
+        [important, draw_points(len(logits), num_points - num_important, **options)], dim=1
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Assignment(NamedTuple):
-    """The matched pairs of L predictions, M each; tensors (L, M), int64, ordered by image."""
+    """Matched pairs of L predictions, M each; tensors (L, M), int64, ordered by image."""
 
     image: Tensor
     query: Tensor

@@ -9,7 +9,7 @@ SMALLEST_PROBABILITY = 1e-12
 
 @torch.no_grad()
 def focal_class_cost(logits: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Return the focal loss of a sigmoid class with target 1, less that with target 0.
+    """Return the sigmoid focal loss with target 1, less that with target 0.
 
     Deformable DETR (Zhu et al., 2021), appendix A.4.
 

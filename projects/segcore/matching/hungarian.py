@@ -1,4 +1,4 @@
-"""Matching of mask classification: by class, and by masks at random points."""
+"""Bipartite matching by class, and by masks at random points (Mask2Former)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ from segcore.matching.assignment import Assignment, assign_by_parts
 
 
 class HungarianMatcher:
-    """Matches predictions to targets by class, and cross entropy and dice of masks at points.
+    """Matcher of predictions to targets by class, and cross entropy and dice of masks at points.
 
     Mask2Former (Cheng et al., 2022), section 3.3. No gradient. Costs are float32, or float64 where
     the predictions are.

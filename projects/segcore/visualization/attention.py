@@ -1,4 +1,4 @@
-"""Where the queries of a mask decoder look, layer by layer, over their photo."""
+"""Drawings of the attention of queries, layer by layer, over their photo."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ DIMMED = 0.2  # brightness of the photo outside of a mask
 def draw_attention(
     image: np.ndarray, queries: Sequence[QueryAttention], categories: Sequence[Category]
 ) -> np.ndarray:
-    """A row a query: the photo, the final mask on it, and the attention of each layer.
+    """Draw a row for each query: the photo, the final mask on it, and the attention of each layer.
 
     Attention goes from black to yellow, which is the largest value of the layer. Where a query has
     fewer layers than another, the rest of its row is empty.
@@ -56,7 +56,7 @@ def draw_attention(
 
 
 def _colored(grey: np.ndarray, weights: Tensor) -> np.ndarray:
-    """A map (h, w) as colors over the photo."""
+    """Draw a map (h, w) as colors over the photo."""
     values = _stretched(weights, grey.shape[:2])
     values = values / max(values.max(), np.finfo(values.dtype).tiny)
     colors = 255 * matplotlib.colormaps[COLORS](values)[:, :, :3]
@@ -64,7 +64,7 @@ def _colored(grey: np.ndarray, weights: Tensor) -> np.ndarray:
 
 
 def _inside(photo: np.ndarray, mask: Tensor) -> np.ndarray:
-    """The photo, dark where the mask (h, w) is 0."""
+    """Darken the photo where the mask (h, w) is 0."""
     values = _stretched(mask, photo.shape[:2]).clip(0, 1)[:, :, None]
     return (photo * (DIMMED + (1 - DIMMED) * values)).astype(np.uint8)
 

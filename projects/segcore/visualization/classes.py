@@ -1,4 +1,4 @@
-"""The classes of a data set as one list, whichever way its metadata names them."""
+"""Classes of a data set as one list of categories."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,11 +9,11 @@ from segcore.data.panoptic_format import Category
 
 
 def categories_of(metadata: Metadata, num_classes: int) -> list[Category]:
-    """COCO panoptic categories by contiguous id: entry c is class c of the model.
+    """Return COCO panoptic categories by contiguous id: entry c is class c of the model.
 
     Metadata name classes as things and as stuff: some data sets have all in both lists, or all in
     the one for stuff, or are used for their things alone. The list of the model's length counts.
-    The ids are the data set's own; contiguous ones where it has no others.
+    The ids are those of the data set, or contiguous ids if it has none.
 
     Raises:
         ValueError: no list has ``num_classes`` names.

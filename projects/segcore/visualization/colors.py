@@ -44,7 +44,7 @@ def segment_colors(
 
 
 def mean_colors(image: np.ndarray, indices: np.ndarray, count: int) -> np.ndarray:
-    """Mean of the photo below each segment, from a sample of pixels; grey where it has none.
+    """Return the mean color of the photo below each segment, from a sample of pixels; else grey.
 
     Args:
         image: (H, W, 3) uint8.
@@ -62,7 +62,7 @@ def mean_colors(image: np.ndarray, indices: np.ndarray, count: int) -> np.ndarra
 
 
 def _variants(color: Sequence[int]) -> np.ndarray:
-    """Variants of an RGB color in [0, 255], the nearest first: (n, 3)."""
+    """Return variants of an RGB color in [0, 255], the nearest first: (n, 3)."""
     hue, lightness, saturation = colorsys.rgb_to_hls(*(np.asarray(color) / 255))
     return 255 * np.array(
         [

@@ -1,4 +1,4 @@
-"""Where the tokens of a network are, stage by stage, over their photo."""
+"""Drawings of the tokens of a network, stage by stage, over their photo."""
 
 from collections.abc import Sequence
 
@@ -24,11 +24,11 @@ CAPTION = (
 def draw_focus(
     image: np.ndarray, stages: Sequence[tuple[torch.Tensor, torch.Tensor | None]]
 ) -> np.ndarray:
-    """One picture a stage: its tokens as dots over the dimmed photo, importance as color.
+    """Draw a picture for each stage: its tokens as dots over the photo, colored by importance.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        stages: of each stage the positions (N, 2) of its tokens, as (x, y) in pixels of the photo,
+        stages: for each stage the positions (N, 2) of its tokens, (x, y) in pixels of the photo,
             and their importance (N,), or None where the stage has none. Tokens outside of the photo
             are left out.
 
@@ -69,7 +69,7 @@ def _dots(
     positions: np.ndarray,
     importance: np.ndarray | None,
 ) -> np.ndarray:
-    """Dots at positions (x, y) in a photo of ``size`` (width, height), over ``image`` of it."""
+    """Draw dots at (x, y) in a photo of ``size`` (width, height) over its thumbnail ``image``."""
     width, height = size
     scale = image.shape[1] / width
     dpi = 72  # a point is a pixel

@@ -1,4 +1,4 @@
-"""Class names in any script: as they are where an installed font has them, else in other letters.
+"""Class names in any script, in an installed font that has their glyphs.
 
 The glyphs of fonts are asked, so that no picture shows boxes in place of a name.
 """
@@ -23,7 +23,7 @@ MAX_NAME_LENGTH = 60
 
 
 def drawable_name(category: Category) -> str:
-    """Return the name of a category as it can be drawn.
+    """Return the name of a category in characters that an installed font has.
 
     Characters that no installed font has are replaced by what they are composed of, such as "A" for
     a full-width "A". Where that leaves nothing of one, the category's id stands before the rest:
@@ -45,7 +45,7 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _drawable(character: str) -> str:
-    """The character, or what of its decomposition can be drawn; "" if nothing can."""
+    """Return the character, or the part of its decomposition that can be drawn."""
     if _font_of(character) == DEFAULT_FONT:
         return character
     parts = unicodedata.normalize("NFKD", character)
@@ -67,7 +67,7 @@ def _find_font(characters: frozenset[int]) -> Path | None:
 
 @functools.cache
 def _installed_fonts() -> list[Path]:
-    """Installed fonts, upright and of normal weight before others, sans-serif first."""
+    """Return installed fonts, upright and of normal weight before others, sans-serif first."""
     fonts = [
         font
         for font in font_manager.fontManager.ttflist
@@ -87,7 +87,7 @@ def _installed_fonts() -> list[Path]:
 
 @functools.cache
 def _characters_of(path: Path) -> frozenset[int]:
-    """Code points of a font that Pillow can draw; none of one that cannot be used."""
+    """Return the code points of a font that Pillow can draw; none of an unusable font."""
     try:
         ImageFont.truetype(str(path), 16)
         return frozenset(FT2Font(str(path)).get_charmap())

@@ -1,4 +1,4 @@
-"""Results drawn over their photo, in proportion to its size."""
+"""Drawings of results over their photo, in proportion to its size."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -101,14 +101,14 @@ def draw_semantic(
 
 
 def instance_areas(instances: Instances) -> np.ndarray:
-    """Areas in pixels of instances with pred_masks or pred_masks_rle: (n,)."""
+    """Return the areas in pixels of instances with pred_masks or pred_masks_rle: (n,)."""
     if instances.has("pred_masks_rle"):
         return np.asarray(mask_util.area(instances.pred_masks_rle), np.int64).reshape(-1)
     return np.array([int((mask > 0).sum()) for mask in instances.pred_masks], np.int64)
 
 
 def _masks(instances: Instances, order: Sequence[int]) -> Iterator[np.ndarray]:
-    """Masks (H, W) bool in ``order``, one at a time."""
+    """Yield masks (H, W) bool in ``order``."""
     for index in order:
         if instances.has("pred_masks_rle"):
             yield mask_util.decode(instances.pred_masks_rle[index]).view(bool)

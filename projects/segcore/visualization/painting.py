@@ -1,4 +1,4 @@
-"""Paint segments over a photo: bytes in, bytes out, strip by strip."""
+"""Painting of segments over a photo, strip by strip."""
 
 from collections.abc import Sequence
 

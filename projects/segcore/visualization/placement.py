@@ -1,4 +1,4 @@
-"""Where the names of segments stand, so that they hide neither small segments nor each other."""
+"""Placement of the names of segments, so that they hide neither small segments nor each other."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def place_labels(
     are_things: Sequence[bool],
     sizes: Sequence[tuple[int, int]],
 ) -> list[tuple[int, int] | None]:
-    """Choose the place of each segment's label.
+    """Choose the position of each segment's label.
 
     Small segments choose first. A label stands in its segment where that is widest, or beside it
     if it would hide it.
@@ -66,7 +66,7 @@ def place_labels(
 def _candidates(
     indices: np.ndarray, index: int, segment: Extent, size: tuple[int, int]
 ) -> np.ndarray:
-    """Corners (left, top) of places for a label, the best first: (n, 2)."""
+    """Return corners (left, top) for a label, the best first: (n, 2)."""
     x, y, width, height = segment.box
     label_width, label_height = size
     window = indices[y : y + height, x : x + width]
@@ -89,7 +89,7 @@ def _candidates(
 
 
 def _inner_points(window: np.ndarray, value: int) -> np.ndarray:
-    """Points (x, y) of a window where it has ``value``, far from other values: (n, 2)."""
+    """Return points (x, y) of a window where it has ``value``, far from other values: (n, 2)."""
     step = max(1, -(-max(window.shape) // SEARCHED_PIXELS))
     mask = np.pad((window[::step, ::step] == value).astype(np.uint8), 1)
     distances = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
@@ -110,7 +110,7 @@ def _corners(box: Sequence[int]) -> Box:
 
 
 def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Areas in common of boxes (n, 4) and others (m, 4): (n, m)."""
+    """Return the areas in common of boxes (n, 4) and others (m, 4): (n, m)."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     return (high - low).clip(0).prod(2)

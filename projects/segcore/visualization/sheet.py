@@ -22,7 +22,7 @@ def sheet(
     cell_width: int = 360,
     margin: int = 12,
 ) -> np.ndarray:
-    """Pictures in rows and columns, with a title over every column and a caption under every row.
+    """Arrange pictures in rows and columns, with titles over columns and captions under rows.
 
     Args:
         rows: RGB uint8 pictures (H, W, 3) of any size; every row has the same number of them. They
@@ -83,13 +83,13 @@ def _write(
 
 
 def fitted_size(image: np.ndarray, width: int) -> tuple[int, int]:
-    """(width, height) of a picture that is scaled to a column, which bounds its height too."""
+    """Return (width, height) of a picture scaled to a column, which bounds its height too."""
     scale = min(width / image.shape[1], HIGHEST * width / image.shape[0])
     return max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
 
 
 def scaled(image: np.ndarray, width: int) -> np.ndarray:
-    """A picture (H, W, 3) uint8 at its :func:`fitted_size`."""
+    """Scale a picture (H, W, 3) uint8 to its :func:`fitted_size`."""
     size = fitted_size(image, width)
     if size == image.shape[1::-1]:
         return image

@@ -1,4 +1,4 @@
-"""The segments of a result as a table."""
+"""Tables of the segments of a result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MAX_NAME_LENGTH = 60  # characters
 
 @dataclass(frozen=True)
 class Row:
-    """One segment: ``area`` is its share of the photo, ``score`` is None where unknown."""
+    """One segment: ``area`` is its share of the photo; ``score`` is None if unknown."""
 
     name: str
     is_thing: bool
@@ -32,7 +32,7 @@ def panoptic_rows(
     categories: Sequence[Category],
     pixels: int,
 ) -> list[Row]:
-    """Segments by falling area.
+    """Return the segments by falling area.
 
     Args:
         areas: in pixels, of each segment.
@@ -53,7 +53,7 @@ def panoptic_rows(
 
 
 def instance_rows(instances: Instances, categories: Sequence[Category]) -> list[Row]:
-    """Instances with pred_masks or pred_masks_rle by falling score."""
+    """Return instances with pred_masks or pred_masks_rle by falling score."""
     height, width = instances.image_size
     rows = [
         Row(categories[label]["name"], True, area / (height * width), score)
@@ -68,7 +68,7 @@ def instance_rows(instances: Instances, categories: Sequence[Category]) -> list[
 
 
 def semantic_rows(labels: np.ndarray, categories: Sequence[Category]) -> list[Row]:
-    """Classes of a label map (H, W) by falling area."""
+    """Return the classes of a label map (H, W) by falling area."""
     classes = SegmentMap.from_ids(labels, range(len(categories)))
     rows = [
         Row(category["name"], bool(category["isthing"]), extent.area / labels.size, None)
@@ -79,7 +79,7 @@ def semantic_rows(labels: np.ndarray, categories: Sequence[Category]) -> list[Ro
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """A plain text table; class names are escaped."""
+    """Format the rows as a plain text table; class names are escaped."""
     return tabulate(
         [
             (

@@ -185,7 +185,7 @@ def test_list_of_the_length_of_the_model():
         thing_dataset_id_to_contiguous_id={index: index for index in range(11, 19)},
     )
     assert class_list(cityscapes, 8).names == list("ABCDEFGH")
-    assert class_list(cityscapes, 8).things is None
-    assert class_list(cityscapes, 19).things == frozenset(range(11, 19))
+    assert class_list(cityscapes, 8).thing_ids is None
+    assert class_list(cityscapes, 19).thing_ids == frozenset(range(11, 19))
     assert class_list(Metadata(name="y")) is None
     assert class_list(Metadata(name="z").set(classes=["a"]), 1).names == ["a"]

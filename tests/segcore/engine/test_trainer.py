@@ -241,7 +241,7 @@ def test_batch_that_cannot_be_split():
     model = MeanProduct()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loop = TrainLoop(model, optimizer, data_loader=[images(4)], accumulate=3)
-    with pytest.raises(ValueError, match=r"SOLVER\.ACCUMULATE: 4 images .* into 3 equal parts"):
+    with pytest.raises(ValueError, match=r"SOLVER\.ACCUMULATE: 4 images .* into 3 micro-batches"):
         loop.train(0, 1)
     with pytest.raises(ValueError, match=r"SOLVER\.ACCUMULATE: expected at least 1, got 0"):
         TrainLoop(model, optimizer, accumulate=0)
