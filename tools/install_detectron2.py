@@ -266,7 +266,7 @@ def install(source: str = "auto") -> None:
     if importlib.util.find_spec("torch") is None:
         raise InstallError("PyTorch is not installed in this Python: install it first")
     if version := installed_version():
-        say(f"Detectron2 {version} is importable and stays")
+        say(f"Detectron2 {version} is importable and kept")
         return
     if source == "github":
         install_from_github()

@@ -41,8 +41,8 @@ from segcore.text import printable
 
 CONFIG_KEY = "config"
 MMDETECTION_HINT = (
-    "\nThe file was written by MMDetection, whose own models have other layers and names: take the "
-    "file that the official code of the paper offers (Panoptic SegFormer's is in this form, too)"
+    "\nThe file was written by MMDetection, whose models have other layers and names: take the file "
+    "that the official code of the paper offers"
 )
 
 
