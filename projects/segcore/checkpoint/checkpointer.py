@@ -1,7 +1,7 @@
 """Detectron2's checkpointer with safe reading and a report of every entry."""
 
+import copy
 import os
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -15,9 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segcore.checkpoint.classes import (
     ClassRows,
-    class_difference,
-    class_list,
-    class_order,
+    class_count,
+    compare_classes,
     permute_classes,
     stored_class_count,
 )
@@ -41,8 +40,8 @@ from segcore.text import printable
 
 CONFIG_KEY = "config"
 MMDETECTION_HINT = (
-    "\nThe file was written by MMDetection, whose models have other layers and names: take the file "
-    "that the official code of the paper offers"
+    "\nThe file was written by MMDetection, whose models have other layers and names: take the "
+    "file that the official code of the paper offers"
 )
 
 
@@ -181,12 +180,12 @@ class SafeCheckpointer(DetectionCheckpointer):
             checkpointables: names of those to load; by default all of them.
 
         Returns:
-            what was not loaded into anything.
+            The entries that were not loaded into anything.
 
         Raises:
-            CheckpointError: nothing in the file fits the model, or not all where it must; it has
-                weights that are not finite; its classes are others than they must be; the state of
-                the training is another run's.
+            CheckpointError: nothing in the file fits the model, or entries are missing that must
+                not be; weights are not finite; the classes differ from those required; the state
+                of the training is another run's.
         """
         rest = dict(checkpoint)
         states = list(self.checkpointables) if checkpointables is None else checkpointables
@@ -205,7 +204,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         return nullcontext(SharedFile(file, source=file))
 
     def _load_model(self, checkpoint: dict[str, Any], *, resumes: bool = False) -> None:
-        state = without_wrapper_prefix(checkpoint.pop("model"))
+        # A copy, with module versions: the next steps change names and rows in place.
+        state = without_wrapper_prefix(copy.copy(checkpoint.pop("model")))
         renames = find_renames(self.model, state, checkpoint, self.report.source)
         state = self._match_classes(state, renames, class_metadata(checkpoint), resumes)
         load_state(self.model, state, renames, self.report)
@@ -230,8 +230,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         in_file = stored_class_count(rows, report.other_shape)
         reason = f"such as {', '.join(sorted(missing)[:2])}"
         if in_file is not None:
-            in_model = len({index for classes in rows.values() for index in classes})
-            reason += f"; it has {in_file} classes, the model {in_model}"
+            reason += f"; it has {in_file} classes, the model {class_count(rows)}"
         return (
             f"{printable(report.source)}: {len(missing)} entries of the model are not in this "
             f"checkpoint, or of another shape, {reason}.\nResults would be random: does it belong "
@@ -241,34 +240,29 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _match_classes(
         self, state: State, renames: Mapping[str, Any], stored: Metadata | None, resumes: bool
     ) -> State:
-        """Return the state with its classes in the order of ``metadata``.
+        """Put the classes of ``state`` into the order of ``metadata``, in place; return it.
 
         Raises:
             CheckpointError: the classes are others, and must be the same.
         """
         rows = _class_rows(self.model)
-        names = {renames.get(old, old): old for old in state}
-        if stored is None or self.metadata is None or (rows and not rows.keys() & names.keys()):
+        names_in_file = {renames.get(old, old): old for old in state}
+        has_head = not rows or rows.keys() & names_in_file.keys()
+        if stored is None or self.metadata is None or not has_head:
             return state
-        count = len({index for classes in rows.values() for index in classes}) or None
-        old, new = class_list(stored, count), class_list(self.metadata, count)
-        difference = class_difference(old, new) if old and new else None
+        difference, order = compare_classes(stored, self.metadata, class_count(rows))
         if difference is None:
             return state
         source = f"{printable(self.report.source)}, data set '{printable(self.metadata.name)}'"
-        order = class_order(old, new)
         if order is not None and rows and not resumes:
             self.logger.warning(
                 f"{source}: the same classes in another order ({difference}): the rows of "
                 f"{', '.join(rows)} are put into the order of the data set"
             )
-            fitting = {name: state[names[name]] for name in rows if name in names}
-            permuted = permute_classes(fitting, rows, order)
-            replaced = OrderedDict(state)
-            replaced.update({names[name]: tensor for name, tensor in permuted.items()})
-            if hasattr(state, "_metadata"):
-                replaced._metadata = state._metadata
-            return replaced
+            heads = {name: state[names_in_file[name]] for name in rows if name in names_in_file}
+            for name, tensor in permute_classes(heads, rows, order).items():
+                state[names_in_file[name]] = tensor
+            return state
         message = f"{source}: the checkpoint was trained on other classes: {difference}"
         if resumes or self.complete:
             way = "" if resumes else " (TEST.ALLOW_MISSING_WEIGHTS True admits it)"

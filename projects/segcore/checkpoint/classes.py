@@ -47,6 +47,25 @@ def class_list(metadata: Metadata, num_classes: int | None = None) -> ClassList 
     return ClassList(list(names), frozenset(ids.values()) if known else None)
 
 
+def class_count(rows: ClassRows) -> int | None:
+    """Return the number of classes of a model; None if it has no heads with rows of classes."""
+    return len({index for classes in rows.values() for index in classes}) or None
+
+
+def compare_classes(
+    stored: Metadata, wanted: Metadata, num_classes: int | None
+) -> tuple[str | None, list[int] | None]:
+    """Compare the classes of a checkpoint with those of a data set, for a model of so many.
+
+    Returns:
+        The :func:`class_difference`, and the :func:`class_order` if they are the same classes. Both
+        None if the classes are equal, or one side names none.
+    """
+    old, new = class_list(stored, num_classes), class_list(wanted, num_classes)
+    difference = class_difference(old, new) if old and new else None
+    return difference, None if difference is None else class_order(old, new)
+
+
 def class_difference(stored: ClassList, wanted: ClassList) -> str | None:
     """Describe the first difference between two lists of the same classes in the same order."""
     if len(stored.names) != len(wanted.names):
@@ -107,4 +126,4 @@ def stored_class_count(
             heads[tuple(classes)] = old - new
     if not heads:
         return None
-    return len({index for classes in rows.values() for index in classes}) + sum(heads.values())
+    return class_count(rows) + sum(heads.values())

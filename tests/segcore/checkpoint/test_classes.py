@@ -62,6 +62,16 @@ def test_another_order_is_permuted_and_said(caplog, complete):
     assert "same classes in another order (class 0 is 'cat', not 'sky')" in caplog.text
 
 
+def test_the_checkpoint_is_left_alone():
+    stored = checkpoint(stored=metadata(NAMES))
+    stored["model"] = nn.DataParallel(Model()).state_dict()
+    names = list(stored["model"])
+    for _ in range(2):
+        model = load(stored, metadata(NAMES[::-1]))
+        assert model.head.bias.tolist() == [2, 1, 0, -1]
+    assert list(stored["model"]) == names
+
+
 def test_the_same_order_is_silent(caplog):
     with caplog.at_level(logging.WARNING):
         model = load(checkpoint(stored=metadata(NAMES)), metadata(NAMES))
