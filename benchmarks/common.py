@@ -12,8 +12,11 @@ import torch
 def median_seconds(
     functions: Mapping[str, Callable[[], object]], repeats: int, device: str
 ) -> dict[str, float]:
-    """Median time of each function. They run in turns, so that what else the machine does meets
-    all of them; the first turn warms up and does not count."""
+    """Return the median time of each function.
+
+    They run in turns, so that other load of the machine affects all of them; the first turn is a
+    warm-up.
+    """
     seconds = {name: [] for name in functions}
     for turn in range(repeats + 1):
         for name, function in functions.items():
@@ -40,7 +43,7 @@ def _peak_here(make: Callable[..., Callable[[], object]], arguments: tuple, devi
         function()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     # Not resource.getrusage: its peak includes that of the parent process.
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present memory
     before = _peak_resident_mebibytes()
     function()
     return _peak_resident_mebibytes() - before

@@ -264,7 +264,7 @@ def test_missing_weights(demo, trained, tmp_path, capsys):
 
 
 def one_error(capsys):
-    """What the program says is wrong, in a line."""
+    """Return the error of the program, one line."""
     lines = capsys.readouterr().err.splitlines()
     (error,) = (line for line in lines if line.startswith("error: "))
     return error

@@ -3,9 +3,9 @@
 
     python3 tools/bootstrap.py [--cuda]
 
-Each step leaves a stamp in ``.venv``, written when it is through: a step is repeated when the files
-it depends on have changed, or when it was interrupted. With nothing to do it takes a moment.
-Needs nothing but the standard library of Python 3.10 or newer, which the Makefile checks.
+Each step leaves a stamp in ``.venv`` when it is finished: a step is repeated if the files that it
+depends on have changed, or if it was interrupted. Uses only the standard library of Python 3.10 or
+newer, which the Makefile checks.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class Step(NamedTuple):
     inputs: tuple[str, ...]
     run: Callable[[], None]
     output: str = ""  # pattern of a file that has to be there, if any
-    without: str = ""  # what the project does where this step fails; without it, all stops
+    without: str = ""  # consequence of a failure of this step; if empty, the set-up stops
 
 
 def install_packages() -> None:

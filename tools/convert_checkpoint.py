@@ -8,8 +8,8 @@
     python tools/convert_checkpoint.py model_final.pkl model.pth --config-file configs/...
 
 Config and class names that a checkpoint carries stay with it. With --config-file the model is built
-and loaded, which gives the entries their present names, adds that config and, where the checkpoint
-has none, the class names of its data set, and prints what was loaded, missing and left over.
+and loaded, which gives the entries their present names, adds that config and, if the checkpoint has
+none, the class names of its data set, and prints a report of all entries.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from segcore.config import load_projects
 from segcore.engine import setup_config
 from segcore.program import run_program
 
-# What describes the weights; optimizer, schedule and iteration stay behind.
+# Entries that describe the weights; optimizer, schedule and iteration are dropped.
 KEPT_KEYS = ("model", "__author__", "matching_heuristics", "metadata", CONFIG_KEY)
 
 
@@ -60,19 +60,16 @@ def _through_model(source: str, config_file: str) -> dict[str, Any]:
     checkpoint = read_checkpoint(source)
     metadata = class_metadata(checkpoint)
     of_model = cfg.clone()
-    if metadata is None:
-        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    else:
+    if metadata is not None:
         use_class_metadata(of_model, metadata, "classes_of_the_checkpoint")
+    elif cfg.DATASETS.TRAIN:
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     model = build_model(of_model)
     checkpointer = SafeCheckpointer(model, complete=True)
     checkpointer.load_checkpoint(checkpoint, source)
     print(checkpointer.report.table())
-    return {
-        "model": model.state_dict(),
-        "metadata": plain_metadata(metadata),
-        CONFIG_KEY: cfg.dump(),
-    }
+    classes = {} if metadata is None else {"metadata": plain_metadata(metadata)}
+    return {"model": model.state_dict(), **classes, CONFIG_KEY: cfg.dump()}
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -81,12 +78,12 @@ def argument_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", help=".pkl, .pth or .safetensors")
-    parser.add_argument("target", help="the suffix says the format")
+    parser.add_argument("target", help="the suffix chooses the format")
     way = parser.add_mutually_exclusive_group()
     way.add_argument(
-        "--backbone", choices=sorted(BACKBONES), help="what the source is, if an ImageNet backbone"
+        "--backbone", choices=sorted(BACKBONES), help="kind of ImageNet backbone that the source is"
     )
-    way.add_argument("--config-file", help="load it into this model and write that")
+    way.add_argument("--config-file", help="load it into this model and write its weights")
     return parser
 
 

@@ -12,7 +12,7 @@ class UserError(Exception):
     :func:`segcore.text.printable`.
 
     Attributes:
-        exit_code: of a command that ends with this error: 2 for usage and configuration, else 1.
+        exit_code: exit code of a command with this error: 2 for usage and configuration, else 1.
     """
 
     exit_code = 1

@@ -17,7 +17,7 @@ class NamedRegistry(Mapping, Generic[T]):
     values are.
 
     Args:
-        key: where users write the names, such as a config key; for messages.
+        key: config key or option in which users write the names; for messages.
     """
 
     def __init__(self, key: str):

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
 from torch import nn
 
 from segcore.backbones import PyramidVisionTransformerV2
 from segcore.checkpoint import SafeCheckpointer, read_checkpoint
+from segcore.config import get_cfg
+from small_models import SMALL_MODELS
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/convert_checkpoint.py"
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools/convert_checkpoint.py"
+BASE_CONFIG = ROOT / "configs/_base_/mask2former_small.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,29 @@ def test_swin_keeps_its_names(convert, tmp_path):
     loaded = read_checkpoint(tmp_path / "swin.pkl")
     assert list(loaded["model"]) == list(state)
     assert loaded["matching_heuristics"] is True
+
+
+@pytest.mark.parametrize("data_sets", ["()", "('three_classes',)"])
+def test_through_a_model(convert, tmp_path, capsys, data_sets):
+    """Official names become present ones; classes are those of the config's data set, if any."""
+    config = tmp_path / "small.yaml"
+    options = {**SMALL_MODELS, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 3, "DATASETS.TRAIN": data_sets}
+    cfg = get_cfg()
+    cfg.merge_from_file(str(BASE_CONFIG))
+    cfg.merge_from_list([part for pair in options.items() for part in pair])
+    cfg.MODEL.DEVICE = "cpu"
+    config.write_text(cfg.dump())
+    MetadataCatalog.get("three_classes").set(stuff_classes=["cat", "dog", "sky"])
+    state = build_model(cfg).state_dict()
+    official = {name.replace("query_feat", "static_query"): t for name, t in state.items()}
+    torch.save({"model": official}, tmp_path / "official.pth")
+    assert convert(tmp_path / "official.pth", tmp_path / "m.pth", "--config-file", config) == 0
+    assert "static_query" in capsys.readouterr().out
+    converted = read_checkpoint(tmp_path / "m.pth")
+    assert converted["model"].keys() == state.keys()
+    assert "NUM_OBJECT_QUERIES: 8" in converted["config"]
+    expected = {"stuff_classes": ["cat", "dog", "sky"]} if "three" in data_sets else None
+    assert converted.get("metadata") == expected
 
 
 def classifier() -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What the project relies on in the installed Detectron2, whichever way it was installed."""
+"""Features of the installed Detectron2 that the project relies on, for every way to install it."""
 
 import json
 

@@ -65,7 +65,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         model: the model, or one wrapped for data-parallel training.
         save_dir: folder for checkpoints, in which the last one is found.
         save_to_disk: by default on the main process only.
-        metadata: of the data set that the model is trained or evaluated on; its classes are stored
+        metadata: data set that the model is trained or evaluated on; its classes are stored
             in every checkpoint, and compared with those of a checkpoint that is loaded.
         config: stored in every checkpoint.
         complete: require all weights from the file, and the classes of ``metadata``, as evaluation

@@ -52,7 +52,7 @@ def class_metadata(checkpoint: Mapping[str, Any]) -> Metadata | None:
     """Return the classes that a checkpoint was trained on.
 
     Args:
-        checkpoint: what :func:`read_checkpoint` returned.
+        checkpoint: result of :func:`read_checkpoint`.
 
     Returns:
         Metadata that belongs to no data set of the catalog, or None where the file has none, as

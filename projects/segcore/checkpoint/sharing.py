@@ -56,7 +56,7 @@ def from_main_process(make: Callable[[], T]) -> T:
 def shared_file(find: Callable[[], str]) -> Iterator[SharedFile]:
     """Provide a file of the main process to all processes, as a temporary copy where need be.
 
-    Every process of the job must call it. Bytes are copied, nothing is interpreted.
+    Every process of the job must call it. Bytes are copied, never interpreted.
 
     Args:
         find: returns the path, or raises a CheckpointError where there is no such file.

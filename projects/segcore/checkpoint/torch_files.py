@@ -124,7 +124,7 @@ def load_torch_zip(file: IO[bytes], size: int) -> Any:
 
     Args:
         file: at its start.
-        size: of the file in bytes.
+        size: size of the file in bytes.
 
     Raises:
         UnsafeCheckpointError: it asks for more than tensors, NumPy arrays and plain containers.

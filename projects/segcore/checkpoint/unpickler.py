@@ -200,7 +200,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         file: binary and seekable, at the pickle.
 
     Attributes:
-        admitted: what a pickle may name, by module and name: functions that check their arguments.
+        admitted: names that a pickle may use, by module: functions that check their arguments.
     """
 
     admitted: ClassVar[Mapping[tuple[str, str], Any]] = ADMITTED

@@ -65,7 +65,7 @@ def config_from_yaml(text: str, source: str) -> SafeCfgNode:
     """Load a YAML text, such as ``cfg.dump()`` gives; return the config, validated, not frozen.
 
     Args:
-        source: what messages call the text, such as the checkpoint that it comes from.
+        source: name of the text in messages, such as the checkpoint that it comes from.
 
     Raises:
         ConfigError: the text is no YAML, sets what there is not, or has a ``_BASE_``.

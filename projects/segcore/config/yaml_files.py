@@ -34,7 +34,7 @@ class ConfigFile:
     """Settings of one file.
 
     Attributes:
-        source: what messages call it: a path.
+        source: its name in messages: a path.
         settings: nested dicts of plain values, without ``_BASE_``.
         bases: the paths in ``_BASE_``, as written, weakest first.
         lines: for each full key, such as "MODEL.WEIGHTS", the number of its line.
@@ -109,7 +109,7 @@ def read_text(path: str, named_by: str = "") -> str:
     """Read a local configuration file.
 
     Args:
-        named_by: what the message adds about where the path comes from.
+        named_by: addition to messages that tells the origin of the path.
     """
     shown = f"config file {printable(path, 300)}"
     if _URL.match(path):

@@ -79,7 +79,7 @@ class ResultWriter:
         """Write the results of one photo; if that fails, none of its files remain.
 
         Args:
-            path: of the photo; gives the results their names.
+            path: file of the photo, after which the results are named.
             photo: (H, W, 3) uint8, BGR.
             result: the compact form: "panoptic_seg", "instances", "semantic_map".
             focus: result of ``PhotoPredictor.focus``.

@@ -23,7 +23,7 @@ class MetricsFile(HookBase):
     run that fails writes none. A resumed run removes the lines of iterations that it repeats.
 
     Args:
-        path: of the file, on the main process; None writes nothing.
+        path: the file on the main process; None writes nothing.
         eval_period: ``TEST.EVAL_PERIOD``.
     """
 

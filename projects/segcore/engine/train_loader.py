@@ -105,7 +105,7 @@ def build_train_loader(
     Args:
         cfg: ``DATASETS.TRAIN``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, and ``SEED``, which must
             not be negative here (see ``randomness.resolve_seed``).
-        mapper: from a dataset dict to the model's input.
+        mapper: returns the model's input for a dataset dict.
         start_iter: the iteration whose batch comes first.
 
     Raises:

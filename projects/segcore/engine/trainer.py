@@ -105,7 +105,7 @@ class Trainer(DefaultTrainer):
                 self._finish_step(self.start_iter - 1)
 
     def after_train(self) -> None:
-        # Where a finished run is resumed, v0.6 counts one iteration too many.
+        # When a finished run is resumed, v0.6 counts one iteration too many.
         self.iter = min(self.iter, self.max_iter)
         super().after_train()
 

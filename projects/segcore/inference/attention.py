@@ -14,10 +14,10 @@ class QueryAttention(NamedTuple):
 
     Attributes:
         query: its index.
-        label: contiguous class.
-        score: of the class, times that of the mask in systems that have one.
-        layers: (h, w) of each decoder layer, of the image without padding; not negative.
-        mask: (h, w) final mask, values in [0, 1], of the image without padding.
+        label: contiguous class id.
+        score: class score, times the mask score in systems that have one.
+        layers: map (h, w) of each decoder layer, without padding; not negative.
+        mask: (h, w) final mask without padding, values in [0, 1].
     """
 
     query: int

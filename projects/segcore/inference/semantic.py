@@ -15,7 +15,7 @@ def semantic_inference(
     Args:
         weights: (K, N).
         masks: (N, H, W) logits.
-        activation: from logits to values from 0; those above 1 count as 1.
+        activation: function from logits to values from 0; those above 1 count as 1.
 
     Returns:
         (K, H, W) in the type of ``masks``. Not a probability: it may exceed 1.

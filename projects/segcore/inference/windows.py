@@ -37,8 +37,8 @@ class AxisResize:
     """Linear interpolation along one axis, with the arithmetic of PyTorch's CPU kernel.
 
     Args:
-        size, output_size: of the axis.
-        dtype: of the maps.
+        size, output_size: length of the axis before and after.
+        dtype: type of the maps.
     """
 
     def __init__(self, size: int, output_size: int, dtype: torch.dtype, device: torch.device):

@@ -77,7 +77,7 @@ def assign_by_parts(
 
     Args:
         costs: {name: (Q_b, n_b)} of each prediction and image.
-        names: of the predictions, for messages.
+        names: names of the predictions, for messages.
         labels: (n_b,) int64 of each image's targets; none: no check.
 
     Raises:

@@ -14,7 +14,7 @@ def focal_class_cost(logits: Tensor, *, alpha: float = 0.25, gamma: float = 2.0)
     Deformable DETR (Zhu et al., 2021), appendix A.4.
 
     Args:
-        logits: of the target's class, any shape, at least float32.
+        logits: logits of the target's class, any shape, at least float32.
 
     Returns:
         Costs of the same shape.

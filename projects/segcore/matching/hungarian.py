@@ -25,7 +25,7 @@ class HungarianMatcher:
     Args:
         num_points: random points, drawn afresh for every image and prediction, shared by all
             masks of the image.
-        draw_points: where they come from.
+        draw_points: source of the points.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class HungarianMatcher:
         Args:
             predictions: the final one, then the auxiliary ones: "pred_logits" (B, Q, K+1), "no
                 object" last, and "pred_masks" (B, Q, h, w).
-            targets: of each image "labels" (n,) int64 in [0, K) and "masks" (n, H, W).
+            targets: for each image "labels" (n,) int64 in [0, K) and "masks" (n, H, W).
 
         Raises:
             ValueError: a label lies outside [0, K).

@@ -39,7 +39,7 @@ def draw_panoptic(
         panoptic: (H, W) integer segment ids, or the map of ``segments`` that is made of them.
         segments: Detectron2's ``segments_info``: "id", "category_id" (contiguous), "isthing".
         categories: see :func:`categories_of`.
-        scale: of the result in comparison with the photo.
+        scale: size of the result relative to the photo.
 
     Returns:
         uint8 RGB, (H, W, 3) times ``scale``.
@@ -62,7 +62,7 @@ def draw_instances(
         instances: on any device, with pred_classes, scores, and pred_masks (n, H, W) or
             pred_masks_rle, run lengths as pycocotools has them.
         categories: see :func:`categories_of`.
-        scale: of the result in comparison with the photo.
+        scale: size of the result relative to the photo.
 
     Returns:
         uint8 RGB, (H, W, 3) times ``scale``.

@@ -38,7 +38,7 @@ def outline(image: np.ndarray, indices: np.ndarray, thickness: int, color: Seque
     Args:
         image: (H, W, 3) uint8, contiguous.
         indices: (H, W) uint8 or uint16; a line runs where it changes.
-        thickness: of the lines in pixels.
+        thickness: width of the lines in pixels.
         color: three bytes.
     """
     window = np.ones((thickness + 1, thickness + 1), np.uint8)

@@ -38,7 +38,7 @@ def panoptic_rows(
         areas: in pixels, of each segment.
         segments: Detectron2's ``segments_info``, with "score" where it is known.
         categories: see :func:`categories_of`.
-        pixels: of the photo.
+        pixels: number of pixels of the photo.
     """
     rows = [
         Row(

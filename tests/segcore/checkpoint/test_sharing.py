@@ -79,7 +79,7 @@ CASES = ("resumed", "evaluated", "damaged", "absent")
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory) -> list[dict]:
-    """What each of two processes reports of every case."""
+    """Reports of all cases, from each of two processes."""
     folder = tmp_path_factory.mktemp("job")
     (folder / "job.py").write_text(JOB)
     subprocess.run([sys.executable, folder / "job.py", folder, *CASES], check=True, timeout=300)

@@ -1,4 +1,4 @@
-"""What a run shows on the terminal, and what it writes to its log."""
+"""Messages of a run on the terminal and in its log."""
 
 import logging
 from collections.abc import Iterator

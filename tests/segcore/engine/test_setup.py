@@ -1,4 +1,4 @@
-"""From the command line to a config."""
+"""Command line and config of a run."""
 
 import logging
 from pathlib import Path

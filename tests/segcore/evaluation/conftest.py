@@ -130,7 +130,7 @@ def config(tmp_path: Path) -> Callable[..., Any]:
 
 
 def perfect_output(number: int) -> dict[str, Any]:
-    """What a model that makes no mistake says of image 0 or 1."""
+    """Return the results of a perfect model on image 0 or 1."""
     ids, segments = truth(number)
     things = [s for s in segments if s["category_id"] != 7]
     semantic = torch.zeros(len(CATEGORIES), HEIGHT, WIDTH)
@@ -154,7 +154,7 @@ def perfect_output(number: int) -> dict[str, Any]:
 
 
 def empty_output(number: int) -> dict[str, Any]:
-    """What a model says that has found nothing."""
+    """Return the results of a model that finds nothing."""
     return {
         "sem_seg": torch.zeros(len(CATEGORIES), HEIGHT, WIDTH),
         "panoptic_seg": (torch.zeros(HEIGHT, WIDTH, dtype=torch.int32), []),

@@ -16,7 +16,7 @@ from .conftest import HEIGHT, WIDTH
 
 @pytest.fixture
 def cfg(dataset, config, tmp_path: Path):
-    """Of all tasks, on the data set with its photos."""
+    """Config of all tasks, on the data set with its photos."""
     for record in DatasetCatalog.get(dataset):
         record["file_name"] = str(tmp_path / record["file_name"])
         Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(record["file_name"])
