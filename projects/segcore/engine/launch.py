@@ -4,19 +4,18 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+from segcore.engine.job_arguments import check_address, check_counts, free_port, require_gpus
 from segcore.errors import ConfigError, UserError
 from segcore.loggers import without_warnings_of
 from segcore.program import PEER_GRACE, LostConnectionError, explain
@@ -59,20 +58,20 @@ def launch(
     _allow_open_files()
     if _started_by_torchrun():
         return _run_under_torchrun(main_func, args)
-    _check_counts(num_gpus_per_machine, num_machines, machine_rank)
+    check_counts(num_gpus_per_machine, num_machines, machine_rank)
     world_size = num_gpus_per_machine * num_machines
     if world_size <= 1:
         return main_func(*args)
-    _require_gpus(num_gpus_per_machine)
+    require_gpus(num_gpus_per_machine)
     if dist_url in (None, "auto"):
         if num_machines > 1:
             raise ConfigError(
                 "--dist-url auto works on one machine only; for several, give all of them the "
                 "address of the first, such as tcp://192.168.0.1:8686"
             )
-        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+        dist_url = f"tcp://127.0.0.1:{free_port()}"
     else:
-        _check_address(dist_url, listens=machine_rank == 0)
+        check_address(dist_url, listens=machine_rank == 0)
     worker_args = (main_func, args, num_gpus_per_machine, world_size, machine_rank, dist_url)
     _run_processes(num_gpus_per_machine, worker_args)
     return None
@@ -144,55 +143,6 @@ def _end(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
         process.kill()
 
 
-def _check_counts(num_gpus_per_machine: int, num_machines: int, machine_rank: int) -> None:
-    if num_gpus_per_machine < 0:
-        raise ConfigError(f"--num-gpus: expected 0 (the CPU) or more, got {num_gpus_per_machine}")
-    if num_machines < 1:
-        raise ConfigError(f"--num-machines: expected 1 or more, got {num_machines}")
-    if num_machines > 1 and num_gpus_per_machine == 0:
-        raise ConfigError(
-            f"--num-gpus 0 is for one machine, but --num-machines is {num_machines}; give the "
-            "number of processes of each machine"
-        )
-    if not 0 <= machine_rank < num_machines:
-        raise ConfigError(
-            f"--machine-rank: expected 0 to {num_machines - 1} for --num-machines {num_machines}, "
-            f"got {machine_rank}"
-        )
-
-
-def _check_address(dist_url: str, listens: bool) -> None:
-    """Refuse addresses that would make PyTorch wait for its timeout of 30 minutes."""
-    expected = "expected auto, or an address such as tcp://127.0.0.1:8686"
-    try:
-        url = urlsplit(dist_url)
-        host, port = url.hostname, url.port
-    except ValueError as error:
-        raise ConfigError(f"--dist-url {dist_url}: {error}; {expected}") from error
-    if url.scheme in ("file", "env"):
-        return
-    if url.scheme != "tcp" or not host or not port:
-        raise ConfigError(f"--dist-url {dist_url}: {expected}")
-    try:
-        socket.getaddrinfo(host, port)
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"--dist-url {dist_url}: {host} cannot be resolved: {error}") from error
-    if listens:
-        _check_port(dist_url, port)
-
-
-def _check_port(dist_url: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise UserError(
-                f"--dist-url {dist_url}: port {port} cannot be used: {error.strerror}. Another "
-                "job, or what is left of one? --dist-url auto takes a free port"
-            ) from error
-
-
 def _started_by_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
 
@@ -202,7 +152,7 @@ def _run_under_torchrun(main_func: Callable[..., Any], args: Sequence[Any]) -> A
     if world_size == 1:
         return main_func(*args)
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    _require_gpus(local_size)
+    require_gpus(local_size)
     return _run_in_group(
         main_func,
         args,
@@ -298,19 +248,3 @@ def _create_local_process_group(local_size: int) -> None:
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
             comm._LOCAL_PROCESS_GROUP = group
-
-
-def _require_gpus(num_processes: int) -> None:
-    available = torch.cuda.device_count()
-    if torch.cuda.is_available() and num_processes > available:
-        raise ConfigError(
-            f"{num_processes} processes were asked for on this machine, one a GPU, but it has "
-            f"{available} GPU(s); ask for fewer, or hide them (CUDA_VISIBLE_DEVICES=) to train on "
-            "the CPU"
-        )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
