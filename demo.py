@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Segment photos: ``python demo.py --config-file X --weights W photo.jpg folder/ --output DIR``.
 
-Writes overlay pictures, COCO panoptic PNGs with one JSON (and instances where the model gives
-them), and prints a table of segments for every photo. With --show-focus it also draws where the
-tokens are, with --show-attention what the queries of the mask decoder look at.
+Writes overlay pictures, COCO panoptic PNGs with one JSON (and instances, if the model predicts
+them), and prints a table of segments for every photo. With --show-focus it also draws the tokens,
+with --show-attention the attention of the mask decoder's queries.
 
-What is wrong with one photo is a line on standard error, and the next one follows. The exit code is
+An error of one photo is a line on standard error, and the next photo follows. The exit code is
 0 if all photos are done, 1 if one failed, 2 for wrong arguments or configurations.
 """
 

@@ -5,7 +5,7 @@
 The quickstart's Mask2Former runs with initial weights; instead of its predictions, which would be
 empty, discs of the same shape and type are taken, so that panoptic map, semantic map and instances
 have segments. Each photo is read, predicted and written (panoptic PNG, JSON, overlay) in a process
-of its own; memory is the peak beyond what is held after the model is built.
+of its own; memory is the additional peak after the model is built.
 """
 
 import argparse

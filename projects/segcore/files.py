@@ -121,7 +121,7 @@ def remove_partial_files(folder: str | Path) -> int:
 
 
 def _partial(path: Path) -> Path:
-    # Short, whatever the name is, and with the process that writes it.
+    # Of bounded length, with the process that writes it.
     return path.with_name(f".{socket.gethostname()}-{os.getpid()}-{next(_counter)}.partial")
 
 

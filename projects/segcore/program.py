@@ -74,7 +74,7 @@ MEMORY_ADVICE = (
 
 
 class LostConnectionError(UserError):
-    """Another process of the job is gone; its output says why."""
+    """Another process of the job has ended; its output has the reason."""
 
 
 def run_program(
@@ -261,7 +261,7 @@ def _output_is_closed() -> bool:
     outputs = select.poll()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # replaced by one without a file
-            outputs.register(stream.fileno(), 0)  # errors are always told
+            outputs.register(stream.fileno(), 0)  # errors are always reported
     return any(event & select.POLLERR for _, event in outputs.poll(0))
 
 

@@ -38,7 +38,7 @@ class NamedRegistry(Mapping, Generic[T]):
         """Return the object of a name that a user wrote.
 
         Raises:
-            ConfigError: there is none; says the closest names.
+            ConfigError: there is none; names the closest ones.
         """
         if name in self._objects:
             return self._objects[name]

@@ -26,7 +26,7 @@ def printable(value: object, max_length: int = MAX_LENGTH) -> str:
 
 
 def short_repr(value: object, max_length: int = 80) -> str:
-    """Return a printable ``repr(value)`` of bounded length, whatever the value holds.
+    """Return a printable ``repr(value)`` of bounded length, for any content.
 
     The time is bounded, too: lists and dictionaries are shown by their first entries, two deep.
     """

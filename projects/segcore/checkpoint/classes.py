@@ -32,7 +32,7 @@ def class_list(metadata: Metadata, num_classes: int | None = None) -> ClassList 
 
     Metadata name classes as things and as stuff: some data sets have all in both lists, or all in
     the one for stuff, or are used for their things alone. The list of the model's length counts,
-    or where there is none, the longest.
+    else the longest.
 
     Returns:
         None if the metadata name no classes.
@@ -55,7 +55,10 @@ def class_count(rows: ClassRows) -> int | None:
 def compare_classes(
     stored: Metadata, wanted: Metadata, num_classes: int | None
 ) -> tuple[str | None, list[int] | None]:
-    """Compare the classes of a checkpoint with those of a data set, for a model of so many.
+    """Compare the classes of a checkpoint with those of a data set.
+
+    Args:
+        num_classes: of the model; None if unknown.
 
     Returns:
         The :func:`class_difference`, and the :func:`class_order` if they are the same classes. Both
@@ -117,7 +120,7 @@ def stored_class_count(
     """Return the number of classes in a file, from the shapes of its heads.
 
     Returns:
-        None where they do not tell.
+        None if no shape differs in its number of rows.
     """
     heads: dict[tuple[int, ...], int] = {}  # classes of a head -> how many more the file has
     for name, classes in rows.items():

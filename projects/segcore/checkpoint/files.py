@@ -66,8 +66,8 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     under "model", and what JSON can express (with integer keys of dictionaries) beside it.
 
     Raises:
-        CheckpointError: the suffix is none of .pth, .pkl, .safetensors, or the format cannot take
-            what the checkpoint holds.
+        CheckpointError: the suffix is not .pth, .pkl or .safetensors, or the format cannot store
+            an entry.
     """
     writers: dict[str, Callable[[Mapping[str, Any], IO[bytes]], None]] = {
         ".pth": torch.save,

@@ -55,7 +55,7 @@ def class_metadata(checkpoint: Mapping[str, Any]) -> Metadata | None:
         checkpoint: result of :func:`read_checkpoint`.
 
     Returns:
-        Metadata that belongs to no data set of the catalog, or None where the file has none, as
+        Metadata that belongs to no data set of the catalog, or None if the file has none, as
         official files.
     """
     classes = checkpoint.get(METADATA_KEY)

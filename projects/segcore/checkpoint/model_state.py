@@ -41,7 +41,7 @@ def load_state(
     """Load entries that fit by name and shape; record the fate of every entry in ``report``.
 
     Args:
-        state: names -> tensors, with module versions in ``_metadata`` where the file had them.
+        state: names -> tensors, with module versions in ``_metadata`` if the file has them.
         renames: name in ``state`` -> name in the model, None for an entry to drop.
 
     Raises:
@@ -124,7 +124,7 @@ def without_wrapper_prefix(state: State) -> State:
 def find_renames(
     model: nn.Module, state: State, checkpoint: Mapping[str, Any], source: str
 ) -> dict[str, str | None]:
-    """Map names of a file to names of the model, as the file or the model asks for.
+    """Map names of a file to names of the model, by the file's heuristics or the model's renaming.
 
     Args:
         state: the weights; with heuristics it takes converted values, see :func:`match_by_suffix`.

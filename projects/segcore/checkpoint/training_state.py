@@ -13,7 +13,7 @@ def load_training_state(item: Any, key: str, checkpoint: Mapping[str, Any], sour
     """Load ``checkpoint[key]`` into an object with ``state_dict`` and ``load_state_dict``.
 
     Raises:
-        CheckpointError: there is none, or it is that of another kind of run.
+        CheckpointError: there is no such state, or it belongs to another kind of run.
     """
     hint = (
         f"the run cannot be resumed. To start from the weights alone: MODEL.WEIGHTS "
@@ -29,7 +29,7 @@ def load_training_state(item: Any, key: str, checkpoint: Mapping[str, Any], sour
             return
         except UserError:
             raise
-        except Exception as error:  # as many ways to fail as there are kinds of states
+        except Exception as error:  # each kind of state fails in its own way
             reason = f"{type(error).__name__} {printable(error, 120)}"
             raise _other_run(source, reason, hint) from error
     raise _other_run(source, reason, hint)

@@ -32,7 +32,7 @@ def evaluate_int_list(source: str) -> list[int]:
     comprehension over one ``range``, its variable. Source, lists and numbers are bounded.
 
     Raises:
-        ValueError: anything else; a phrase that says what.
+        ValueError: any other expression; the message is a phrase.
     """
     if len(source) > MAX_SOURCE_LENGTH:
         raise ValueError(f"expected at most {MAX_SOURCE_LENGTH} characters, got {len(source)}")

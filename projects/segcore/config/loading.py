@@ -34,7 +34,7 @@ def get_cfg() -> SafeCfgNode:
 
 
 def load_projects() -> list[Callable[[CfgNode], None]]:
-    """Import the installed projects, which registers what they have; return their ``add_config``.
+    """Import the installed projects, which registers their parts; return their ``add_config``.
 
     They are those of the entry point group ``segcore.projects``, in the order of their names.
     """

@@ -19,12 +19,12 @@ class SafeCfgNode(CfgNode):
 
     Differs from Detectron2's as follows:
 
-    * YAML is never loaded unsafely, whatever ``allow_unsafe`` says, and Python files not at all.
+    * YAML is never loaded unsafely, even with ``allow_unsafe``; Python files are not loaded.
       Of ``!!python/...`` tags the one that official files need is understood:
       :func:`segcore.config.expression.evaluate_int_list`.
     * ``_BASE_`` names local files. Files, nesting and YAML aliases are bounded.
-    * What is wrong is a :class:`ConfigError` with the file, the line and the key.
-    * An integer is accepted where the default is a float, and any text where it is a text.
+    * Faults are a :class:`ConfigError` with the file, the line and the key.
+    * An integer is accepted if the default is a float, and any text if it is a text.
     * Files of version 1, from before 2019, are not converted.
     """
 
@@ -79,7 +79,7 @@ class SafeCfgNode(CfgNode):
         """Merge ``[key, value, key, value, ...]``, such as from a command line.
 
         Raises:
-            ConfigError: an odd number, a key that there is not, or a value of another type.
+            ConfigError: an odd number of items, an unknown key, or a value of another type.
         """
         raise_faults(merge_pairs(self, cfg_list))
 

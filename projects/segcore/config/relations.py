@@ -1,4 +1,4 @@
-"""Relations between keys that this repository, and what it uses of Detectron2, reads."""
+"""Relations between the config keys of this repository and those it uses of Detectron2."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
 """Rules for the values of single config keys, and relations between several.
 
-A project adds those of its keys with :func:`add_rules` and :func:`relation` where it adds the keys.
+A project adds rules and relations of its keys by :func:`add_rules` and :func:`relation`.
 """
 
 import math
@@ -184,7 +184,7 @@ def backbone_features(cfg: CfgNode) -> list[str] | None:
 
 
 def unknown_features(cfg: CfgNode, key: str, features: Collection[str]) -> Iterator[str]:
-    """Yield a fault if the backbone does not return what ``key`` asks for."""
+    """Yield a fault if the backbone does not return the features of ``key``."""
     returned = backbone_features(cfg)
     if returned is not None and not set(features) <= set(returned):
         section = BACKBONE_SECTIONS[cfg.MODEL.BACKBONE.NAME]
@@ -214,7 +214,7 @@ def indivisible_heads(
 
 
 def unknown_outputs(section: str, node: CfgNode) -> Iterator[str]:
-    """Yield a fault if a backbone of ``DEPTHS`` stages has not all of ``OUT_FEATURES``."""
+    """Yield a fault if a backbone of ``DEPTHS`` stages lacks some of ``OUT_FEATURES``."""
     emitted = FEATURES[: len(node.DEPTHS)]
     if not set(node.OUT_FEATURES) <= set(emitted):
         yield f"{section}.OUT_FEATURES: expected some of {emitted}, got {list(node.OUT_FEATURES)}"

@@ -16,7 +16,7 @@ from segcore.text import did_you_mean, short_repr
 def validate_config(cfg: CfgNode) -> None:
     """Raise a ConfigError that lists the values that are out of range or do not go together.
 
-    What depends on the data, such as the number of classes, is checked where the data are known.
+    Values that depend on the data, such as the number of classes, are checked with the data.
     """
     faults, faulty = [], []
     for key, rule in RULES.items():

@@ -1,4 +1,4 @@
-"""Rules of the keys that this repository, and what it uses of Detectron2, reads."""
+"""Rules of the config keys of this repository and those it uses of Detectron2."""
 
 import math
 import re

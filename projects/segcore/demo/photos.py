@@ -10,7 +10,7 @@ from segcore.data.images import is_image_name
 def find_photos(paths: Iterable[str | Path]) -> list[Path]:
     """Return the named files, and from every folder the files that look like images, by name.
 
-    A named file is returned whatever its suffix, even if it does not exist, and so is a folder that
+    A named file is returned with any suffix, even if it does not exist, and so is a folder that
     cannot be listed: reading them raises the error.
     """
     photos: list[Path] = []

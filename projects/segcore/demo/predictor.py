@@ -38,7 +38,7 @@ class PhotoPredictor(Predictor):
 
         Returns:
             On the CPU, of each stage the positions (N, 2) of its tokens, as (x, y) in pixels of the
-            photo, and their importance (N,) in (0, 1), None where it decides nothing. Includes
+            photo, and their importance (N,) in (0, 1), None if the stage selects none. Includes
             tokens of the padding, outside of the photo.
 
         Raises:

@@ -33,7 +33,7 @@ _held: set[Path] = set()
 def output_folder(path: str, *, trains_anew: bool) -> Iterator[Path]:
     """Create ``OUTPUT_DIR`` and lock it for this process; remove partial files of killed runs.
 
-    The lock is a POSIX record lock: the kernel releases it when the process ends, in whatever way,
+    The lock is a POSIX record lock: the kernel releases it when the process ends, in any way,
     and child processes do not inherit it. On NFS it holds among all machines that mount the folder
     with locks; on a file system without locks a warning says so.
 

@@ -110,7 +110,7 @@ def build_evaluator(
         ConfigError: the data set's metadata name no known ``evaluator_type``, the model performs no
             task that the data have ground truth for, or Cityscapes is asked for on several
             machines.
-        DataError: ground truth is not where the metadata say.
+        DataError: files of ground truth that the metadata name are missing.
         RequirementError: a package of the evaluator is not installed.
     """
     require_ground_truth(cfg, dataset_name)

@@ -48,7 +48,7 @@ def class_map(prediction: MaskPrediction) -> Tensor:
     """Return the class with the largest semantic score at each pixel.
 
     Returns:
-        (H, W) on the CPU, uint8, or int16 or int32 where these are needed to hold all classes.
+        (H, W) on the CPU, uint8, or int16 or int32 if there are more classes.
     """
     resized, weights = prediction.resized, prediction.class_weights
     num_classes = len(weights)
@@ -223,7 +223,7 @@ def window_bytes(device: torch.device) -> int:
 
 
 def _windows(prediction: MaskPrediction, count: int) -> Iterator[Window]:
-    """Yield windows of the image for which so many maps fit into the temporary memory."""
+    """Yield windows of the image for which ``count`` maps fit into the temporary memory."""
     masks = prediction.masks
     bytes_per_pixel = max(1, count) * _COPIES * max(4, masks.element_size())
     return prediction.resized.windows(bytes_per_pixel, window_bytes(masks.device))

@@ -21,7 +21,7 @@ def sorted_instances(
         masks: (m, H, W) bool.
         boxes: (n, 4), absolute (x0, y0, x1, y1).
         sources: (n,) int64, the mask of each instance; None: they correspond.
-        topk: keep so many; None keeps all.
+        topk: number of instances to keep; None keeps all.
     """
     scores, order = scores.sort(descending=True, stable=True)
     scores, order = scores[:topk], order[:topk]

@@ -81,7 +81,7 @@ class PanopticMerging:
         thing_ids: Collection[int],
         peaks: Tensor | float = 1.0,
     ) -> Tensor:
-        """Return the masks that can be in the result; others need not be computed: (N,) bool.
+        """Return the masks that can be in the result: (N,) bool.
 
         Args:
             scores: (N,) class scores.

@@ -22,7 +22,7 @@ def merge_pixel_wise(
 ) -> PanopticResult:
     """Give each pixel to the mask with the largest class score times mask value, at most 1.
 
-    The pixel is void where that mask's value is below ``mask_threshold``. With
+    The pixel is void if that mask's value is below ``mask_threshold``. With
     ``min_visible_share`` it is the merging of MaskFormer (section 3.4 of its paper): a mask that
     wins fewer pixels, as a share of its area, is left out, and its pixels stay void.
 

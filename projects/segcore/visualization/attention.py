@@ -24,7 +24,7 @@ def draw_attention(
 ) -> np.ndarray:
     """Draw a row for each query: the photo, the final mask on it, and the attention of each layer.
 
-    Attention goes from black to yellow, which is the largest value of the layer. Where a query has
+    Attention goes from black to yellow, the largest value of the layer. If a query has
     fewer layers than another, the rest of its row is empty.
 
     Args:

@@ -1,4 +1,4 @@
-"""Colors of segments that can be told from each other and from the photo below."""
+"""Colors of segments that differ from each other and from the photo below."""
 
 import colorsys
 from collections.abc import Sequence

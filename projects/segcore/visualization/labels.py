@@ -25,8 +25,8 @@ MAX_NAME_LENGTH = 60
 def drawable_name(category: Category) -> str:
     """Return the name of a category in characters that an installed font has.
 
-    Characters that no installed font has are replaced by what they are composed of, such as "A" for
-    a full-width "A". Where that leaves nothing of one, the category's id stands before the rest:
+    Characters that no installed font has are replaced by their decomposition, such as "A" for a
+    full-width "A". If a character has none, the category's id stands before the rest:
     "#7", or "#7 (road)".
     """
     name = printable(category["name"], MAX_NAME_LENGTH)

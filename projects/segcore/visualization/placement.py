@@ -22,7 +22,7 @@ def place_labels(
 ) -> list[tuple[int, int] | None]:
     """Choose the position of each segment's label.
 
-    Small segments choose first. A label stands in its segment where that is widest, or beside it
+    Small segments come first. A label stands at the widest part of its segment, or beside it
     if it would hide it.
 
     Args:
@@ -36,15 +36,15 @@ def place_labels(
         segment has no pixels.
     """
     height, width = indices.shape
-    things = np.array(
+    thing_boxes = np.array(
         [
             _corners(segment.box) if is_thing else (0, 0, 0, 0)
             for segment, is_thing in zip(segments, are_things, strict=True)
         ]
     ).reshape(-1, 4)
-    thing_areas = (things[:, 2] - things[:, 0]) * (things[:, 3] - things[:, 1])
+    thing_areas = (thing_boxes[:, 2] - thing_boxes[:, 0]) * (thing_boxes[:, 3] - thing_boxes[:, 1])
     labels = np.zeros((len(segments), 4), int)  # those placed; others are empty
-    places: list[tuple[int, int] | None] = [None] * len(segments)
+    corners: list[tuple[int, int] | None] = [None] * len(segments)
     for index in sorted(range(len(segments)), key=lambda index: segments[index].area):
         (label_width, label_height), segment = sizes[index], segments[index]
         if segment.area == 0 or label_width > width or label_height > height:
@@ -56,11 +56,11 @@ def place_labels(
         candidates[:, 0] = candidates[:, 0].clip(0, width - label_width)
         candidates[:, 1] = candidates[:, 1].clip(0, height - label_height)
         boxes = np.concatenate((candidates, candidates + sizes[index]), axis=1)
-        cost = 2 * _overlaps(boxes, labels).sum(1) + _overlaps(boxes, things[small]).sum(1)
+        cost = 2 * _overlaps(boxes, labels).sum(1) + _overlaps(boxes, thing_boxes[small]).sum(1)
         best = int(cost.argmin())
         labels[index] = boxes[best]
-        places[index] = (int(boxes[best, 0]), int(boxes[best, 1]))
-    return places
+        corners[index] = (int(boxes[best, 0]), int(boxes[best, 1]))
+    return corners
 
 
 def _candidates(
