@@ -348,7 +348,7 @@ def test_attention_of_a_query_that_is_not_there(demo, trained_by_attention, tmp_
     weights = ("--weights", trained_by_attention / "model.pth", "--output", tmp_path / "out")
     path = photo(tmp_path / "a.png")
     assert run(demo, trained_by_attention, path, *weights, "--show-attention", "3", "9") == 1
-    assert "numbers of queries in [0, 9), got [9]" in one_error(capsys)
+    assert "indices of queries in [0, 9), got [9]" in one_error(capsys)
 
 
 def test_attention_that_a_model_does_not_tell_is_refused(demo, trained, tmp_path, capsys):

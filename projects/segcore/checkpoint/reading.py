@@ -24,7 +24,7 @@ def reading(path: str | Path) -> Iterator[None]:
     except UnsafeCheckpointError as error:
         raise UnsafeCheckpointError(
             f"{name} is refused: {error}. A checkpoint may hold tensors, NumPy arrays and plain "
-            "containers, nothing else, because a pickle can execute any code.\n"
+            "containers, nothing else, because a pickle can execute any code. "
             "If you trust it, save the weights alone with the program that has written it: "
             "torch.save({'state_dict': model.state_dict()}, 'weights.pth')"
         ) from None

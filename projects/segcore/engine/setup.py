@@ -91,11 +91,11 @@ def explicit_num_classes(config_file: str, opts: Sequence[str] = ()) -> int | No
         return _class_count(given[NUM_CLASSES_KEY])
     if any(key.startswith(CUSTOM_DATA_KEY) for key in given):
         return None
-    num_classes = None
+    found = None
     for file in reversed(read_config_files(config_file)) if config_file else ():
-        num_classes = num_classes or file.get(NUM_CLASSES_KEY)
+        found = found or file.get(NUM_CLASSES_KEY)
         if any(map(file.get, CUSTOM_DATA_PATHS)):
-            return _class_count(num_classes) if num_classes else None
+            return _class_count(found) if found else None
     return None
 
 

@@ -64,7 +64,7 @@ def test_second_run_is_told_who_holds_the_folder(tmp_path, hold):
 @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 50_000])
 def test_unreadable_holder(tmp_path, hold, content):
     hold(content)
-    with pytest.raises(OutputError, match="a process that cannot be named"):
+    with pytest.raises(OutputError, match="an unknown process"):
         enter(tmp_path)
 
 
