@@ -8,10 +8,18 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from segcore.config import get_cfg
+from segcore.config.yaml_files import parse_config
 from segcore.data.mappers import build_test_mapper, build_train_mapper
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 COMPLETE = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if "_base_" not in path.parts)
+PARTS = CONFIGS / "_base_"
+DATA = sorted(PARTS.glob("datasets/*.yaml"))
+DATA_KEYS = (
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+    "MODEL.SEM_SEG_HEAD.IGNORE_VALUE",
+    "MODEL.CLASSIFIER.NUM_CLASSES",
+)
 PUBLISHED = [path for path in COMPLETE if path.name.startswith("maskformer2_")]
 
 # folder -> classes, iterations, mapper, (semantic, instance, panoptic), shortest test edge
@@ -42,6 +50,27 @@ def name_of(path: Path) -> str:
 def task_of(path: Path) -> str:
     dataset, task = path.relative_to(CONFIGS).parts[:2]
     return f"{dataset}/{task.removesuffix('-segmentation')}"
+
+
+@pytest.mark.parametrize("path", DATA, ids=name_of)
+def test_parts_for_data_hold_data_only(path):
+    config = parse_config(path.read_text(), str(path))
+    values = [key for key in config.lines if not isinstance(config.get(key), dict)]
+    assert not config.bases
+    assert [k for k in values if not k.startswith("DATASETS.") and k not in DATA_KEYS] == []
+
+
+def position(part: Path) -> int:
+    """Position of a part in ``_BASE_``: backbone, data set, system, recipe of the system."""
+    room = part.parent.name
+    return 2 if part.parent == PARTS else {"backbones": 0, "datasets": 1}.get(room, 3)
+
+
+@pytest.mark.parametrize("path", COMPLETE, ids=name_of)
+def test_parts_have_one_order(path):
+    bases = parse_config(path.read_text(), str(path)).bases
+    parts = [part for base in bases if PARTS in (part := (path.parent / base).resolve()).parents]
+    assert [position(part) for part in parts] == sorted(map(position, parts))
 
 
 @pytest.mark.parametrize("path", COMPLETE, ids=name_of)

@@ -67,7 +67,7 @@ def trained(data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 OTHER_SYSTEMS = {
-    "autofocusformer_mini": {},
+    "autofocusformer_demo": {},
     "panoptic_segformer_R18": {"INPUT.DATASET_MAPPER_NAME": "panoptic_segformer"},
 }
 

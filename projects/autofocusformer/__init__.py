@@ -26,4 +26,4 @@ __all__ = [
     "add_autofocusformer_config",
 ]
 
-register_quickstart("autofocusformer", "configs/quickstart/autofocusformer_mini.yaml")
+register_quickstart("autofocusformer", "configs/quickstart/autofocusformer_demo.yaml")

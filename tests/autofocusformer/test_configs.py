@@ -138,7 +138,7 @@ def test_official_file_runs_unchanged(tmp_path):
 
 
 def test_quickstart_differs_from_mask2former_in_the_network_only():
-    ours = load(CONFIGS / "quickstart/autofocusformer_mini.yaml")
+    ours = load(CONFIGS / "quickstart/autofocusformer_demo.yaml")
     theirs = load(CONFIGS / "quickstart/mask2former_R18.yaml")
     for section in ("DATASETS", "INPUT", "SOLVER", "TEST"):
         assert ours[section] == theirs[section]

@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 COMPLETE = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if "_base_" not in path.parts)
 SYSTEMS = {
     "mask2former": "quickstart/mask2former_R18.yaml",
-    "autofocusformer": "quickstart/autofocusformer_mini.yaml",
+    "autofocusformer": "quickstart/autofocusformer_demo.yaml",
     "panoptic_segformer": "quickstart/panoptic_segformer_R18.yaml",
     "classifier": "imagenet/classification/aff_small.yaml",
     "swin": "coco/panoptic-segmentation/swin/maskformer2_swin_tiny_bs16_50ep.yaml",
