@@ -1,10 +1,14 @@
 """Every configuration builds; those of Mask2Former are held against the published values."""
 
+import ast
+import itertools
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import build_model
 
 from segcore.config import get_cfg
@@ -129,3 +133,42 @@ def test_training_sizes_are_tenths_of_the_base():
     cfg = load(CONFIGS / "ade20k/semantic-segmentation/maskformer2_R50_bs16_160k.yaml")
     assert cfg.INPUT.MIN_SIZE_TRAIN == tuple(int(0.1 * k * 512) for k in range(5, 21))
     assert cfg.INPUT.CROP.SIZE == [512, 512] and cfg.INPUT.SIZE_DIVISIBILITY == 512
+
+
+def leaves(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    """Values of a config by their full keys."""
+    values = {}
+    for name, value in node.items():
+        key = prefix + name
+        values |= leaves(value, f"{key}.") if isinstance(value, CfgNode) else {key: value}
+    return values
+
+
+def expand(key: str) -> list[str]:
+    """Spell out the braces of a key: ``A.{B,C}`` is A.B and A.C."""
+    parts = [part.split(",") for part in re.split(r"[{}]", key)]
+    return ["".join(names) for names in itertools.product(*parts)]
+
+
+def documented_defaults() -> list[tuple[str, object]]:
+    """Keys and defaults of the tables in docs/configs.md; a heading names the section of a key."""
+    page = (
+        (CONFIGS.parent / "docs/configs.md").read_text().partition("\n## Keys of this project")[2]
+    )
+    rows, section = [], ""
+    for line in page.splitlines():
+        if heading := re.match(r"### `([\w.]+)`(.*)", line):
+            section = "" if heading[2].startswith(",") else f"{heading[1]}."
+        if row := re.match(r"\| `(.+?)` \| `(.+?)` \| ", line):
+            rows += [(section + key, ast.literal_eval(row[2])) for key in expand(row[1])]
+    return rows
+
+
+def test_page_of_keys_agrees_with_the_code():
+    rows, defaults = documented_defaults(), leaves(get_cfg())
+    page = dict(rows)
+    assert len(page) == len(rows), "a key stands in the page twice"
+    assert page.keys() - defaults.keys() == set(), "keys that do not exist"
+    ours = defaults.keys() - leaves(get_detectron2_cfg()).keys()
+    assert ours - page.keys() == set(), "keys that the page lacks"
+    assert page == {key: defaults[key] for key in page}
