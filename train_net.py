@@ -19,8 +19,8 @@ from detectron2.utils.env import seed_all_rng
 import segcore.data  # noqa: F401, registers the data sets
 from segcore.checkpoint import SafeCheckpointer
 from segcore.config import require_datasets
+from segcore.data.custom_data import check_custom_data, setup_custom_data
 from segcore.data.datasets import require_training_files
-from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.data.report import summarize
 from segcore.engine import (
     Trainer,
@@ -39,9 +39,9 @@ from segcore.program import run_program
 
 
 def setup(cfg: CfgNode, args: Namespace) -> None:
-    """Own data and this machine; everything that can be wrong before a model is built."""
+    """Custom data and this machine; everything that can be wrong before a model is built."""
     fit_to_machine(cfg, args.num_gpus)
-    setup_own_data(cfg, explicit_num_classes(args.config_file, args.opts))
+    setup_custom_data(cfg, explicit_num_classes(args.config_file, args.opts))
     require_datasets(cfg, training=not args.eval_only)
     if not args.eval_only:
         require_training_files(cfg)
@@ -97,9 +97,9 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
 
 
 def check_data(args: Namespace) -> int:
-    """Print a report on own data; the exit code says whether they can be used."""
+    """Print a report on custom data; the exit code says whether they can be used."""
     num_classes = explicit_num_classes(args.config_file, args.opts)
-    reports = check_own_data(load_config(args.config_file, args.opts), num_classes)
+    reports = check_custom_data(load_config(args.config_file, args.opts), num_classes)
     if reports:
         print(summarize(reports))
     else:

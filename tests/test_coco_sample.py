@@ -1,4 +1,4 @@
-"""Real photos from end to end: two of COCO val2017 as own data, through train_net.py."""
+"""Real photos from end to end: two of COCO val2017 as custom data, through train_net.py."""
 
 import os
 import re
@@ -13,7 +13,7 @@ PHOTOS = ROOT.parent / "shared" / "data" / "coco_sample"
 CONFIGS = ROOT / "configs"
 pytestmark = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"{PHOTOS} is absent")
 
-# The whole run is in docs/own_data.md with its result; this is its beginning.
+# The whole run is in docs/custom_data.md with its result; this is its beginning.
 SHORT_RUN = 160
 PQ_OF_SHORT_RUN = 30.0
 

@@ -63,7 +63,7 @@ BY_ATTENTION = """
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with config.yaml and model.pth, as training on own data leaves them."""
+    """A folder with config.yaml and model.pth, as training on custom data leaves them."""
     return train(tmp_path_factory.mktemp("trained"))
 
 

@@ -226,7 +226,7 @@ def test_check_of_good_data(data, tmp_path: Path, run_here, capsys):
     assert not (tmp_path / "config.yaml").exists()
 
 
-def test_check_without_own_data(tmp_path: Path, run_here, capsys):
+def test_check_without_custom_data(tmp_path: Path, run_here, capsys):
     published = ROOT / "configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
     assert run_here(tmp_path, {}, "--check-data", config=published) == 1
     assert "nothing to check" in capsys.readouterr().out

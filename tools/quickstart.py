@@ -21,8 +21,8 @@ from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
 from segcore.config import load_projects
+from segcore.data.custom_data import setup_custom_data
 from segcore.data.images import encode_image, read_image
-from segcore.data.own_data import setup_own_data
 from segcore.data.panoptic_format import read_panoptic_png
 from segcore.data.quickstart import generate
 from segcore.demo import PhotoPredictor
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     generate(DATA)
     cfg = setup_config(str(QUICKSTARTS.find(args.system).config_file))
     with output_folder(cfg.OUTPUT_DIR, trains_anew=False) as folder, run_log(folder):
-        setup_own_data(cfg)
+        setup_custom_data(cfg)
         cfg.freeze()
         train_and_show(cfg, args.system)
     print(f"Time in all: {time.perf_counter() - start:.0f} s")

@@ -30,9 +30,9 @@ from segcore.checkpoint import (
     use_class_metadata,
 )
 from segcore.config import config_from_yaml
+from segcore.data.custom_data import setup_custom_data
 from segcore.data.images import read_image
 from segcore.data.mappers import build_test_pixels
-from segcore.data.own_data import setup_own_data
 from segcore.data.panoptic_format import Category
 from segcore.engine import fit_to_machine, setup_config
 from segcore.errors import CheckpointError, ConfigError, ImageError
@@ -105,7 +105,7 @@ class Predictor:
         if stored is not None:
             use_class_metadata(cfg, stored, f"classes_of_predictor_{next(_numbers)}")
         else:
-            setup_own_data(cfg, quick=True)
+            setup_custom_data(cfg, quick=True)
         self.cfg = cfg
         self.metadata = _metadata(cfg, weights)
         self.model = build_model(cfg).eval()

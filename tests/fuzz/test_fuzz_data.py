@@ -11,7 +11,7 @@ from PIL import Image
 from fuzz.fuzzing import mutated_bytes, mutated_document, run_cases, tree, write_json
 from segcore.config import get_cfg
 from segcore.data.check import check_panoptic_dataset
-from segcore.data.own_data import DATASET_NAMES, setup_own_data
+from segcore.data.custom_data import DATASET_NAMES, setup_custom_data
 from segcore.errors import DataError
 
 SIZE = (24, 32)
@@ -73,7 +73,7 @@ def check(folder, output) -> None:
     for split in ("TRAIN", "TEST"):
         for key, path in sources.items():
             cfg.DATASETS.PANOPTIC[split][key] = path
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
 
 
 def test_damaged_annotations(data, tmp_path):

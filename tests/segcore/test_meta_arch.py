@@ -25,7 +25,7 @@ def test_data_without_things_and_stuff():
         MetadataCatalog.pop(name)
 
 
-def test_unknown_data_set():
+def test_unkncustom_data_set():
     with pytest.raises(
         ConfigError, match=r"'coco_2017_train_panoptc'.*; did you mean coco_2017_tr"
     ):

@@ -34,7 +34,7 @@ def validate_config(cfg: CfgNode) -> None:
 def require_datasets(cfg: CfgNode, *, training: bool) -> None:
     """Raise a ConfigError if a data set is not registered, or there is none to train on.
 
-    Own data must have been set up before, see :func:`segcore.data.own_data.setup_own_data`.
+    Set up custom data before, by :func:`segcore.data.custom_data.setup_custom_data`.
     """
     if training and not cfg.DATASETS.TRAIN:
         raise ConfigError(

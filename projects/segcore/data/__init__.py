@@ -1,4 +1,4 @@
-"""Data: data sets (registered by this import), training mappers, own data, quickstart."""
+"""Data: data sets (registered by this import), training mappers, custom data, quickstart."""
 
 from segcore.requirements import require_detectron2, require_panopticapi
 

@@ -4,7 +4,7 @@ from typing import Any
 
 INSTANCES = (
     "COCO instance annotation (annotations with 'bbox' or 'segmentation', no 'segments_info'), "
-    "which is to be converted to panoptic: see 'Other formats' in docs/own_data.md"
+    "which is to be converted to panoptic: see 'Other formats' in docs/custom_data.md"
 )
 # Keys of the top-level object, or of the first entry of a top-level list -> format
 FORMATS_OF_OBJECTS = {

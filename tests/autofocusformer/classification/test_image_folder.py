@@ -10,8 +10,8 @@ from PIL import Image
 
 from autofocusformer.classification.image_folder import DATASET_NAMES, setup_image_folders
 from segcore.config import get_cfg
+from segcore.data.custom_data import check_custom_data, setup_custom_data
 from segcore.data.mappers import build_test_mapper, build_train_mapper
-from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.engine import Trainer
 from segcore.engine.randomness import seed_random_generators
 from segcore.errors import ConfigError, DataError, ImageError
@@ -48,7 +48,7 @@ def cfg(root: Path):
 
 
 def test_classes_are_the_folders_in_sorted_order(cfg, root):
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == tuple((n,) for n in DATASET_NAMES.values())
     assert cfg.MODEL.CLASSIFIER.NUM_CLASSES == 3
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
@@ -107,11 +107,11 @@ def test_splits_of_different_classes(cfg, root):
 def test_panoptic_data_as_well(cfg):
     cfg.DATASETS.PANOPTIC.TRAIN.JSON = "panoptic.json"
     with pytest.raises(ConfigError, match=r"IMAGE_FOLDER and DATASETS\.PANOPTIC are both set"):
-        setup_own_data(cfg)
+        setup_custom_data(cfg)
 
 
 def test_check_of_good_data(cfg):
-    reports = check_own_data(cfg)
+    reports = check_custom_data(cfg)
     assert [report.ok for report in reports] == [True, True]
     assert "No problems found" in reports[0].summary()
 
@@ -121,7 +121,7 @@ def test_check_names_every_broken_image_and_empty_class(cfg, root):
     truncated.write_bytes(truncated.read_bytes()[:300])
     empty.write_bytes(b"")
     (root / "train" / "fish").mkdir()
-    train, test = check_own_data(cfg)
+    train, test = check_custom_data(cfg)
     assert [problem.file for problem in train.problems] == [
         str(root / "train" / "fish"),
         str(truncated),
@@ -132,7 +132,7 @@ def test_check_names_every_broken_image_and_empty_class(cfg, root):
 
 def test_check_compares_the_classes(cfg, root):
     (root / "val" / "cat").rename(root / "val" / "cow")
-    train, test = check_own_data(cfg)
+    train, test = check_custom_data(cfg)
     assert train.ok
     assert "'cat'" in test.summary()
 

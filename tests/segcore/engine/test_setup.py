@@ -11,7 +11,7 @@ from segcore.engine import explicit_num_classes, fit_to_machine, setup_config
 from segcore.errors import ConfigError
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "configs"
-OWN_DATA = "DATASETS: {PANOPTIC: {TRAIN: {JSON: own.json}}}\n"
+CUSTOM_DATA = "DATASETS: {PANOPTIC: {TRAIN: {JSON: custom.json}}}\n"
 BASE = f"_BASE_: {PUBLISHED / 'quickstart/mask2former_R18.yaml'}\n"
 SEVEN = "MODEL: {SEM_SEG_HEAD: {NUM_CLASSES: 7}}\n"
 
@@ -90,39 +90,39 @@ def test_sync_norms_on_cpu_become_plain_with_one_warning(monkeypatch, caplog):
     assert "MODEL.FPN.NORM, MODEL.RESNETS.NORM" in warning.getMessage()
 
 
-def test_class_count_beside_own_data_is_explicit(write):
-    assert explicit_num_classes(write("a.yaml", OWN_DATA + SEVEN)) == 7
+def test_class_count_beside_custom_data_is_explicit(write):
+    assert explicit_num_classes(write("a.yaml", CUSTOM_DATA + SEVEN)) == 7
 
 
 def test_class_count_on_the_command_line_is_explicit(write):
     opts = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "9"]
-    assert explicit_num_classes(write("a.yaml", OWN_DATA + SEVEN), opts) == 9
+    assert explicit_num_classes(write("a.yaml", CUSTOM_DATA + SEVEN), opts) == 9
     assert explicit_num_classes("", opts) == 9
 
 
 def test_class_count_of_the_base_is_not_explicit(write):
     write("base.yaml", SEVEN)
-    assert explicit_num_classes(write("a.yaml", "_BASE_: base.yaml\n" + OWN_DATA)) is None
+    assert explicit_num_classes(write("a.yaml", "_BASE_: base.yaml\n" + CUSTOM_DATA)) is None
 
 
-def test_class_count_above_own_data_is_explicit(write):
-    write("own.yaml", OWN_DATA)
-    assert explicit_num_classes(write("a.yaml", "_BASE_: own.yaml\n" + SEVEN)) == 7
+def test_class_count_above_custom_data_is_explicit(write):
+    write("custom.yaml", CUSTOM_DATA)
+    assert explicit_num_classes(write("a.yaml", "_BASE_: custom.yaml\n" + SEVEN)) == 7
 
 
-def test_own_data_on_the_command_line(write):
-    opts = ["DATASETS.PANOPTIC.TRAIN.JSON", "own.json"]
+def test_custom_data_on_the_command_line(write):
+    opts = ["DATASETS.PANOPTIC.TRAIN.JSON", "custom.json"]
     assert explicit_num_classes(write("a.yaml", SEVEN), opts) is None
 
 
 def test_several_bases(write):
-    write("parts/first.yaml", OWN_DATA + SEVEN)
+    write("parts/first.yaml", CUSTOM_DATA + SEVEN)
     write("parts/second.yaml", "SEED: 1\n")
     path = write("a.yaml", "_BASE_: [parts/first.yaml, parts/second.yaml]\n")
     assert explicit_num_classes(path) == 7
 
 
-def test_empty_paths_are_no_own_data(write):
+def test_empty_paths_are_no_custom_data(write):
     text = "DATASETS: {PANOPTIC: {TRAIN: {IMAGES: '', JSON: '', PNGS: ''}}}\n" + SEVEN
     assert explicit_num_classes(write("a.yaml", text)) is None
 
@@ -134,7 +134,7 @@ def test_class_count_that_is_no_number(count):
 
 
 def test_class_count_from_an_unsafe_file_is_refused(write):
-    text = OWN_DATA + "MODEL: !!python/object/apply:os.getcwd []\n"
+    text = CUSTOM_DATA + "MODEL: !!python/object/apply:os.getcwd []\n"
     with pytest.raises(ConfigError, match="line 2: the tag"):
         explicit_num_classes(write("a.yaml", text))
 

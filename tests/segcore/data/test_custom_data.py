@@ -15,15 +15,15 @@ from PIL import Image
 
 import panoptic_segformer  # noqa: F401 registers its mapper
 from segcore.data import build_train_mapper
+from segcore.data.custom_data import check_custom_data, setup_custom_data
 from segcore.data.derived import PanopticSource, derive
-from segcore.data.own_data import check_own_data, setup_own_data
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
 from segcore.engine import output_folder
 from segcore.errors import DataError, OutputError
 from segcore.evaluation import InstanceSegEvaluator
 
 COCO_SAMPLE = Path(__file__).resolve().parents[4] / "shared" / "data" / "coco_sample"
-TRAIN, TEST = "own_panoptic_train", "own_panoptic_test"
+TRAIN, TEST = "custom_panoptic_train", "custom_panoptic_test"
 MAPPER_NAMES = [
     "coco_panoptic_lsj",
     "coco_instance_lsj",
@@ -50,9 +50,9 @@ def sem_seg(record: dict) -> np.ndarray:
 # Set-up
 
 
-def test_without_own_data_nothing_happens(cfg):
+def test_without_custom_data_nothing_happens(cfg):
     before = cfg.dump()
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     assert cfg.dump() == before
     assert TRAIN not in DatasetCatalog
 
@@ -60,7 +60,7 @@ def test_without_own_data_nothing_happens(cfg):
 def test_config_follows_the_data(cfg, folder):
     folder.put_into(cfg, "TRAIN")
     folder.put_into(cfg, "TEST")
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == ((TRAIN,), (TEST,))
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 4
     assert cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE == 255
@@ -68,7 +68,7 @@ def test_config_follows_the_data(cfg, folder):
 
 def test_metadata(cfg, folder):
     folder.put_into(cfg, "TEST")
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     metadata = MetadataCatalog.get(TEST)
     assert metadata.thing_classes == metadata.stuff_classes == ["road", "car", "person", "sky"]
     assert metadata.thing_dataset_id_to_contiguous_id == {3: 1, 11: 2}
@@ -82,7 +82,7 @@ def test_metadata(cfg, folder):
 
 def test_dicts(cfg, folder):
     folder.put_into(cfg, "TEST")
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     first, second = DatasetCatalog.get(TEST)
     assert first["file_name"] == str(folder.images / "a.jpg")
     assert second["file_name"] == str(folder.images / "more/b.png")  # the JSON's, not the PNG's
@@ -104,7 +104,7 @@ def test_dicts(cfg, folder):
 
 def test_only_evaluation(cfg, folder):
     folder.put_into(cfg, "TEST")
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     assert MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes[1] == "car"
     with pytest.raises(DataError, match=r"DATASETS\.PANOPTIC\.TRAIN is not set"):
         DatasetCatalog.get(TRAIN)
@@ -113,7 +113,7 @@ def test_only_evaluation(cfg, folder):
 def test_only_training(cfg, folder):
     cfg.DATASETS.TEST = ("coco_2017_val_panoptic",)
     folder.put_into(cfg, "TRAIN")
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     assert cfg.DATASETS.TEST == ()
     assert len(DatasetCatalog.get(TRAIN)) == 2
 
@@ -122,14 +122,14 @@ def test_partly_set_paths(cfg, folder):
     folder.put_into(cfg, "TRAIN")
     cfg.DATASETS.PANOPTIC.TRAIN.JSON = ""
     with pytest.raises(DataError, match=r"DATASETS\.PANOPTIC\.TRAIN\.JSON"):
-        setup_own_data(cfg)
+        setup_custom_data(cfg)
 
 
 def test_explicit_class_count(cfg, folder):
     folder.put_into(cfg, "TRAIN")
-    setup_own_data(cfg, explicit_num_classes=4)
+    setup_custom_data(cfg, explicit_num_classes=4)
     with pytest.raises(DataError, match=r"4 categories.*NUM_CLASSES is set to 133"):
-        setup_own_data(cfg, explicit_num_classes=133)
+        setup_custom_data(cfg, explicit_num_classes=133)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_splits_must_agree(cfg, folder, tmp_path, change, difference):
     folder.put_into(cfg, "TRAIN")
     other.put_into(cfg, "TEST")
     with pytest.raises(DataError, match=difference):
-        setup_own_data(cfg)
-    assert "different categories" in check_own_data(cfg)[-1].summary()
+        setup_custom_data(cfg)
+    assert "different categories" in check_custom_data(cfg)[-1].summary()
 
 
 def test_bad_data_stop_the_set_up(cfg, folder):
@@ -157,29 +157,29 @@ def test_bad_data_stop_the_set_up(cfg, folder):
     folder.write()
     folder.put_into(cfg, "TEST")
     with pytest.raises(DataError, match=r"PNG id without segment(.|\n)*a\.png"):
-        setup_own_data(cfg)
-    (report,) = check_own_data(cfg)
+        setup_custom_data(cfg)
+    (report,) = check_custom_data(cfg)
     assert not report.ok
 
 
 def test_quick_set_up_derives_nothing(cfg, folder):
     folder.put_into(cfg, "TEST")
-    setup_own_data(cfg, quick=True)
+    setup_custom_data(cfg, quick=True)
     assert MetadataCatalog.get(TEST).thing_classes[1] == "car"
     assert not Path(cfg.OUTPUT_DIR).exists()
     folder.data["images"][0]["file_name"] = "gone.jpg"
     folder.write()
     with pytest.raises(DataError, match=r"gone\.jpg"):
-        setup_own_data(cfg, quick=True)
+        setup_custom_data(cfg, quick=True)
 
 
 def test_set_up_again(cfg, folder):
     """The same, then with other content, under the same names."""
     folder.put_into(cfg, "TEST")
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     files = sorted(Path(cfg.OUTPUT_DIR).rglob("*"))
     times = [path.stat().st_mtime_ns for path in files]
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     assert sorted(Path(cfg.OUTPUT_DIR).rglob("*")) == files
     assert [path.stat().st_mtime_ns for path in files] == times
 
@@ -187,19 +187,19 @@ def test_set_up_again(cfg, folder):
     folder.segments.pop()
     folder.ids["a.png"][folder.ids["a.png"] == 16_000_000] = 70000
     folder.write()
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     assert MetadataCatalog.get(TEST).thing_classes[1] == "lorry"
     assert set(sem_seg(DatasetCatalog.get(TEST)[0])[4:8, 20:30].ravel()) == {1}
 
 
 def test_a_passed_check_is_not_repeated_until_a_file_changes(cfg, folder, monkeypatch):
     folder.put_into(cfg, "TRAIN")
-    setup_own_data(cfg)
-    monkeypatch.setattr("segcore.data.own_data.check_panoptic_dataset", lambda *_, **__: 1 / 0)
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
+    monkeypatch.setattr("segcore.data.custom_data.check_panoptic_dataset", lambda *_, **__: 1 / 0)
+    setup_custom_data(cfg)
     Image.new("RGB", (32, 24)).save(folder.images / "a.jpg")
     with pytest.raises(ZeroDivisionError):
-        setup_own_data(cfg)
+        setup_custom_data(cfg)
 
 
 def test_a_photo_may_have_a_string_for_an_id(cfg, folder):
@@ -207,7 +207,7 @@ def test_a_photo_may_have_a_string_for_an_id(cfg, folder):
         photo["id"] = annotation["image_id"] = f"photo {photo['id']}"
     folder.write()
     folder.put_into(cfg, "TEST")
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     assert perfect_panoptic(cfg)["PQ"] == 100
 
 
@@ -219,7 +219,7 @@ def test_more_than_255_classes(cfg, folder):
     folder.write()
     folder.put_into(cfg, "TRAIN")
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     assert cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE == MetadataCatalog.get(TRAIN).ignore_label == 65535
     record = DatasetCatalog.get(TRAIN)[0]
     assert sem_seg(record)[0, 0] == 303
@@ -234,7 +234,7 @@ def test_training_derives_what_its_mapper_reads(cfg, folder):
     folder.put_into(cfg, "TRAIN")
     for name in MAPPER_NAMES:
         cfg.INPUT.DATASET_MAPPER_NAME = name
-        setup_own_data(cfg)
+        setup_custom_data(cfg)
         record = DatasetCatalog.get(TRAIN)[0]
         assert ("annotations" in record) == ("instance" in name)
         assert ("sem_seg_file_name" in record) == name.startswith(
@@ -297,7 +297,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(cfg, folder):
     Path(cfg.OUTPUT_DIR).write_text("a file")
     folder.put_into(cfg, "TEST")
     with pytest.raises(OutputError, match=r"output/derived.*OUTPUT_DIR"):
-        setup_own_data(cfg)
+        setup_custom_data(cfg)
 
 
 # What passes the check passes the set-up
@@ -310,7 +310,7 @@ def test_lies_about_boxes_and_areas_do_not_reach_the_mapper(cfg, folder):
     cfg.INPUT.DATASET_MAPPER_NAME = "panoptic_segformer"
     cfg.INPUT.FORMAT, cfg.INPUT.RANDOM_FLIP = "RGB", "none"
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP.ENABLED = (24,), False
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     instances = build_train_mapper(cfg)(DatasetCatalog.get(TRAIN)[0])["instances"]
     boxes = instances.gt_boxes.tensor[instances.gt_classes == 1].tolist()
     assert boxes == [[4, 10, 8, 16], [8, 10, 14, 16]]
@@ -321,31 +321,31 @@ def test_instance_training_needs_things(cfg, folder):
         segment["iscrowd"] = 1
     folder.write()
     folder.put_into(cfg, "TRAIN")
-    assert check_own_data(cfg)[0].ok
+    assert check_custom_data(cfg)[0].ok
     cfg.INPUT.DATASET_MAPPER_NAME = "coco_instance_lsj"
-    assert "no things" in check_own_data(cfg)[0].summary()
+    assert "no things" in check_custom_data(cfg)[0].summary()
     with pytest.raises(DataError, match=r"coco_instance_lsj.*trains on things"):
-        setup_own_data(cfg)
+        setup_custom_data(cfg)
 
 
 def test_a_photo_of_which_resizing_leaves_nothing_is_refused(cfg, folder):
     folder.put_into(cfg, "TRAIN")
     cfg.INPUT.DATASET_MAPPER_NAME = "coco_panoptic_lsj"
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE = 10, 0.1
-    assert check_own_data(cfg)[0].ok
+    assert check_custom_data(cfg)[0].ok
     folder.data["images"][0].update(height=1, width=2)
     folder.ids["a.png"] = folder.ids["a.png"][:1, :2]
     del folder.segments[1:]
     Image.new("RGB", (2, 1)).save(folder.images / "a.jpg")
     folder.write()
-    (problem,) = check_own_data(cfg)[0].errors
+    (problem,) = check_custom_data(cfg)[0].errors
     assert "'a.jpg' is 2 x 1" in str(problem)
 
 
 def test_check_knows_the_explicit_class_count(cfg, folder):
     folder.put_into(cfg, "TRAIN")
-    assert check_own_data(cfg, explicit_num_classes=4)[0].ok
-    assert not check_own_data(cfg, explicit_num_classes=133)[0].ok
+    assert check_custom_data(cfg, explicit_num_classes=4)[0].ok
+    assert not check_custom_data(cfg, explicit_num_classes=133)[0].ok
 
 
 @pytest.mark.parametrize("value", [[], {}, 1.5, "1", None, -1, 10**30, "\ud800", "a\0", "/", ".."])
@@ -366,10 +366,10 @@ def test_values_of_any_type_are_refused_by_check_and_set_up_alike(cfg, folder, k
     folder.data[kind][0][key] = value
     folder.write()
     folder.put_into(cfg, "TEST")
-    (report,) = check_own_data(cfg)
+    (report,) = check_custom_data(cfg)
     assert not report.ok
     with pytest.raises(DataError):
-        setup_own_data(cfg)
+        setup_custom_data(cfg)
 
 
 # With Detectron2's evaluators and our mappers
@@ -430,7 +430,7 @@ def evaluated(request, cfg, folder):
         node.PNGS = str(COCO_SAMPLE / "panoptic_examples")
     else:
         folder.put_into(cfg, "TEST")
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     return cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
 
 
@@ -489,7 +489,7 @@ def test_every_mapper_takes_the_dicts(cfg, folder, name):
     cfg.INPUT.FORMAT = "RGB"
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 32, 1.0, 1.0
     cfg.INPUT.MIN_SIZE_TRAIN = (24,)
-    setup_own_data(cfg)
+    setup_custom_data(cfg)
     dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=True)
     assert len(dicts) == (1 if "instance" in name else 2)  # the second photo has stuff only
     classes = build_train_mapper(cfg)(dicts[0])["instances"].gt_classes.tolist()

@@ -1,8 +1,8 @@
-"""Own data without Python: three paths a split in the config, COCO panoptic format in the files.
+"""Custom data without Python: three paths a split in the config, COCO panoptic format in the files.
 
 ``DATASETS.PANOPTIC.{TRAIN,TEST}.{IMAGES,JSON,PNGS}`` name the photo folder, the panoptic JSON and
-the folder of panoptic PNGs. :func:`setup_own_data` checks them and registers them with Detectron2;
-what the mappers and evaluators need besides is derived.
+the folder of panoptic PNGs. :func:`setup_custom_data` checks them and registers them with
+Detectron2; what the mappers and evaluators need besides is derived.
 
 Contiguous class ids are one space over all classes, in the order of the JSON's ``categories``.
 """
@@ -38,13 +38,13 @@ from segcore.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
-DATASET_NAMES = {"TRAIN": "own_panoptic_train", "TEST": "own_panoptic_test"}
+DATASET_NAMES = {"TRAIN": "custom_panoptic_train", "TEST": "custom_panoptic_test"}
 PATH_KEYS = ("IMAGES", "JSON", "PNGS")
 LABEL_DIVISOR = 1000
 TEST_NEEDS = {"with_semantic": True}
 
 
-def setup_own_data(
+def setup_custom_data(
     cfg: CfgNode, explicit_num_classes: int | None = None, *, quick: bool = False
 ) -> None:
     """Where ``DATASETS.PANOPTIC`` is set: check the data, register it, adapt the config in place.
@@ -95,10 +95,10 @@ def setup_own_data(
         derive(sources["TEST"], derived["TEST"].folder)
 
 
-def check_own_data(cfg: CfgNode, explicit_num_classes: int | None = None) -> list[Report]:
-    """The full check of all own data that the config sets, whatever was remembered.
+def check_custom_data(cfg: CfgNode, explicit_num_classes: int | None = None) -> list[Report]:
+    """The full check of all custom data that the config sets, whatever was remembered.
 
-    What passes it passes :func:`setup_own_data` as well.
+    What passes it passes :func:`setup_custom_data` as well.
     """
     if kind := configured_kind(cfg):
         return kind.check(cfg)
@@ -120,7 +120,7 @@ def _configured_sources(cfg: CfgNode) -> dict[str, PanopticSource]:
             sources[split] = PanopticSource(*folders, max_pixels=cfg.INPUT.MAX_PIXELS)
         elif len(unset) < len(PATH_KEYS):
             raise DataError(
-                f"own data needs the {', '.join(PATH_KEYS)} of a split, and these are not set: "
+                f"custom data needs the {', '.join(PATH_KEYS)} of a split, and these are not set: "
                 f"{', '.join(unset)}"
             )
     return sources
