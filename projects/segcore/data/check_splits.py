@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 
-from segcore.data.panoptic_format import PanopticJson
+from segcore.data.panoptic_format import PanopticJson, thing_category_ids
 from segcore.data.report import Problem
 from segcore.text import printable, short_repr
 
@@ -83,9 +83,9 @@ def _different_categories(
 
 def _has_things(data: PanopticJson) -> bool:
     """Does a photo have a thing that is not a crowd?"""
-    things = {category["id"] for category in data["categories"] if category["isthing"]}
+    thing_ids = thing_category_ids(data["categories"])
     return any(
-        segment["category_id"] in things and not segment.get("iscrowd", 0)
+        segment["category_id"] in thing_ids and not segment.get("iscrowd", 0)
         for annotation in data["annotations"]
         for segment in annotation["segments_info"]
     )

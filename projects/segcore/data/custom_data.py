@@ -17,14 +17,15 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from detectron2.utils.colormap import colormap
 
 from segcore.data.check import check_panoptic_dataset
 from segcore.data.check_splits import split_problems
+from segcore.data.datasets.catalog import Derivation
 from segcore.data.derived import DerivedFiles, PanopticSource, derive, locked
 from segcore.data.kinds import configured_kind
 from segcore.data.mappers import MAPPERS
 from segcore.data.mappers.augmentation import max_ratio_in_tests, max_ratio_in_training
+from segcore.data.panoptic_dataset import panoptic_metadata, panoptic_records
 from segcore.data.panoptic_format import (
     Category,
     PanopticJson,
@@ -40,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 DATASET_NAMES = {"TRAIN": "custom_panoptic_train", "TEST": "custom_panoptic_test"}
 PATH_KEYS = ("IMAGES", "JSON", "PNGS")
-LABEL_DIVISOR = 1000
 TEST_NEEDS = {"with_semantic": True}
 
 
@@ -174,7 +174,7 @@ def _split_problems(
 
 
 def _training_needs(mapper_name: str) -> dict[str, bool]:
-    """What the mapper reads besides panoptic PNGs, as options of :func:`load_panoptic_dicts`."""
+    """What the mapper reads besides panoptic PNGs, as options of :func:`load_custom_panoptic`."""
     mapper = MAPPERS.find(mapper_name).train
     return {
         "with_semantic": getattr(mapper, "reads_semantic_map", True),
@@ -194,12 +194,13 @@ def _register(
         "panoptic_root": str(source.pngs),
         "panoptic_json": str(derived.panoptic),
         "json_file": str(derived.instances),
-        "derived_keys": ("panoptic_json", "json_file"),
     }
+    derivation = Derivation({}, functools.partial(derive, source, derived.folder))
+    derivations = {files["panoptic_json"]: derivation, files["json_file"]: derivation}
     _replace_in_catalogs(
         DATASET_NAMES[split],
-        functools.partial(load_panoptic_dicts, source, derived, **needs),
-        {**_metadata(categories), **files},
+        functools.partial(load_custom_panoptic, source, derived, **needs),
+        {**_class_metadata(categories), **files, "derivations": derivations},
     )
 
 
@@ -209,7 +210,15 @@ def _register_without_images(split: str, categories: list[Category]) -> None:
     def refuse() -> list[dict]:
         raise DataError(f"DATASETS.PANOPTIC.{split} is not set, so there are no images of it")
 
-    _replace_in_catalogs(DATASET_NAMES[split], refuse, _metadata(categories))
+    _replace_in_catalogs(DATASET_NAMES[split], refuse, _class_metadata(categories))
+
+
+def _class_metadata(categories: list[Category]) -> dict:
+    return {
+        **panoptic_metadata(categories),
+        "ignore_label": ignore_label(len(categories)),
+        "evaluator_type": "coco_panoptic_seg",
+    }
 
 
 def _replace_in_catalogs(name: str, loader: Callable[[], list[dict]], metadata: dict) -> None:
@@ -220,81 +229,34 @@ def _replace_in_catalogs(name: str, loader: Callable[[], list[dict]], metadata: 
     MetadataCatalog.get(name).set(**metadata)
 
 
-def _metadata(categories: list[Category]) -> dict:
-    """Class names, colors and id maps. Names are under "thing" and "stuff" alike, all of them, as
-    Detectron2 looks up both by the one contiguous id."""
-    contiguous = contiguous_ids(categories)
-    things = {category["id"] for category in categories if category["isthing"]}
-    names = [category["name"] for category in categories]
-    palette = colormap(rgb=True, maximum=255).astype(int).tolist()
-    colors = [
-        category.get("color", palette[position % len(palette)])
-        for position, category in enumerate(categories)
-    ]
-    return {
-        "thing_classes": names,
-        "stuff_classes": names,
-        "thing_colors": colors,
-        "stuff_colors": colors,
-        "thing_dataset_id_to_contiguous_id": {
-            identity: index for identity, index in contiguous.items() if identity in things
-        },
-        "stuff_dataset_id_to_contiguous_id": contiguous,
-        "ignore_label": ignore_label(len(categories)),
-        "label_divisor": LABEL_DIVISOR,
-        "evaluator_type": "coco_panoptic_seg",
-    }
-
-
-def load_panoptic_dicts(
+def load_custom_panoptic(
     source: PanopticSource,
     derived: DerivedFiles,
     *,
     with_semantic: bool = False,
     with_instances: bool = False,
 ) -> list[dict]:
-    """The data set as Detectron2's dicts, one an annotated photo, in the order of the JSON.
+    """Return Detectron2's records of custom data, one an annotated photo, in the JSON's order.
 
     Args:
-        with_semantic: with ``sem_seg_file_name``, a PNG of contiguous ids.
-        with_instances: with ``annotations``, the things as RLE masks.
+        with_semantic: add ``sem_seg_file_name``, a PNG of contiguous ids.
+        with_instances: add ``annotations``, the things as RLE masks.
 
     Derives the files that these need, unless they are there.
     """
     data = read_panoptic_json(source.json)
-    contiguous = contiguous_ids(data["categories"])
-    is_thing = {category["id"]: bool(category["isthing"]) for category in data["categories"]}
-    photos = {photo["id"]: photo for photo in data["images"]}
+    categories = data["categories"]
+    # Boxes and areas may be wrong here.
+    records = panoptic_records(source, data, categories, photo_suffix=None, with_boxes=False)
     if with_semantic or with_instances:
         derive(source, derived.folder)
-    instances = _load_instances(derived, contiguous) if with_instances else {}
-
-    dicts = []
-    for position, annotation in enumerate(data["annotations"]):
-        photo = photos[annotation["image_id"]]
-        record = {
-            "file_name": str(source.images / photo["file_name"]),
-            "image_id": photo["id"],
-            "height": photo["height"],
-            "width": photo["width"],
-            "pan_seg_file_name": str(source.pngs / annotation["file_name"]),
-            "segments_info": [
-                {
-                    "iscrowd": 0,
-                    # Mappers measure area and bbox where there are none; here they may be wrong.
-                    **{key: segment[key] for key in segment if key not in ("area", "bbox")},
-                    "category_id": contiguous[segment["category_id"]],
-                    "isthing": is_thing[segment["category_id"]],
-                }
-                for segment in annotation["segments_info"]
-            ],
-        }
+    instances = _load_instances(derived, contiguous_ids(categories)) if with_instances else {}
+    for position, record in enumerate(records):
         if with_semantic:
             record["sem_seg_file_name"] = str(derived.semantic(position))
         if with_instances:
-            record["annotations"] = instances[photo["id"]]
-        dicts.append(record)
-    return dicts
+            record["annotations"] = instances[record["image_id"]]
+    return records
 
 
 def _load_instances(derived: DerivedFiles, contiguous: dict[int, int]) -> dict:

@@ -29,6 +29,7 @@ from segcore.data.panoptic_format import (
     num_workers,
     read_panoptic_json,
     read_panoptic_png,
+    thing_category_ids,
     to_instances,
     to_semantic,
 )
@@ -37,7 +38,7 @@ from segcore.errors import OutputError
 from segcore.files import atomic_folder
 from segcore.text import printable
 
-FORMAT_VERSION = 2  # part of the folder's name: to be changed with the content of the files
+FORMAT_VERSION = 3  # part of the folder's name: to be changed with the content of the files
 FAST_COMPRESSION = 1
 
 
@@ -78,7 +79,7 @@ class DerivedFiles:
 
     @property
     def instances(self) -> Path:
-        """COCO instance JSON of the things. ``categories`` are all of the panoptic JSON."""
+        """COCO instance JSON of the things."""
         return self.folder / "instances.json"
 
     @property
@@ -164,7 +165,7 @@ def _semantic_png(index: np.ndarray, segments: list[Segment], contiguous: dict[i
 def _write(source: PanopticSource, files: DerivedFiles) -> None:
     data = read_panoptic_json(source.json)
     contiguous = contiguous_ids(data["categories"])
-    thing_ids = {category["id"] for category in data["categories"] if category["isthing"]}
+    thing_ids = thing_category_ids(data["categories"])
     Path(files.folder, "semantic").mkdir(parents=True)
 
     def convert(task: tuple[int, Annotation]) -> tuple[Annotation, list[dict]]:
@@ -194,7 +195,11 @@ def _write(source: PanopticSource, files: DerivedFiles) -> None:
     for number, instance in enumerate(instances, start=1):
         instance["id"] = number
     panoptic = {**data, "annotations": annotations}
-    coco = {key: data[key] for key in ("images", "categories")}
-    coco |= {"info": {}, "annotations": instances}
+    coco = {
+        "info": {},
+        "images": data["images"],
+        "annotations": instances,
+        "categories": [c for c in data["categories"] if c["id"] in thing_ids],
+    }
     for path, content in ((files.panoptic, panoptic), (files.instances, coco)):
         path.write_bytes(json.dumps(content).encode())

@@ -183,6 +183,11 @@ def contiguous_ids(categories: list[Category]) -> dict[int, int]:
     return {category["id"]: index for index, category in enumerate(categories)}
 
 
+def thing_category_ids(categories: list[Category]) -> set[int]:
+    """Return the ids of the categories that are things."""
+    return {category["id"] for category in categories if category["isthing"]}
+
+
 def to_semantic(
     index: np.ndarray, segments: list[Segment], contiguous: dict[int, int]
 ) -> np.ndarray:

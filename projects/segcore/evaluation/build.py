@@ -17,7 +17,7 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
-from segcore.data.datasets.catalog import missing_file_message
+from segcore.data.datasets.catalog import make_missing_file, missing_file_message
 from segcore.errors import ConfigError, DataError, RequirementError
 from segcore.evaluation.instance import InstanceSegEvaluator, has_fast_coco_evaluation
 from segcore.evaluation.panoptic import PanopticEvaluator
@@ -114,6 +114,8 @@ def build_evaluator(
         RequirementError: a package of the evaluator is not installed.
     """
     require_ground_truth(cfg, dataset_name)
+    for key in _ground_truth_keys(cfg, dataset_name):
+        make_missing_file(dataset_name, MetadataCatalog.get(dataset_name).get(key))
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     evaluators = [
         _panoptic_evaluator(cfg, dataset_name, folder)
@@ -139,9 +141,15 @@ def require_ground_truth(cfg: CfgNode, dataset_name: str) -> None:
                 f"the Cityscapes evaluator of {dataset_name} works on one machine only; evaluate "
                 "there, with --eval-only, and train with DATASETS.TEST '()'"
             )
-        for key in GROUND_TRUTH[kind]:
-            if message := missing_file_message(dataset_name, key, "TEST"):
-                raise DataError(message)
+    for key in _ground_truth_keys(cfg, dataset_name):
+        if message := missing_file_message(dataset_name, key, "TEST"):
+            raise DataError(message)
+
+
+def _ground_truth_keys(cfg: CfgNode, dataset_name: str) -> list[str]:
+    """Return the keys of the metadata that name files of the ground truth."""
+    kinds = evaluator_kinds(cfg, dataset_name)
+    return list(dict.fromkeys(key for kind in kinds for key in GROUND_TRUTH[kind]))
 
 
 def _require_package(kind: str, dataset_name: str) -> None:

@@ -70,11 +70,13 @@ def test_metadata(cfg, folder):
     folder.put_into(cfg, "TEST")
     setup_custom_data(cfg)
     metadata = MetadataCatalog.get(TEST)
-    assert metadata.thing_classes == metadata.stuff_classes == ["road", "car", "person", "sky"]
+    assert metadata.stuff_classes == ["road", "car", "person", "sky"]
+    assert metadata.thing_classes == ["road", "car", "person"]
     assert metadata.thing_dataset_id_to_contiguous_id == {3: 1, 11: 2}
     assert metadata.stuff_dataset_id_to_contiguous_id == {7: 0, 3: 1, 11: 2, 5: 3}
     assert metadata.stuff_colors[0] == [90, 90, 90]
-    assert np.array(metadata.thing_colors).shape == (4, 3)  # made up where the JSON has none
+    assert np.array(metadata.stuff_colors).shape == (4, 3)  # made up where the JSON has none
+    assert metadata.thing_colors == metadata.stuff_colors[:3]
     assert (metadata.ignore_label, metadata.label_divisor) == (255, 1000)
     assert metadata.evaluator_type == "coco_panoptic_seg"
     assert (metadata.image_root, metadata.panoptic_root) == (str(folder.images), str(folder.pngs))

@@ -28,28 +28,3 @@ def instance_metadata(categories: list[dict]) -> dict:
         "thing_colors": [thing["color"] for thing in things],
         "thing_dataset_id_to_contiguous_id": {thing["id"]: i for i, thing in enumerate(things)},
     }
-
-
-def panoptic_metadata(categories: list[dict]) -> dict:
-    """Things and stuff in one space of contiguous ids.
-
-    All classes count as "stuff" too, so that SemSegEvaluator works on the same predictions.
-    ``thing_classes`` reaches up to the last thing: Visualizer looks a thing up by its contiguous
-    id, and COCOEvaluator demands the things alone, which is the same where they come first (COCO).
-    """
-    contiguous = {category["id"]: index for index, category in enumerate(categories)}
-    things = {
-        category["id"]: contiguous[category["id"]] for category in categories if category["isthing"]
-    }
-    names = [category["name"] for category in categories]
-    colors = [category["color"] for category in categories]
-    end = max(things.values()) + 1
-    return {
-        "thing_classes": names[:end],
-        "thing_colors": colors[:end],
-        "stuff_classes": names,
-        "stuff_colors": colors,
-        "thing_dataset_id_to_contiguous_id": things,
-        "stuff_dataset_id_to_contiguous_id": contiguous,
-        "label_divisor": 1000,
-    }
