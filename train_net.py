@@ -34,7 +34,7 @@ from segcore.engine import (
     run_log,
 )
 from segcore.errors import ConfigError
-from segcore.evaluation import check_evaluation, require_expected_results
+from segcore.evaluation import check_evaluation, require_expected_results, require_ground_truth
 from segcore.program import run_program
 
 
@@ -97,14 +97,25 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
 
 
 def check_data(args: Namespace) -> int:
-    """Print a report on custom data; the exit code says whether they can be used."""
+    """Report on custom data, or look for the files of registered data sets; 0 if all is well."""
+    cfg = load_config(args.config_file, args.opts)
     num_classes = explicit_num_classes(args.config_file, args.opts)
-    reports = check_custom_data(load_config(args.config_file, args.opts), num_classes)
+    reports = check_custom_data(cfg, num_classes)
     if reports:
         print(summarize(reports))
-    else:
-        print("nothing to check: DATASETS.PANOPTIC.TRAIN and .TEST name no data")
-    return 0 if reports and all(report.ok for report in reports) else 1
+    if not all(report.ok for report in reports):
+        return 1
+    setup_custom_data(cfg, num_classes, quick=True)
+    require_datasets(cfg, training=bool(cfg.DATASETS.TRAIN))
+    require_training_files(cfg)
+    for dataset_name in cfg.DATASETS.TEST:
+        # Evaluation on custom data reads files that training derives.
+        check = require_ground_truth if reports else check_evaluation
+        check(cfg, dataset_name)
+    if not reports:
+        names = ", ".join((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+        print(f"found the files of {names}" if names else "nothing to check: DATASETS is empty")
+    return 0 if reports or names else 1
 
 
 def run(argv: list[str] | None = None) -> int:

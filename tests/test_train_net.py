@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 from segcore.checkpoint import read_checkpoint, write_checkpoint
 from segcore.data import quickstart
@@ -226,10 +227,41 @@ def test_check_of_good_data(data, tmp_path: Path, run_here, capsys):
     assert not (tmp_path / "config.yaml").exists()
 
 
-def test_check_without_custom_data(tmp_path: Path, run_here, capsys):
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ({}, 1, "DETECTRON2_DATASETS"),
+        ({"DATASETS.TEST": "('coco_2017_vall',)"}, 2, "there is no data set 'coco_2017_vall'"),
+        ({"DATASETS.TRAIN": "()", "DATASETS.TEST": "()"}, 1, "nothing to check"),
+    ],
+)
+def test_check_of_registered_data(tmp_path: Path, run_here, capsys, options, code, message):
     published = ROOT / "configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
-    assert run_here(tmp_path, {}, "--check-data", config=published) == 1
-    assert "nothing to check" in capsys.readouterr().out
+    assert run_here(tmp_path, options, "--check-data", config=published) == code
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
+
+
+def test_check_knows_what_evaluation_lacks(tmp_path: Path, run_here, capsys):
+    """Instances are asked for, and the data have stuff only."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg")
+    Image.new("RGB", (8, 8), (1, 0, 0)).save(tmp_path / "x.png")
+    content = {
+        "images": [{"id": 1, "file_name": "x.jpg", "height": 8, "width": 8}],
+        "annotations": [
+            {"image_id": 1, "file_name": "x.png", "segments_info": [{"id": 1, "category_id": 1}]}
+        ],
+        "categories": [{"id": 1, "name": "sky", "isthing": 0}],
+    }
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    files = {"IMAGES": tmp_path, "JSON": tmp_path / "panoptic.json", "PNGS": tmp_path}
+    options = {f"DATASETS.PANOPTIC.TRAIN.{key}": "''" for key in files}
+    options |= {f"DATASETS.PANOPTIC.TEST.{key}": path for key, path in files.items()}
+    for task in ("SEMANTIC", "INSTANCE", "PANOPTIC"):
+        options[f"MODEL.MASK_FORMER.TEST.{task}_ON"] = task == "INSTANCE"
+    assert run_here(tmp_path / "output", options, "--check-data") == 1
+    assert "nothing to evaluate" in capsys.readouterr().err
+    assert not (tmp_path / "output" / "derived").exists()
 
 
 @pytest.mark.parametrize("flags", [("--check-data",), ()])

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 from segcore.evaluation.panoptic_quality import PanopticQuality
 
 if TYPE_CHECKING:
-    from segcore.evaluation.build import build_evaluator, register_evaluator
+    from segcore.evaluation.build import (
+        build_evaluator,
+        register_evaluator,
+        require_ground_truth,
+    )
     from segcore.evaluation.check import check_evaluation
     from segcore.evaluation.expected import require_expected_results
     from segcore.evaluation.instance import InstanceSegEvaluator
     from segcore.evaluation.panoptic import PanopticEvaluator
     from segcore.evaluation.panopticapi_evaluator import PanopticapiEvaluator
+    from segcore.evaluation.semantic import SemanticEvaluator
     from segcore.evaluation.tta import SemanticSegmentorWithTTA
 
 __all__ = [
@@ -23,22 +28,26 @@ __all__ = [
     "PanopticEvaluator",
     "PanopticQuality",
     "PanopticapiEvaluator",
+    "SemanticEvaluator",
     "SemanticSegmentorWithTTA",
     "build_evaluator",
     "check_evaluation",
     "register_evaluator",
     "require_expected_results",
+    "require_ground_truth",
 ]
 
 _MODULES = {
     "InstanceSegEvaluator": "instance",
     "PanopticEvaluator": "panoptic",
     "PanopticapiEvaluator": "panopticapi_evaluator",
+    "SemanticEvaluator": "semantic",
     "SemanticSegmentorWithTTA": "tta",
     "build_evaluator": "build",
     "check_evaluation": "check",
     "register_evaluator": "build",
     "require_expected_results": "expected",
+    "require_ground_truth": "build",
 }
 
 

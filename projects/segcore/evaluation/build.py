@@ -13,7 +13,6 @@ from detectron2.evaluation import (
     DatasetEvaluator,
     DatasetEvaluators,
     LVISEvaluator,
-    SemSegEvaluator,
 )
 from detectron2.utils import comm
 
@@ -22,6 +21,7 @@ from segcore.errors import ConfigError, DataError, RequirementError
 from segcore.evaluation.instance import InstanceSegEvaluator, has_fast_coco_evaluation
 from segcore.evaluation.panoptic import PanopticEvaluator
 from segcore.evaluation.panopticapi_evaluator import PanopticapiEvaluator
+from segcore.evaluation.semantic import SemanticEvaluator
 from segcore.meta_arch import result_switches
 from segcore.requirements import require_panopticapi
 
@@ -50,7 +50,7 @@ SINGLE_KINDS = {
 
 # Besides "panoptic", which takes keys of the config.
 EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
-    "semantic": lambda name, folder: SemSegEvaluator(name, output_dir=folder),
+    "semantic": lambda name, folder: SemanticEvaluator(name, output_dir=folder),
     "instance": lambda name, folder: InstanceSegEvaluator(name, output_dir=folder),
     "coco": lambda name, folder: COCOEvaluator(
         name, output_dir=folder, use_fast_impl=has_fast_coco_evaluation()

@@ -9,13 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluators, SemSegEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from PIL import Image
 
 from segcore.errors import DataError
 from segcore.evaluation import (
     InstanceSegEvaluator,
     PanopticapiEvaluator,
     PanopticEvaluator,
+    SemanticEvaluator,
     build_evaluator,
 )
 from segcore.evaluation import build as build_module
@@ -179,13 +181,33 @@ def test_prediction_is_not_changed(dataset):
 @pytest.mark.parametrize(
     ("task", "kind"),
     [
-        ("semantic", SemSegEvaluator),
+        ("semantic", SemanticEvaluator),
         ("instance", InstanceSegEvaluator),
         ("panoptic", PanopticEvaluator),
     ],
 )
 def test_one_task_one_evaluator(dataset, config, task, kind):
     assert type(build_evaluator(config(task), dataset)) is kind
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:50])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut, r"photo_0_semantic\.png: cannot read the image"),
+        (Path.unlink, r"photo_0_semantic\.png"),
+        (lambda path: Image.new("L", (3, 2)).save(path), r"expected a semantic map .*\(2, 3\)"),
+        (lambda path: Image.new("RGB", (3, 2)).save(path), r"semantic\.png.*\(2, 3, 3\)"),
+        (lambda path: Image.new("L", (3, 2)).save(path, "JPEG"), r"semantic\.png.*compression"),
+    ],
+)
+def test_a_damaged_semantic_map_is_named(dataset, tmp_path: Path, spoil, message):
+    spoil(tmp_path / "photo_0_semantic.png")
+    with pytest.raises(DataError, match=message):
+        evaluate(SemanticEvaluator(dataset), perfect_output)
 
 
 def test_compiled_coco_evaluation_where_detectron2_has_it(dataset, monkeypatch):
