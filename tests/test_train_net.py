@@ -259,7 +259,7 @@ def test_check_knows_what_evaluation_lacks(tmp_path: Path, run_here, capsys):
     options |= {f"DATASETS.PANOPTIC.TEST.{key}": path for key, path in files.items()}
     for task in ("SEMANTIC", "INSTANCE", "PANOPTIC"):
         options[f"MODEL.MASK_FORMER.TEST.{task}_ON"] = task == "INSTANCE"
-    assert run_here(tmp_path / "output", options, "--check-data") == 1
+    assert run_here(tmp_path / "output", options, "--check-data") == 2
     assert "nothing to evaluate" in capsys.readouterr().err
     assert not (tmp_path / "output" / "derived").exists()
 
