@@ -72,9 +72,14 @@ def check_panoptic_dataset(
     ]
     check = header_problems if quick else pixel_problems
     with ThreadPoolExecutor(num_workers(photos.values())) as pool:
-        found = pool.map(lambda task: list(check(*task, max_pixels)), tasks)
+        problems_of_photos = pool.map(lambda task: list(check(*task, max_pixels)), tasks)
         for problems in tqdm(
-            found, "Checking data", len(tasks), unit="photo", disable=not progress, delay=1
+            problems_of_photos,
+            "Checking data",
+            len(tasks),
+            unit="photo",
+            disable=not progress,
+            delay=1,
         ):
             report.problems += problems
     return report

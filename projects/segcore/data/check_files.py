@@ -100,9 +100,9 @@ def pixel_problems(
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Problem]:
     """Header problems, photos that break off, and segments that disagree with the PNG."""
-    found = list(header_problems(images, photo, pngs, annotation, max_pixels))
-    yield from found
-    wrong = {problem.file for problem in found if problem.is_error}
+    problems = list(header_problems(images, photo, pngs, annotation, max_pixels))
+    yield from problems
+    wrong = {problem.file for problem in problems if problem.is_error}
     photo_path, png_path = images / photo["file_name"], pngs / annotation["file_name"]
     if str(photo_path) not in wrong:
         try:

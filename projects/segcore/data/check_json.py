@@ -234,12 +234,12 @@ def _counted_problems(
                 file,
                 f"{count} segments have id {identity}: merge them or give each another id",
             )
-    stuff = Counter(
+    stuff_counts = Counter(
         segment["category_id"]
         for segment in segments
         if _is_stuff(classes.get(segment["category_id"])) and not segment.get("iscrowd", 0)
     )
-    for category_id, count in stuff.items():
+    for category_id, count in stuff_counts.items():
         if count > 1:
             yield Problem(
                 "several segments of a stuff class",

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.ndimage import find_objects
 
 from segcore.data.panoptic_format import (
     MAX_SEGMENT_ID,
-    UNLABELLED,
+    UNLABELED,
     Annotation,
     Segment,
+    bounding_boxes,
     count_pixels,
     locate_segments,
 )
@@ -49,7 +49,7 @@ def segment_problems(file: str, ids: np.ndarray, annotation: Annotation) -> Iter
     yield from _box_problems(file, index, segments)
     unlisted = ids[index == len(segments)]
     listed = [segment.get("id") for segment in annotation["segments_info"]]
-    yield from _unlisted_problems(file, unlisted[unlisted != UNLABELLED], listed)
+    yield from _unlisted_problems(file, unlisted[unlisted != UNLABELED], listed)
 
 
 def _box_problems(file: str, index: np.ndarray, segments: list[Segment]) -> Iterator[Problem]:
@@ -68,21 +68,6 @@ def _box_problems(file: str, index: np.ndarray, segments: list[Segment]) -> Iter
             )
 
 
-def bounding_boxes(index: np.ndarray, count: int) -> list[tuple[int, int, int, int] | None]:
-    """Boxes (x, y, width, height) of the values 0 to ``count - 1``; None for one without pixels.
-
-    Args:
-        index: (H, W) integers in [0, count].
-    """
-    # Labels of find_objects start at 1.
-    slices = find_objects(index + 1, max_label=count)
-    return [None if found is None else _box(*found) for found in slices]
-
-
-def _box(rows: slice, columns: slice) -> tuple[int, int, int, int]:
-    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
-
-
 def _unlisted_problems(file: str, pixels: np.ndarray, listed: list) -> Iterator[Problem]:
     """Ids of ``pixels`` (n,) that no record of 'segments_info' has, a faulty one included."""
     ids, counts = np.unique(pixels, return_counts=True)
@@ -95,7 +80,7 @@ def _unlisted_problems(file: str, pixels: np.ndarray, listed: list) -> Iterator[
             "PNG id without segment",
             file,
             f"{count} pixels have id {identity} (color {color}), which 'segments_info' does "
-            "not list: list the segment, or paint them black (unlabelled)",
+            "not list: list the segment, or paint them black (unlabeled)",
         )
     if len(ids) > UNLISTED_SHOWN:
         yield Problem(

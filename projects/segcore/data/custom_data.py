@@ -47,10 +47,10 @@ TEST_NEEDS = {"with_semantic": True}
 def setup_custom_data(
     cfg: CfgNode, explicit_num_classes: int | None = None, *, quick: bool = False
 ) -> None:
-    """Where ``DATASETS.PANOPTIC`` is set: check the data, register it, adapt the config in place.
+    """Check the data that ``DATASETS.PANOPTIC`` names, register it, adapt the config in place.
 
     Sets ``DATASETS.TRAIN`` and ``TEST``, ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` and ``IGNORE_VALUE``.
-    Of a split that is not set, ``TEST`` is left empty and ``TRAIN`` has metadata but no images. A
+    A ``TEST`` that is not set is left empty, and a ``TRAIN`` has metadata but no images. A
     passed check is remembered under ``OUTPUT_DIR/derived`` until a file changes. The derived files
     of the test split are made at once, those of the training split when it is loaded.
 
@@ -96,7 +96,7 @@ def setup_custom_data(
 
 
 def check_custom_data(cfg: CfgNode, explicit_num_classes: int | None = None) -> list[Report]:
-    """The full check of all custom data that the config sets, whatever was remembered.
+    """Check all custom data that the config sets in full, whatever was remembered.
 
     What passes it passes :func:`setup_custom_data` as well.
     """
@@ -174,7 +174,7 @@ def _split_problems(
 
 
 def _training_needs(mapper_name: str) -> dict[str, bool]:
-    """What the mapper reads besides panoptic PNGs, as options of :func:`load_custom_panoptic`."""
+    """Return what the mapper reads besides panoptic PNGs, as options of the loader."""
     mapper = MAPPERS.find(mapper_name).train
     return {
         "with_semantic": getattr(mapper, "reads_semantic_map", True),

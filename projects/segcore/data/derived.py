@@ -131,7 +131,7 @@ def derive_semantic_maps(
 ) -> None:
     """Make the folder of semantic PNGs of a registered panoptic data set, unless it is there.
 
-    A PNG has the name of the panoptic one, and contiguous class ids, 255 where unlabelled.
+    A PNG has the name of the panoptic one, and contiguous class ids, 255 where unlabeled.
 
     Args:
         data: whose annotations are without faults.
@@ -188,9 +188,11 @@ def _write(source: PanopticSource, files: DerivedFiles) -> None:
     annotations, instances = [], []
     description = f"Deriving from {printable(source.json)}"
     with ThreadPoolExecutor(num_workers(data["images"])) as pool:
-        for annotation, found in tqdm(pool.map(convert, tasks), description, len(tasks), delay=1):
+        for annotation, photo_instances in tqdm(
+            pool.map(convert, tasks), description, len(tasks), delay=1
+        ):
             annotations.append(annotation)
-            instances += found
+            instances += photo_instances
     # From 1: COCOeval takes id 0 for "no match".
     for number, instance in enumerate(instances, start=1):
         instance["id"] = number

@@ -181,7 +181,7 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name ends as those of the accepted formats do."""
+    """Return whether a file's name ends as those of the accepted formats do."""
     return name.lower().endswith(SUFFIXES)
 
 

@@ -15,7 +15,7 @@ PANOPTIC = "DATASETS.PANOPTIC"
 
 @dataclass(frozen=True)
 class DataKind:
-    """What can be done with data of a kind.
+    """Functions for data of a kind.
 
     Attributes:
         is_set: whether a config names such data.

@@ -2,7 +2,7 @@
 
 The format is that of the COCO panoptic task (Kirillov et al., Panoptic Segmentation, section 5):
 ``images``, ``annotations`` with ``segments_info``, ``categories`` with ``isthing``; in the PNG
-id = R + 256 G + 256^2 B, and 0 is unlabelled. Semantic maps and COCO instance annotations follow
+id = R + 256 G + 256^2 B, and 0 is unlabeled. Semantic maps and COCO instance annotations follow
 from it; the conversions here do what COCO's ``panoptic2semantic_segmentation`` (a crowd region
 counts as its class) and ``panoptic2detection_coco_format`` (things only) do.
 """
@@ -15,6 +15,7 @@ from typing import TypedDict
 import numpy as np
 import pycocotools.mask as mask_util
 from panopticapi.utils import rgb2id
+from scipy.ndimage import find_objects
 from typing_extensions import NotRequired
 
 from segcore.data.images import MAX_PIXELS, read_ids
@@ -23,7 +24,7 @@ from segcore.data.other_formats import recognize
 from segcore.errors import DataError, ImageError
 from segcore.text import printable
 
-UNLABELLED = 0
+UNLABELED = 0
 MAX_SEGMENT_ID = 256**3 - 1
 PIXELS_OF_A_STRIP = 2**21
 MAX_WORKERS = 16
@@ -94,7 +95,7 @@ def _is_records(data: dict, key: str) -> bool:
 
 
 def read_panoptic_png(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Segment ids of a panoptic PNG: (H, W) int32, 0 is unlabelled; errors of `read_id_colors`."""
+    """Segment ids of a panoptic PNG: (H, W) int32, 0 is unlabeled; errors of `read_id_colors`."""
     return rgb2id(read_id_colors(path, max_pixels))
 
 
@@ -164,6 +165,21 @@ def count_pixels(index: np.ndarray, count: int) -> np.ndarray:
     return counts
 
 
+def bounding_boxes(index: np.ndarray, count: int) -> list[tuple[int, int, int, int] | None]:
+    """Return boxes (x, y, width, height) of the values in [0, count); None where there is none.
+
+    Args:
+        index: (H, W) integers in [0, count].
+    """
+    # Labels of find_objects start at 1.
+    slices = find_objects(index + 1, max_label=count)
+    return [None if corners is None else _box(*corners) for corners in slices]
+
+
+def _box(rows: slice, columns: slice) -> tuple[int, int, int, int]:
+    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+
+
 def _strips(size: tuple[int, int]) -> Iterator[slice]:
     """Rows of a map (H, W) in parts whose 64-bit intermediate results take 16 MiB each."""
     height, width = size
@@ -172,7 +188,7 @@ def _strips(size: tuple[int, int]) -> Iterator[slice]:
 
 
 def ignore_label(num_classes: int) -> int:
-    """Semantic label of unlabelled pixels: 255, or 65535 where classes reach that far."""
+    """Semantic label of unlabeled pixels: 255, or 65535 where classes reach that far."""
     if num_classes > 65535:
         raise DataError(f"at most 65535 classes fit a 16-bit semantic map, got {num_classes}")
     return 255 if num_classes <= 255 else 65535

@@ -61,7 +61,7 @@ THINGS_PER_PICTURE = (2, 7)
 SMALLEST_RADIUS = 5.0  # pixels
 LARGEST_RADIUS = 0.27  # of the shorter side
 ANY_HUE = 0.1  # share of things whose color says nothing about their class
-SMALLEST_SEGMENT = 16  # pixels; what is left of a thing below that is unlabelled
+SMALLEST_SEGMENT = 16  # pixels; what is left of a thing below that is unlabeled
 
 
 def generate(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from segcore.data.category_rules import color_fault, name_fault
 from segcore.data.panoptic_format import (
     MAX_SEGMENT_ID,
-    UNLABELLED,
+    UNLABELED,
     Annotation,
     Category,
     Photo,
@@ -147,8 +147,8 @@ ANNOTATION_RULES = {
 }
 SEGMENT_RULES = {
     "id": _rule(
-        lambda value: _is_int(value) and UNLABELLED < value <= MAX_SEGMENT_ID,
-        f"an integer from 1 to {MAX_SEGMENT_ID} (0 is unlabelled)",
+        lambda value: _is_int(value) and UNLABELED < value <= MAX_SEGMENT_ID,
+        f"an integer from 1 to {MAX_SEGMENT_ID} (0 is unlabeled)",
     ),
     "category_id": category_id_rule,
 }

@@ -1,4 +1,4 @@
-"""What a check of data found, for people and for programs."""
+"""Results of a check of data, for people and for programs."""
 
 import textwrap
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class ClassCount:
 
 @dataclass
 class Report:
-    """What the check of one split found.
+    """Result of the check of one split.
 
     Attributes:
         source: the panoptic JSON, or the image folder.
@@ -99,11 +99,12 @@ def _head(report: Report) -> list[str]:
     if not report.classes:
         return [report.title]
     segments = sum(count.segments for count in report.classes)
-    things = sum(count.is_thing for count in report.classes)
+    num_things = sum(count.is_thing for count in report.classes)
     return [
         report.title,
         f"  {report.num_photos} photos, {report.num_annotations} annotated; {segments} segments of "
-        f"{len(report.classes)} classes ({things} things, {len(report.classes) - things} stuff)",
+        f"{len(report.classes)} classes ({num_things} things, "
+        f"{len(report.classes) - num_things} stuff)",
     ]
 
 
@@ -118,9 +119,9 @@ def _class_table(reports: Sequence[Report]) -> str:
         headers += [f"{split}segments", "of them crowd"]
     rows = []
     for counts in zip(*(report.classes for report in reports), strict=True):
-        numbers = [number for count in counts for number in (count.segments, count.crowds)]
+        columns = [column for count in counts for column in (count.segments, count.crowds)]
         kind = "thing" if counts[0].is_thing else "stuff"
-        rows.append((printable(counts[0].name, NAME_WIDTH), kind, *numbers))
+        rows.append((printable(counts[0].name, NAME_WIDTH), kind, *columns))
     # Class names stay text, also those that look like numbers.
     table = tabulate(rows[:CLASSES_SHOWN], headers=headers, disable_numparse=[0])
     if len(rows) > CLASSES_SHOWN:

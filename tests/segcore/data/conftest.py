@@ -22,7 +22,7 @@ CATEGORIES = [
 
 class PanopticFolder:
     """Two photos, (24, 32) and (20, 30) pixels. The first has sky, road, two cars (id 70000 and
-    2), a crowd of persons and an unlabelled corner; the second is all road and has another name
+    2), a crowd of persons and an unlabeled corner; the second is all road and has another name
     than its PNG, in a subfolder."""
 
     def __init__(self, root: Path):

@@ -162,11 +162,20 @@ def test_faulty_annotation_is_named_and_leaves_nothing(download, name, spoil, me
     assert not list(download.folder.rglob("*.json")) + list(download.folder.rglob("*.partial"))
 
 
-def test_semantic_map_of_16_bits_is_refused(download):
-    download.classes = download.classes.astype(np.uint16)
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (np.zeros((6, 8), np.uint16), "expected 8-bit class ids"),
+        (np.full((6, 8), 151, np.uint8), "expected classes from 0 to 150, got 151"),
+    ],
+)
+@pytest.mark.parametrize("name", ["ade20k_sem_seg_train", "ade20k_panoptic_train"])
+def test_faulty_semantic_map_is_named(download, name, classes, message):
+    download.classes = classes
     download.write()
-    with pytest.raises(DataError, match=r"annotations/.*x_1\.png: expected 8-bit class ids"):
-        DatasetCatalog.get("ade20k_sem_seg_train")
+    with pytest.raises(DataError, match=rf"annotations/.*x_1\.png: {message}"):
+        DatasetCatalog.get(name)
+    assert not download.path("annotations_detectron2", "").exists()
 
 
 def test_half_of_the_panoptic_files_is_refused(download):

@@ -135,7 +135,7 @@ JSON_PLANTS = {
     ),
     "segment id 0": (
         lambda f: f.segments[0].update(id=0),
-        ("broken segment", "a.png", "segment 0", "unlabelled"),
+        ("broken segment", "a.png", "segment 0", "unlabeled"),
     ),
     "segment id beyond 24 bits": (
         lambda f: f.segments[0].update(id=256**3),

@@ -461,7 +461,7 @@ def test_perfect_instances(cfg, evaluated):
 
 @pytest.mark.parametrize("evaluated", ["coco"], indirect=True)
 def test_perfect_instances_by_detectron2s_evaluator(cfg, evaluated):
-    """Which asks for things before stuff, as COCO has them."""
+    """It asks for things before stuff, as COCO has them."""
     results = perfect_instances(COCOEvaluator(TEST, output_dir=cfg.OUTPUT_DIR))
     assert results["segm"]["AP"] == pytest.approx(100)
 

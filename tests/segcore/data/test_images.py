@@ -1,4 +1,4 @@
-"""What is read as an image, what its pixels are, and what is refused."""
+"""Images that are read, their pixels, and images that are refused."""
 
 import os
 import socket
@@ -243,7 +243,7 @@ def test_tiffs_that_would_be_misread_are_refused(tmp_path, content, reason):
 
 
 def test_changes_on_reading(tmp_path):
-    """What ``--check-data`` warns of."""
+    """Warnings of ``--check-data``."""
     frames = [picture("RGB"), picture("RGB").rotate(180)]
     samples = {
         "16-bit": encode_image(picture("I;16"), "PNG"),

@@ -54,7 +54,7 @@ def polygon(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
 
 @pytest.fixture
 def record(tmp_path) -> dict:
-    """A photo with a car over the left of a road, a crowd at the bottom, an unlabelled corner."""
+    """A photo with a car over the left of a road, a crowd at the bottom, an unlabeled corner."""
     ids = np.full(SIZE, 9, dtype=np.int32)
     ids[2:10, :8] = BIG_ID
     ids[15:, :] = 300

@@ -1,7 +1,7 @@
 """Files of ADE20K that follow from its download, with the content of the official ones.
 
 The annotation of a photo is two PNGs: ``annotations`` holds classes of the SceneParsing benchmark
-(0 is unlabelled, then 1 to 150), ``annotations_instance`` in red classes of its instance benchmark
+(0 is unlabeled, then 1 to 150), ``annotations_instance`` in red classes of its instance benchmark
 (1 to 100) and in green the number of the instance in the photo, from 1.
 """
 
@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 from panopticapi.utils import id2rgb, rgb2id
-from scipy.ndimage import find_objects
 from tqdm import tqdm
 
 from segcore.data.datasets.categories import load_categories
@@ -21,6 +20,8 @@ from segcore.data.images import encode_image, open_image, read_ids, stored_size
 from segcore.data.panoptic_format import (
     MAX_SEGMENT_ID,
     Segment,
+    bounding_boxes,
+    count_pixels,
     locate_segments,
     num_workers,
     thing_category_ids,
@@ -30,11 +31,14 @@ from segcore.errors import DataError
 from segcore.files import atomic_folder, write_json
 from segcore.text import printable
 
+NUM_CLASSES = 150
+MAX_INSTANCES = 255  # of a photo, in 8 bits
+
 Result = TypeVar("Result")
 
 
 def make_semantic_maps(annotations: Path, target: Path) -> None:
-    """Make the folder of semantic maps: contiguous class ids, 255 where unlabelled.
+    """Make the folder of semantic maps: contiguous class ids, 255 where unlabeled.
 
     Raises:
         DataError: a file is no PNG of classes.
@@ -78,7 +82,7 @@ def make_instances_json(images: Path, annotations: Path, target: Path) -> None:
         if target.exists():
             return
         results = _for_each(convert, _files(images, "*.jpg"), target)
-        instances = [instance for _, found in results for instance in found]
+        instances = [instance for _, annotated in results for instance in annotated]
         content = {
             "images": [record for record, _ in results],
             "annotations": [
@@ -151,6 +155,10 @@ def read_classes(path: Path, record: dict | None = None) -> np.ndarray:
     pixels, mode = read_ids(path)
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
         raise DataError(f"{printable(path)}: expected 8-bit class ids, got mode {mode!r}")
+    if pixels.max() > NUM_CLASSES:
+        raise DataError(
+            f"{printable(path)}: expected classes from 0 to {NUM_CLASSES}, got {pixels.max()}"
+        )
     _require_size(pixels, path, record)
     return pixels
 
@@ -191,7 +199,7 @@ def paste(
     that is no class color.
 
     Args:
-        semantic: (H, W) uint8, class + 1, 0 where unlabelled.
+        semantic: (H, W) uint8, class + 1, 0 where unlabeled.
         numbers: (H, W) int32, instances.
         classes: number -> category id.
 
@@ -199,42 +207,39 @@ def paste(
         ids (H, W) int32, 0 where there is no segment; the segments, stuff first.
     """
     thing_ids = thing_category_ids(categories)
-    # Classes 0 to 149, then instances from 150: one label a segment.
-    offset = len(categories)
-    is_stuff = [label not in thing_ids for label in range(offset)]
-    stuff_labels = np.array([0, *np.arange(1, offset + 1) * is_stuff, *[0] * (255 - offset)])
+    num_classes = len(categories)
+    # Labels: of stuff the class, of things the instance's number after the classes, at last none.
+    none = num_classes + MAX_INSTANCES + 1
+    stuff_labels = np.full(num_classes + 1, none)
+    is_stuff = [category["id"] not in thing_ids for category in categories]
+    stuff_labels[1:][is_stuff] = np.flatnonzero(is_stuff)
     stuff = stuff_labels[semantic]
-    things = np.where(numbers > 0, numbers + offset, 0)
-    segments, ids = [], np.zeros(offset + 256, dtype=np.int32)
+    things = np.where(numbers > 0, num_classes + numbers, none)
+
+    ids = np.zeros(none + 1, dtype=np.int32)
     colors = [int(rgb2id(np.array(category["color"]))) for category in categories]
-    used: set[int] = set()
+    segments: list[Segment] = []
     for labels in (stuff, things):
-        areas = np.bincount(labels.ravel())
-        for label, box in enumerate(find_objects(labels), start=1):
-            if box is None:
-                continue
-            category_id = label - 1 if label <= offset else classes[label - offset]
-            ids[label] = _free_id(colors[category_id], used, colors)
-            used.add(int(ids[label]))
-            rows, columns = box
-            sides = columns.stop - columns.start, rows.stop - rows.start
+        areas, boxes = count_pixels(labels, none + 1)[:none], bounding_boxes(labels, none)
+        for label in np.flatnonzero(areas).tolist():
+            category_id = label if label < num_classes else classes[label - num_classes]
+            ids[label] = _free_id(category_id, ids, colors)
             segments.append(
                 {
                     "id": int(ids[label]),
                     "category_id": category_id,
                     "area": int(areas[label]),
-                    "bbox": [columns.start, rows.start, *sides],
+                    "bbox": list(boxes[label]),
                     "iscrowd": 0,
                 }
             )
-    return ids[np.where(things > 0, things, stuff)], segments
+    return ids[np.where(things < none, things, stuff)], segments
 
 
-def _free_id(color: int, used: set[int], colors: list[int]) -> int:
-    if color not in used:
-        return color
-    candidate = color % MAX_SEGMENT_ID + 1
-    while candidate in used or candidate in colors:
+def _free_id(category_id: int, used: np.ndarray, colors: list[int]) -> int:
+    """Return the class color, or where a segment has it, the next number that is none's."""
+    candidate = colors[category_id]
+    while candidate in used or (candidate in colors and candidate != colors[category_id]):
         candidate = candidate % MAX_SEGMENT_ID + 1
     return candidate
 

@@ -52,7 +52,7 @@ def register_panoptic(
             image_root: "photos",
             panoptic_json: "panoptic annotation in COCO's format",
             panoptic_root: "panoptic PNGs",
-            sem_seg_root: f"semantic PNGs of contiguous class ids, {ignore_label} where unlabelled",
+            sem_seg_root: f"semantic PNGs of contiguous class ids, {ignore_label} where unlabeled",
         },
         derivations=derivations,
         evaluator_type=evaluator_type,

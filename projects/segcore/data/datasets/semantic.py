@@ -29,7 +29,7 @@ def register_semantic(
         needs={
             image_root: "photos",
             sem_seg_root: f"maps of contiguous class ids ({map_suffix}), {ignore_label} where "
-            f"unlabelled",
+            f"unlabeled",
         },
         evaluator_type="sem_seg",
         ignore_label=ignore_label,

@@ -1,4 +1,4 @@
-"""What the training mappers for segmentation share."""
+"""Base of the training mappers for segmentation."""
 
 from collections.abc import Sequence
 from typing import Any

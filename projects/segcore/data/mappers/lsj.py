@@ -10,7 +10,7 @@ from segcore.data.mappers.augmentation import large_scale_jitter
 from segcore.data.mappers.base import TrainMapper
 from segcore.data.mappers.reading import read_panoptic_map
 from segcore.data.mappers.registry import register_mapper
-from segcore.data.mappers.segmentation import bounding_boxes, rasterise, transform_annotations
+from segcore.data.mappers.segmentation import bounding_boxes, rasterize, transform_annotations
 from segcore.data.mappers.targets import make_instances, panoptic_targets
 from segcore.functional import masks_to_boxes
 
@@ -59,8 +59,8 @@ class CocoInstanceLSJ(LSJMapper):
 
         classes, segmentations = transform_annotations(sample, transforms)
         boxes = bounding_boxes(segmentations)
-        kept = boxes.nonempty(MIN_BOX_SIDE).nonzero().flatten()
-        masks = rasterise([segmentations[i] for i in kept], size)
-        instances = make_instances([classes[i] for i in kept], masks)
-        instances.gt_boxes = boxes[kept]
+        visible = boxes.nonempty(MIN_BOX_SIDE).nonzero().flatten()
+        masks = rasterize([segmentations[i] for i in visible], size)
+        instances = make_instances([classes[i] for i in visible], masks)
+        instances.gt_boxes = boxes[visible]
         return instances

@@ -20,7 +20,7 @@ Build = TypeVar("Build", bound=Callable[[CfgNode], Mapper])
 
 @dataclass(frozen=True)
 class MapperEntry:
-    """How the images of one mapper become the model's input, each part built from a config.
+    """Builders, from a config, of what makes the model's input of the images of one mapper.
 
     Attributes:
         train: augments the image and makes the targets.

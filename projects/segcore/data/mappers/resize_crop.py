@@ -13,7 +13,7 @@ from segcore.data.mappers.augmentation import resize_crop_color_flip
 from segcore.data.mappers.base import TrainMapper
 from segcore.data.mappers.reading import read_panoptic_map
 from segcore.data.mappers.registry import register_mapper
-from segcore.data.mappers.segmentation import rasterise, transform_annotations
+from segcore.data.mappers.segmentation import rasterize, transform_annotations
 from segcore.data.mappers.targets import make_instances, panoptic_targets, semantic_targets
 
 
@@ -70,7 +70,7 @@ class ResizeCropInstance(ResizeCropMapper):
         self, sample: dict, transforms: T.TransformList, size: tuple[int, int]
     ) -> Instances:
         classes, segmentations = transform_annotations(sample, transforms)
-        masks = rasterise(segmentations, size).view(torch.bool)
+        masks = rasterize(segmentations, size).view(torch.bool)
         return make_instances(classes, self.pad(masks, 0))
 
 

@@ -50,7 +50,7 @@ def _transform(segmentation, sample: dict, transforms: T.TransformList) -> Segme
     )
 
 
-def rasterise(segmentations: list[Segmentation], size: tuple[int, int]) -> Tensor:
+def rasterize(segmentations: list[Segmentation], size: tuple[int, int]) -> Tensor:
     """Masks (n, H, W) uint8; polygons by the rule of COCO."""
     masks = np.empty((len(segmentations), *size), dtype=np.uint8)
     for mask, segmentation in zip(masks, segmentations, strict=True):
@@ -62,7 +62,7 @@ def rasterise(segmentations: list[Segmentation], size: tuple[int, int]) -> Tenso
 
 
 def bounding_boxes(segmentations: list[Segmentation]) -> Boxes:
-    """Boxes (n, 4) of polygons before rasterising, or of masks; no area where nothing is left."""
+    """Boxes (n, 4) of polygons before rasterizing, or of masks; no area where nothing is left."""
     return Boxes.cat([_bounding_box(segmentation) for segmentation in segmentations])
 
 

@@ -37,7 +37,7 @@ def panoptic_targets(id_map: Tensor, segments_info: list[dict]) -> Instances:
 
 
 def masks_of(labels: Tensor, values: list[int]) -> Tensor:
-    """Where integer ``labels`` (H, W) have each of n ``values``: (n, H, W) bool."""
+    """Return masks of n ``values`` in integer ``labels`` (H, W): (n, H, W) bool."""
     labels = labels.numpy()  # compares ten times faster than torch does on a CPU
     masks = labels == np.array(values, dtype=labels.dtype)[:, None, None]
     return torch.from_numpy(masks)
