@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin import register_all_ade20k
+from detectron2.data.datasets.cityscapes_panoptic import register_all_cityscapes_panoptic
 from panopticapi.utils import id2rgb
 from PIL import Image
 
@@ -268,6 +269,34 @@ def test_training_files_are_looked_for(root, name, present, message):
     (root / "ADEChallengeData2016" / present).mkdir(parents=True)
     with pytest.raises(DataError, match=message):
         require_training_files(cfg)
+
+
+@pytest.fixture
+def cityscapes(empty_catalogs, tmp_path) -> Path:
+    """Folder of the data set, which has its photos and ``gtFine``."""
+    register_all_cityscapes_panoptic(str(tmp_path))
+    register_all(str(tmp_path))
+    folder = tmp_path / "cityscapes"
+    picture(folder / "leftImg8bit/train/city/a_leftImg8bit.png", np.zeros((4, 4, 3), np.uint8))
+    (folder / "gtFine/train").mkdir(parents=True)
+    return folder
+
+
+def test_what_cityscapes_misses_says_how_it_is_made(cityscapes):
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = ("cityscapes_fine_panoptic_train",)
+    for require in (require_training_files, lambda _: DatasetCatalog.get(cfg.DATASETS.TRAIN[0])):
+        with pytest.raises(DataError, match=r"panoptic_train.*python -m .*createPanopticImgs"):
+            require(cfg)
+
+
+def test_what_detectron2s_loader_misses_is_no_bug(cityscapes):
+    panoptic = cityscapes / "gtFine/cityscapes_panoptic_train"
+    picture(panoptic / "a_gtFine_panoptic.png", np.zeros((4, 4, 3), np.uint8))
+    annotation = {"image_id": "a", "file_name": "a_gtFine_panoptic.png", "segments_info": []}
+    write_json(Path(f"{panoptic}.json"), {"annotations": [annotation]})
+    with pytest.raises(DataError, match=r"panoptic_train'.*createTrainIdLabelImgs"):
+        DatasetCatalog.get("cityscapes_fine_panoptic_train")
 
 
 def test_training_on_a_plain_coco_download(root):

@@ -8,6 +8,7 @@ import detectron2.data.datasets  # noqa: F401 registers those first
 
 from segcore.data.datasets.ade20k import register_ade20k, register_ade20k_full
 from segcore.data.datasets.catalog import datasets_root, require_training_files
+from segcore.data.datasets.cityscapes import register_cityscapes
 from segcore.data.datasets.coco import register_coco_panoptic_with_sem_seg, register_coco_stuff_10k
 from segcore.data.datasets.mapillary_vistas import register_mapillary_vistas
 
@@ -20,6 +21,7 @@ def register_all(root: str) -> None:
     register_coco_stuff_10k(root)
     register_ade20k(root)
     register_ade20k_full(root)
+    register_cityscapes(root)
     register_mapillary_vistas(root)
 
 

@@ -76,13 +76,22 @@ def register(
 
 
 def register_again(
-    name: str, *, needs: Mapping[str, str], derivations: Mapping[str, Derivation]
+    name: str,
+    *,
+    needs: Mapping[str, str],
+    derivations: Mapping[str, Derivation] | None = None,
+    preparation: Mapping[str, str] | None = None,
 ) -> None:
-    """Have a data set of Detectron2 make what it misses; its loader and metadata stay."""
+    """Have a data set of Detectron2 make what it misses, or say how; its loader stays.
+
+    Args:
+        needs, derivations: as in :func:`register`.
+        preparation: path -> how the user can make it.
+    """
     metadata = MetadataCatalog.get(name)
     if metadata.get("derivations") is not None:
         return
-    metadata.derivations = dict(derivations)
+    metadata.set(derivations=dict(derivations or {}), preparation=dict(preparation or {}))
     if name in DatasetCatalog:
         load = DatasetCatalog.pop(name)
         DatasetCatalog.register(name, partial(_load_existing, name, load, needs))
@@ -124,11 +133,11 @@ def missing_file_message(dataset_name: str, key: str, split: str) -> str | None:
     derivation = metadata.get("derivations", {}).get(path)
     if derivation and not derivation.missing_sources():
         return None
-    way = f": {_way(derivation)}" if derivation else ""
+    way = _way(derivation) if derivation else metadata.get("preparation", {}).get(path)
     without = ", or train without evaluation by DATASETS.TEST '()'" if split == "TEST" else ""
     return (
         f"{path}{relative_to(path)} ({key} of the data set {printable(dataset_name)}, "
-        f"DATASETS.{split}) does not exist{way}\n"
+        f"DATASETS.{split}) does not exist{f': {way}' if way else ''}\n"
         f"put the data there, or set the environment variable {ROOT_VARIABLE} to their folder"
         f"{without}"
     )
@@ -168,4 +177,7 @@ def _load_existing(name: str, load: Loader, needs: Mapping[str, str]) -> list[di
             f"environment variable {ROOT_VARIABLE} to the folder of all data sets (it is "
             f"{os.environ.get(ROOT_VARIABLE, f'not set, which means {DEFAULT_ROOT!r}')})."
         )
-    return load()
+    try:
+        return load()
+    except AssertionError as error:  # by which Detectron2's loaders say what they miss
+        raise DataError(f"data set {name!r}: {error}") from error
