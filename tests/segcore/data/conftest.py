@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import id2rgb
 from PIL import Image
 
@@ -81,6 +82,13 @@ class PanopticFolder:
     def put_into(self, cfg: CfgNode, split: str) -> None:
         node = cfg.DATASETS.PANOPTIC[split]
         node.IMAGES, node.JSON, node.PNGS = str(self.images), str(self.json), str(self.pngs)
+
+
+@pytest.fixture
+def empty_catalogs(monkeypatch):
+    """Hide the data sets that are registered."""
+    monkeypatch.setattr(DatasetCatalog, "data", {})
+    monkeypatch.setattr(MetadataCatalog, "data", {})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.builtin import register_all_ade20k
 from PIL import Image
 
@@ -48,12 +48,6 @@ class Download:
 
     def path(self, folder: str, name: str) -> Path:
         return self.folder / folder / self.split / name
-
-
-@pytest.fixture
-def empty_catalogs(monkeypatch):
-    monkeypatch.setattr(DatasetCatalog, "data", {})
-    monkeypatch.setattr(MetadataCatalog, "data", {})
 
 
 @pytest.fixture

@@ -41,12 +41,6 @@ MAPILLARY_THINGS = [1, 2, 9, *range(20, 25), *range(33, 44), *range(45, 59), *ra
 
 
 @pytest.fixture
-def empty_catalogs(monkeypatch):
-    monkeypatch.setattr(DatasetCatalog, "data", {})
-    monkeypatch.setattr(MetadataCatalog, "data", {})
-
-
-@pytest.fixture
 def root(tmp_path, empty_catalogs) -> Path:
     register_all(str(tmp_path))
     return tmp_path

@@ -26,10 +26,8 @@ SHARED = (
 
 
 @pytest.fixture
-def both_doors(cfg, folder, monkeypatch) -> tuple[str, str]:
+def both_doors(cfg, folder, empty_catalogs) -> tuple[str, str]:
     """Names of the same data set, registered and custom."""
-    monkeypatch.setattr(DatasetCatalog, "data", {})
-    monkeypatch.setattr(MetadataCatalog, "data", {})
     # Registered sets name a photo as its PNG.
     photo = folder.data["images"][1]
     Image.open(folder.images / photo["file_name"]).save(folder.images / "b_ids.jpg")
