@@ -45,8 +45,8 @@ class PatchEmbedding(nn.Module):
     def forward(self, images: Tensor) -> Tokens:
         """(B, in_channels, height, width) -> a token in each cell, row by row."""
         if self.pad:
-            height, width = images.shape[-2:]
-            images = F.pad(images, (0, -width % PATCH, 0, -height % PATCH))
+            rows, columns = (-(-size // PATCH) * PATCH - size for size in images.shape[-2:])
+            images = F.pad(images, (0, columns, 0, rows))
         x = self.proj2(F.gelu(self.bn(self.proj1(images))))
         canvas = tuple(x.shape[-2:])
         features = self.norm(x.flatten(2).transpose(1, 2))

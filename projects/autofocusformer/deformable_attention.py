@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autofocusformer.interpolation import NUM_NEIGHBORS, interpolate, nearest_tokens
 from autofocusformer.tokens import Tokens, grid_positions
-from segcore.layers import MSDeformAttn
+from segcore.layers import DeformAttnProjections
 from segcore.ops import point_deform_attn, take
 
 
@@ -39,10 +39,9 @@ class TokenLevels:
         Raises:
             ValueError: the levels have different canvases
         """
-        canvases = {level.canvas for level in levels}
-        if len(canvases) != 1:
-            raise ValueError(f"levels: expected one canvas for all, got {sorted(canvases)}")
-        (canvas,) = canvases
+        canvas, *others = (level.canvas for level in levels)
+        if any(other != canvas for other in others):
+            raise ValueError(f"levels: expected one canvas for all, got {[canvas, *others]}")
         sizes = [level.positions.shape[1] for level in levels]
         k = min(NUM_NEIGHBORS, max(sizes))
         offsets = [sum(sizes[:index]) for index in range(len(sizes))]
@@ -81,8 +80,8 @@ def _nearest_to_cells(positions: Tensor, canvas: tuple[int, int]) -> Tensor:
     return nearest_tokens(cells, positions)
 
 
-class PointDeformAttn(MSDeformAttn):
-    """:class:`MSDeformAttn` whose samples are interpolated between tokens instead of grid cells.
+class PointDeformAttn(DeformAttnProjections):
+    """Deformable attention whose samples are interpolated between tokens instead of grid cells.
 
     Offsets are in cells of the canvas.
 
@@ -123,10 +122,10 @@ class PointDeformAttn(MSDeformAttn):
         Returns:
             (B, Q, C)
         """
-        offsets, weights = self._offsets_and_weights(query)
+        offsets, weights = self.offsets_and_weights(query)
         locations = reference_points[:, :, None, None, None].to(offsets.dtype) + offsets
         sampled = point_deform_attn(
-            self._values(value, padding_mask),
+            self.values(value, padding_mask),
             levels.positions,
             levels.neighbors,
             levels.canvas,

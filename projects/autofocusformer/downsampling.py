@@ -20,7 +20,8 @@ OPPOSITE = (-1.0, -1.0, 1.0, -1.0, -1.0)
 class NeighborhoodMerge(nn.Module):
     """Weighted sums of a neighborhood, four for each channel, projected to ``out_dim`` channels.
 
-    The weights are a small network of the members' offsets: a PointConv (Wu et al., 2019).
+    The weights are a small network of the members' offsets: a PointConv (Wu et al., 2019). What
+    downsampling and point convolution share.
 
     Args:
         center_minus_member: the sign of the offsets; else member minus center.
@@ -35,7 +36,7 @@ class NeighborhoodMerge(nn.Module):
         self.linear = nn.Linear(4 * dim, out_dim)
         self.center_minus_member = center_minus_member
 
-    def forward(
+    def merge(
         self,
         tokens: Tokens,
         centers: Tensor,
@@ -100,7 +101,7 @@ class AdaptiveDownsampling(NeighborhoodMerge):
         indices = self.select(tokens, importance)
         members, valid = neighborhood.members(indices)
         positions = take(tokens.positions, indices)
-        merged = super().forward(tokens, positions, members, valid, importance)
+        merged = self.merge(tokens, positions, members, valid, importance)
         return Tokens(merged, positions, tokens.canvas)
 
     @torch.no_grad()
@@ -116,7 +117,7 @@ class AdaptiveDownsampling(NeighborhoodMerge):
         if self.reserve:
             reserved = on_grid(positions, 2 * self.stride)
             num_reserved = _grid_points(tokens.canvas, 2 * self.stride)
-        num_stay = max(int(count * self.rate), num_reserved, 1)
+        num_stay = max(torch.sym_int(count * self.rate), num_reserved, 1)
 
         score = grid_prior(positions, self.stride) + self.alpha * importance
         score = score.masked_fill(reserved, -torch.inf)

@@ -14,7 +14,7 @@ from autofocusformer.deformable_attention import PointDeformAttn, TokenLevels
 from autofocusformer.downsampling import NeighborhoodMerge
 from autofocusformer.position_encoding import TokenPositionEncoding
 from autofocusformer.tokens import Tokens
-from segcore.layers import DeformableEncoder
+from segcore.layers import DeformableEncoder, level_positions
 from segcore.ops import knn
 
 NUM_LEVELS = 3
@@ -35,13 +35,10 @@ class TokenTransformer(nn.Module):
 
     def forward(self, tokens: Sequence[Tokens], levels: TokenLevels) -> list[Tokens]:
         """Encode ``num_levels`` sets of tokens with their positions."""
-        encodings = [
-            self.position_encoding(level.positions) + embedding
-            for level, embedding in zip(tokens, self.level_embed, strict=True)
-        ]
+        encodings = [self.position_encoding(level.positions) for level in tokens]
         encoded = self.encoder(
             torch.cat([level.features for level in tokens], dim=1),
-            torch.cat(encodings, dim=1),
+            level_positions(encodings, self.level_embed),
             levels.positions,
             levels,
         )
@@ -61,7 +58,7 @@ class PointConvolution(NeighborhoodMerge):
         """N tokens of each image -> (B, N, out_dim)."""
         positions = tokens.positions
         members = knn(positions, positions, min(CONVOLUTION_SIZE, positions.shape[1]))
-        return super().forward(tokens, positions, members)
+        return self.merge(tokens, positions, members)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

@@ -27,7 +27,7 @@ class SetCriterion(nn.Module):
 
     Args:
         num_classes: K, without "no object".
-        weight_dict: loss name -> weight, for the caller: the losses come unweighted.
+        weight_dict: loss name -> weight; losses that it does not name are dropped.
         no_object_weight: weight of the "no object" class in the cross entropy.
         deep_supervision: compute the losses of the auxiliary predictions too.
         num_points, oversample_ratio, importance_sample_ratio: see
@@ -65,7 +65,19 @@ class SetCriterion(nn.Module):
     def forward(
         self, outputs: Mapping[str, Any], targets: Sequence[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """
+        """Compute the losses with a weight, times it. See :meth:`unweighted`."""
+        losses = self.unweighted(outputs, targets)
+        return {
+            name: loss * self.weight_dict[name]
+            for name, loss in losses.items()
+            if name in self.weight_dict
+        }
+
+    def unweighted(
+        self, outputs: Mapping[str, Any], targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Compute all losses, without their weights.
+
         Args:
             outputs: "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w), and "aux_outputs", a
                 list of the same.

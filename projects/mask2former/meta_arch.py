@@ -1,11 +1,10 @@
 """Mask2Former as a Detectron2 model: photos to losses, or to segmentation results."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
-from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from mask2former.checkpoint_names import rename_official
@@ -20,6 +19,18 @@ Size = tuple[int, int]
 
 # With the thresholds of the published panoptic configurations.
 DEFAULT_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_share=0.8)
+
+
+class MaskOutputs(NamedTuple):
+    """Outputs of the network in evaluation.
+
+    Attributes:
+        class_logits: (B, Q, K+1) of the queries, the last is "no object".
+        mask_logits: (B, Q, h, w).
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
 
 
 @META_ARCH_REGISTRY.register()
@@ -50,7 +61,7 @@ class MaskFormer(SegmentationModel):
         Args:
             backbone: image batch -> {feature name: map}.
             sem_seg_head: features -> {"pred_logits", "pred_masks", "aux_outputs"}.
-            criterion: predictions and targets -> unweighted losses; has ``weight_dict``.
+            criterion: predictions and targets -> weighted losses.
             pixel_mean, pixel_std: of each channel, in the range of the input image.
             size_divisibility: batches are padded to a multiple; negative: to that of the backbone.
             semantic_on, instance_on, panoptic_on: the results wanted.
@@ -118,45 +129,24 @@ class MaskFormer(SegmentationModel):
         names = (head + "weight", head + "bias", "criterion.empty_weight")
         return dict.fromkeys(names, range(self.sem_seg_head.num_classes))
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training, results in evaluation.
+    def network(self, images: Tensor) -> MaskOutputs:
+        """Class and mask logits of normalized images (B, 3, H, W), in evaluation."""
+        outputs = self.sem_seg_head(self.backbone(images))
+        return MaskOutputs(outputs["pred_logits"], outputs["pred_masks"])
 
-        Args:
-            batched_inputs: one dict an image in Detectron2's format: "image" (C, H, W), uint8 or
-                float, in the channel order of the means; "height", "width" of the output (default:
-                size of the image); in training "instances" with gt_classes and gt_masks.
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Compute the losses of annotated images: {name: weighted scalar}.
 
-        Returns:
-            In training {loss name: weighted scalar}. Else one dict an image, with those wanted of
-            "sem_seg", "panoptic_seg" and "instances", see :class:`ResultMaker`.
+        Raises:
+            ValueError: annotations that are missing or wrong, see :func:`checked_target`.
         """
-        if self.training:
-            # Before the network runs, so that a bad annotation is found by its name.
-            num_classes = self.sem_seg_head.num_classes
-            targets = [
-                checked_target(inputs, num_classes, self.device) for inputs in batched_inputs
-            ]
-        images = self.preprocess_images(batched_inputs)
-        outputs = self.sem_seg_head(self.backbone(images.tensor))
-
-        if self.training:
-            padded_size = tuple(images.tensor.shape[-2:])
-            for target in targets:
-                target["masks"] = pad_to(target["masks"], padded_size)
-            losses = self.criterion(outputs, targets)
-            weights = self.criterion.weight_dict
-            return {name: loss * weights[name] for name, loss in losses.items() if name in weights}
-
-        predictions = self._mask_predictions(outputs, images, batched_inputs)
-        del images, outputs  # the results need the memory
-        return self.make_results(predictions)
-
-    def predict_masks(self, batched_inputs: list[dict[str, Any]]) -> list[MaskPrediction]:
-        """The masks of each image before they are resized and merged to results."""
-        images = self.preprocess_images(batched_inputs)
-        return self._mask_predictions(
-            self.sem_seg_head(self.backbone(images.tensor)), images, batched_inputs
-        )
+        # Before the network runs, so that a bad annotation is found by its name.
+        num_classes = self.sem_seg_head.num_classes
+        targets = [checked_target(inputs, num_classes, self.device) for inputs in batched_inputs]
+        images = self.preprocess_images(batched_inputs).tensor
+        for target in targets:
+            target["masks"] = pad_to(target["masks"], images.shape[-2:])
+        return self.criterion(self.sem_seg_head(self.backbone(images)), targets)
 
     def mask_prediction(
         self,
@@ -175,24 +165,3 @@ class MaskFormer(SegmentationModel):
             thing_ids=self.result_maker.thing_ids if self.result_maker.panoptic_on else None,
             resize_scores=not self.resize_before_inference,
         )
-
-    def _mask_predictions(
-        self, outputs: dict[str, Any], images: ImageList, batched_inputs: list[dict[str, Any]]
-    ) -> list[MaskPrediction]:
-        padded_size = tuple(images.tensor.shape[-2:])
-        return [
-            self.mask_prediction(
-                class_logits,
-                mask_logits,
-                padded_size,
-                tuple(image_size),
-                (inputs.get("height", image_size[0]), inputs.get("width", image_size[1])),
-            )
-            for inputs, image_size, class_logits, mask_logits in zip(
-                batched_inputs,
-                images.image_sizes,
-                outputs["pred_logits"],
-                outputs["pred_masks"],
-                strict=True,
-            )
-        ]

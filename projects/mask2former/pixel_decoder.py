@@ -20,6 +20,7 @@ from segcore.layers import (
     flatten_levels,
     grid_reference_points,
     level_positions,
+    token_encodings,
 )
 
 # Feature maps that the pixel decoder hands to the transformer decoder, coarse to fine.
@@ -37,13 +38,17 @@ class MultiScaleTransformer(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """``num_levels`` maps (B, C, H_l, W_l) -> the encoded maps, of the same shapes."""
-        spatial_shapes = [tuple(level.shape[-2:]) for level in maps]
+        spatial_shapes = [level.shape[-2:] for level in maps]
         tokens = flatten_levels(maps)
-        positions = level_positions(self.position_encoding, self.level_embed, spatial_shapes)
         reference_points = grid_reference_points(spatial_shapes, tokens.device)[
             None, :, None
         ].expand(len(tokens), -1, len(spatial_shapes), -1)
-        encoded = self.encoder(tokens, positions, reference_points, spatial_shapes)
+        encoded = self.encoder(
+            tokens,
+            level_positions(token_encodings(self.position_encoding, maps), self.level_embed),
+            reference_points,
+            spatial_shapes,
+        )
         levels = encoded.split([height * width for height, width in spatial_shapes], dim=1)
         return [
             level.transpose(1, 2).unflatten(2, shape)

@@ -11,7 +11,7 @@ from detectron2.layers import Conv2d
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from segcore.layers import MLP, MultiHeadAttention, SinePositionEncoding
+from segcore.layers import MLP, MultiHeadAttention, SinePositionEncoding, token_encodings
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = """
@@ -186,10 +186,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "aux_outputs": the same two of the queries before each layer, in training; else empty}.
         """
         self._check_levels(maps)
-        positions = [
-            self.position_encoding(level.shape[-2:], device=level.device).flatten(2).transpose(1, 2)
-            for level in maps
-        ]
+        positions = token_encodings(self.position_encoding, maps)
         projected = [
             projection(level).flatten(2).transpose(1, 2)
             for projection, level in zip(self.input_proj, maps, strict=True)

@@ -7,30 +7,39 @@ from torch import Tensor, nn
 
 from panoptic_segformer.padding import PaddedShapes
 from segcore.layers import (
-    DeformableEncoder,
     SinePositionEncoding,
+    encoder_layers,
     flatten_levels,
     level_positions,
+    run_layers,
+    token_encodings,
 )
 
 
-class MultiScaleEncoder(DeformableEncoder):
-    """A deformable encoder that takes maps, with a learned embedding of each level."""
+class MultiScaleEncoder(nn.Module):
+    """Deformable encoder of maps, with a learned embedding of each level.
 
-    def __init__(self, embed_dim: int, *, num_levels: int = 4, **options):
-        """Keyword arguments are those of :class:`DeformableEncoder`."""
-        super().__init__(embed_dim, num_levels=num_levels, **options)
+    Args:
+        layer_options: of :class:`~segcore.layers.DeformableEncoderLayer`.
+    """
+
+    def __init__(
+        self, embed_dim: int, *, num_layers: int, num_levels: int = 4, **layer_options
+    ) -> None:
+        super().__init__()
+        self.layers = encoder_layers(
+            embed_dim, num_layers=num_layers, num_levels=num_levels, **layer_options
+        )
         self.position_encoding = SinePositionEncoding(embed_dim // 2, offset=-0.5)
         self.level_embed = nn.Parameter(torch.randn(num_levels, embed_dim))
 
     def forward(self, maps: Sequence[Tensor], shapes: PaddedShapes) -> Tensor:
         """(B, C, H_l, W_l) each -> encoded tokens (B, S, C), level after level."""
-        positions = level_positions(
-            self.position_encoding, self.level_embed, shapes.spatial_shapes, shapes.masks()
-        )
-        return super().forward(
+        encodings = token_encodings(self.position_encoding, maps, shapes.masks())
+        return run_layers(
+            self.layers,
             flatten_levels(maps),
-            positions,
+            level_positions(encodings, self.level_embed),
             shapes.reference_points(),
             shapes.spatial_shapes,
             shapes.token_mask(),

@@ -19,6 +19,9 @@ from segcore.text import did_you_mean, short_repr
 class SegmentationModel(nn.Module):
     """A model that takes images in Detectron2's format and normalizes and pads them itself.
 
+    A system gives :meth:`network` and :meth:`losses`, and either :meth:`mask_prediction` or, where
+    images of different sizes are more than padding to it, its own :meth:`predict_masks`.
+
     Args:
         pixel_mean, pixel_std: of each channel, in the range of the input image.
         size_divisibility: batches are padded to a multiple.
@@ -44,8 +47,56 @@ class SegmentationModel(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    def forward(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Compute losses in training, results in evaluation.
+
+        Args:
+            batched_inputs: one dict an image in Detectron2's format: "image" (C, H, W), uint8 or
+                float, in the channel order of the means; "height", "width" of the output (default:
+                size of the image); in training "instances" with gt_classes and gt_masks.
+
+        Returns:
+            In training {loss name: weighted scalar}. Else one dict an image, with those wanted of
+            "sem_seg", "panoptic_seg" and "instances", see :class:`ResultMaker`.
+        """
+        if self.training:
+            return self.losses(batched_inputs)
+        return self.make_results(self.predict_masks(batched_inputs))
+
+    def network(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the network in evaluation, from tensor to tensors: the part that can be exported.
+
+        Args:
+            images: (B, C, H, W), normalized.
+
+        Returns:
+            A NamedTuple of tensors with the images as first dimension.
+        """
+        raise NotImplementedError
+
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Compute the losses of annotated images: {name: weighted scalar}."""
+        raise NotImplementedError
+
     def predict_masks(self, batched_inputs: list[dict[str, Any]]) -> list[MaskPrediction]:
-        """The masks of each image before they are resized and merged to results."""
+        """Predict the masks of each image, before they are resized and merged to results."""
+        images = self.preprocess_images(batched_inputs)
+        padded_size = tuple(images.tensor.shape[-2:])
+        return [
+            self.mask_prediction(*outputs, padded_size, image_size, output_size(inputs))
+            for inputs, image_size, *outputs in zip(
+                batched_inputs,
+                map(tuple, images.image_sizes),
+                *self.network(images.tensor),
+                strict=True,
+            )
+        ]
+
+    def mask_prediction(self, *outputs_and_sizes: Any) -> MaskPrediction:
+        """Make a prediction of one image's outputs of :meth:`network`, followed by its padded
+        size, its size and its output size, each (height, width)."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -78,6 +129,12 @@ class SegmentationModel(nn.Module):
     def normalized(self, image: Tensor) -> Tensor:
         """One image (C, H, W) on the model's device."""
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
+
+
+def output_size(inputs: dict[str, Any]) -> tuple[int, int]:
+    """Return (height, width) of the results of an image; those of the image by default."""
+    height, width = inputs["image"].shape[-2:]
+    return inputs.get("height", height), inputs.get("width", width)
 
 
 def result_switches(cfg: CfgNode) -> CfgNode:

@@ -100,8 +100,10 @@ def test_sign_of_the_offsets(scatter):
     opposite.load_state_dict(merge.state_dict())
     mirrored = Tokens(tokens.features, 5 - tokens.positions, tokens.canvas)
     torch.testing.assert_close(
-        merge(tokens, tokens.positions, members), opposite(mirrored, mirrored.positions, members)
+        merge.merge(tokens, tokens.positions, members),
+        opposite.merge(mirrored, mirrored.positions, members),
     )
     assert not torch.allclose(
-        merge(tokens, tokens.positions, members), opposite(tokens, tokens.positions, members)
+        merge.merge(tokens, tokens.positions, members),
+        opposite.merge(tokens, tokens.positions, members),
     )

@@ -43,7 +43,11 @@ def criterion(**arguments) -> SetCriterion:
     defaults = {
         "num_classes": K,
         "matcher": matcher,
-        "weight_dict": {},
+        "weight_dict": {
+            f"loss_{kind}{level}": 1.0
+            for kind in ("ce", "mask", "dice")
+            for level in ("", "_0", "_1")
+        },
         "no_object_weight": 0.1,
         "num_points": NUM_POINTS,
         "oversample_ratio": 3.0,

@@ -87,16 +87,26 @@ class AutoFocusFormerClassifier(AutoFocusFormerTrunk):
         Returns:
             In training {"loss_cls": scalar}, else a dict with "class_logits" (K,) for each image.
         """
+        if self.training:
+            return self.losses(batched_inputs)
         images = self.preprocess(batched_inputs)
-        if not self.training:
-            return [{"class_logits": logits} for logits in self.classify(images)]
+        return [{"class_logits": logits} for logits in self.network(images)]
+
+    def network(self, images: Tensor) -> Tensor:
+        """Class logits (B, K) of normalized images (B, C, H, W)."""
+        *_, tokens = self.stages(images)
+        return self.head(self.norm(tokens.features).mean(1))
+
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Cross entropy of annotated images: {"loss_cls": scalar}."""
+        images = self.preprocess(batched_inputs)
         targets = torch.tensor([record["class_id"] for record in batched_inputs])
         targets = targets.to(images.device)
         if self.augmentation is not None:
             images, targets = self.augmentation(images, targets)
         smoothing = 0.0 if targets.is_floating_point() else self.label_smoothing
-        logits = self.classify(images)
-        return {"loss_cls": F.cross_entropy(logits, targets, label_smoothing=smoothing)}
+        loss = F.cross_entropy(self.network(images), targets, label_smoothing=smoothing)
+        return {"loss_cls": loss}
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
         """The images as a normalized batch (B, C, H, W) on the model's device."""
@@ -109,11 +119,6 @@ class AutoFocusFormerClassifier(AutoFocusFormerTrunk):
             )
         batch = torch.stack(images).to(self.pixel_mean.device)
         return (batch - self.pixel_mean) / self.pixel_std
-
-    def classify(self, images: Tensor) -> Tensor:
-        """Class logits (B, K) of normalized images (B, C, H, W)."""
-        *_, tokens = self.stages(images)
-        return self.head(self.norm(tokens.features).mean(1))
 
 
 def init_linear(module: nn.Module) -> None:

@@ -20,23 +20,31 @@ from segcore.layers import FeedForward
 MASKED = -100.0
 
 
+def round_up(size: int, divisor: int) -> int:
+    """Return the next multiple; of symbolic sizes in a form that can be divided again."""
+    return -(-size // divisor) * divisor
+
+
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Zero-pad (B, H, W, C) at the bottom and right to a height and width divisible by it."""
-    height, width = x.shape[1:3]
-    return F.pad(x, (0, 0, 0, -width % divisor, 0, -height % divisor))
+    rows, columns = (round_up(size, divisor) - size for size in x.shape[1:3])
+    return F.pad(x, (0, 0, 0, columns, 0, rows))
 
 
 def window_partition(x: Tensor, window: int) -> Tensor:
     """Cut (B, H, W, C) into (B * windows, window^2, C), windows in row-major order."""
     batch, height, width, channels = x.shape
-    x = x.view(batch, height // window, window, width // window, window, channels)
-    return x.transpose(2, 3).reshape(-1, window * window, channels)
+    rows, columns = height // window, width // window
+    x = x.view(batch, rows, window, columns, window, channels).transpose(2, 3)
+    return x.reshape(batch * rows * columns, window * window, channels)
 
 
 def window_merge(windows: Tensor, window: int, height: int, width: int) -> Tensor:
     """The inverse of :func:`window_partition`."""
-    x = windows.view(-1, height // window, width // window, window, window, windows.shape[-1])
-    return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
+    rows, columns, channels = height // window, width // window, windows.shape[-1]
+    batch = windows.shape[0] // (rows * columns)
+    x = windows.view(batch, rows, columns, window, window, channels)
+    return x.transpose(2, 3).reshape(batch, height, width, channels)
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -74,9 +82,8 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        rows, columns = (round_up(size, self.patch_size) - size for size in x.shape[-2:])
+        return self.norm(self.proj(F.pad(x, (0, columns, 0, rows))).permute(0, 2, 3, 1))
 
 
 class WindowAttention(nn.Module):
@@ -114,7 +121,7 @@ class WindowAttention(nn.Module):
         bias = bias.permute(2, 0, 1).unsqueeze(0)
         if mask is not None:
             bias = bias + mask.unsqueeze(1)
-            bias = bias.expand(batch // len(mask), *bias.shape).flatten(0, 1)
+            bias = bias.repeat(batch // mask.shape[0], 1, 1, 1)
         x = F.scaled_dot_product_attention(
             query,
             key,
@@ -162,7 +169,7 @@ class SwinBlock(nn.Module):
         x = window_merge(self.attn(window_partition(x, self.window), mask), self.window, *padded)
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
-        return x[:, :height, :width]
+        return F.pad(x, (0, 0, 0, width - padded[1], 0, height - padded[0]))
 
 
 class PatchMerging(nn.Module):
@@ -202,7 +209,7 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The stage's own output, before the way down."""
-        padded = (size + -size % self.window for size in x.shape[1:3])
+        padded = (round_up(size, self.window) for size in x.shape[1:3])
         mask = shift_mask(*padded, self.window, self.window // 2, like=x)
         for block in self.blocks:
             if self.use_checkpoint and self.training:

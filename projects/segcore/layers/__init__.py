@@ -1,22 +1,39 @@
 """Building blocks that several networks share."""
 
 from segcore.layers.attention import MultiHeadAttention
-from segcore.layers.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
-from segcore.layers.levels import flatten_levels, grid_reference_points, level_positions, pad_to
+from segcore.layers.deformable_encoder import (
+    DeformableEncoder,
+    DeformableEncoderLayer,
+    encoder_layers,
+    run_layers,
+)
+from segcore.layers.levels import (
+    flatten_levels,
+    grid_reference_points,
+    level_positions,
+    offset_normalizer,
+    pad_to,
+    token_encodings,
+)
 from segcore.layers.mlp import MLP, FeedForward
-from segcore.layers.ms_deform_attn import MSDeformAttn
+from segcore.layers.ms_deform_attn import DeformAttnProjections, MSDeformAttn
 from segcore.layers.position_encoding import SinePositionEncoding
 
 __all__ = [
     "MLP",
+    "DeformAttnProjections",
     "DeformableEncoder",
     "DeformableEncoderLayer",
     "FeedForward",
     "MSDeformAttn",
     "MultiHeadAttention",
     "SinePositionEncoding",
+    "encoder_layers",
     "flatten_levels",
     "grid_reference_points",
     "level_positions",
+    "offset_normalizer",
     "pad_to",
+    "run_layers",
+    "token_encodings",
 ]

@@ -1,6 +1,6 @@
 """Transformer encoder with multi-scale deformable attention (Deformable DETR, section 4.1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch.nn.functional as F
@@ -54,15 +54,26 @@ class DeformableEncoderLayer(nn.Module):
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))
 
 
+def encoder_layers(embed_dim: int, *, num_layers: int, **layer_options) -> nn.ModuleList:
+    """Build layers; ``layer_options`` are those of :class:`DeformableEncoderLayer`."""
+    return nn.ModuleList(
+        DeformableEncoderLayer(embed_dim, **layer_options) for _ in range(num_layers)
+    )
+
+
+def run_layers(layers: Iterable[nn.Module], tokens: Tensor, *others: Any) -> Tensor:
+    """Encode tokens by one layer after the other. See :class:`DeformableEncoder`."""
+    for layer in layers:
+        tokens = layer(tokens, *others)
+    return tokens
+
+
 class DeformableEncoder(nn.Module):
     """``num_layers`` encoder layers ``layers.{i}``; keyword arguments are those of a layer."""
 
-    def __init__(self, embed_dim: int, *, num_layers: int, num_levels: int, **layer_options):
+    def __init__(self, embed_dim: int, *, num_layers: int, **layer_options):
         super().__init__()
-        self.layers = nn.ModuleList(
-            DeformableEncoderLayer(embed_dim, num_levels=num_levels, **layer_options)
-            for _ in range(num_layers)
-        )
+        self.layers = encoder_layers(embed_dim, num_layers=num_layers, **layer_options)
 
     def forward(
         self,
@@ -86,6 +97,6 @@ class DeformableEncoder(nn.Module):
         Returns:
             (B, S, C).
         """
-        for layer in self.layers:
-            tokens = layer(tokens, positions, reference_points, spatial_shapes, padding_mask)
-        return tokens
+        return run_layers(
+            self.layers, tokens, positions, reference_points, spatial_shapes, padding_mask
+        )

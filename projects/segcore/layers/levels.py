@@ -14,31 +14,54 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
     return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
 
 
-def level_positions(
+def token_encodings(
     encoding: SinePositionEncoding,
-    level_embed: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
+    maps: Sequence[Tensor],
     padding_masks: Sequence[Tensor] | None = None,
-) -> Tensor:
-    """Return position encodings of the tokens of all levels plus the embedding of their level.
+) -> list[Tensor]:
+    """Return position encodings of the tokens of each map.
 
     Args:
-        level_embed: (levels, C).
-        spatial_shapes: (H, W) of each level.
-        padding_masks: bool (B, H, W) of each level, see :class:`SinePositionEncoding`.
+        maps: (B, C, H_l, W_l); only their sizes and device count.
+        padding_masks: bool (B, H_l, W_l) of each, see :class:`SinePositionEncoding`.
 
     Returns:
-        (1, S, C), or (B, S, C) with masks.
+        (1, H_l * W_l, 2F) of each map, or (B, H_l * W_l, 2F) with masks.
     """
-    masks = padding_masks or [None] * len(spatial_shapes)
-    encodings = [
-        encoding(shape, device=level_embed.device, padding_mask=mask).flatten(2).transpose(1, 2)
-        for shape, mask in zip(spatial_shapes, masks, strict=True)
+    masks = padding_masks or [None] * len(maps)
+    return [
+        encoding(level.shape[-2:], device=level.device, padding_mask=mask)
+        .flatten(2)
+        .transpose(1, 2)
+        for level, mask in zip(maps, masks, strict=True)
     ]
+
+
+def level_positions(encodings: Sequence[Tensor], level_embed: Tensor) -> Tensor:
+    """Add the embedding of its level to each position encoding, and join them.
+
+    Args:
+        encodings: (B or 1, S_l, C) of each level.
+        level_embed: (levels, C).
+
+    Returns:
+        (B or 1, sum of S_l, C).
+    """
     return torch.cat(
         [tokens + embedding for tokens, embedding in zip(encodings, level_embed, strict=True)],
         dim=1,
     )
+
+
+def offset_normalizer(spatial_shapes: Sequence[Sequence[int]] | Tensor, like: Tensor) -> Tensor:
+    """Return (W, H) of each level, (L, 2): divides offsets in cells to offsets in units of the map.
+
+    Of the type and device of ``like``. Made on the device, of sizes that may be symbolic: no copy
+    from the host, and nothing that ``torch.export`` would take for a constant.
+    """
+    sides = [side for height, width in spatial_shapes for side in (width, height)]
+    filled = [torch.full((), side, dtype=like.dtype, device=like.device) for side in sides]
+    return torch.stack(filled).view(-1, 2)
 
 
 def grid_reference_points(

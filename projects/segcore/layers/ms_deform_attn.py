@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from segcore.layers.levels import offset_normalizer
 from segcore.ops import ms_deform_attn
 
 
-class MSDeformAttn(nn.Module):
-    """Attention of queries to a few points of every level, near their reference points.
+class DeformAttnProjections(nn.Module):
+    """The linear layers of deformable attention: what its forms on maps and on tokens share.
 
     Offsets of the points and their weights are linear in the query; the weights of a head sum to
     one over all levels and points.
@@ -69,6 +70,26 @@ class MSDeformAttn(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
+    def offsets_and_weights(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, Q, M, L, P, 2) and (N, Q, M, L, P), float32 at least."""
+        samples = (self.num_heads, self.num_levels, self.num_points)
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
+        precision = torch.promote_types(weights.dtype, torch.float32)
+        weights = weights.softmax(-1, dtype=precision).view(*query.shape[:2], *samples)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))
+        return offsets.to(precision), weights
+
+    def values(self, value: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Return (N, S, M, C / M), zero at padding."""
+        value = self.value_proj(value)
+        if padding_mask is not None:
+            value = value.masked_fill(padding_mask[..., None], 0)
+        return value.unflatten(-1, (self.num_heads, -1))
+
+
+class MSDeformAttn(DeformAttnProjections):
+    """Attention of queries to a few points of every level, near their reference points."""
+
     def forward(
         self,
         query: Tensor,
@@ -93,26 +114,10 @@ class MSDeformAttn(nn.Module):
             ValueError, TypeError: an argument has a wrong shape or type
         """
         self._check(query, reference_points, value, spatial_shapes, padding_mask)
-        offsets, weights = self._offsets_and_weights(query)
+        offsets, weights = self.offsets_and_weights(query)
         locations = self._locations(offsets, reference_points, spatial_shapes)
-        value = self._values(value, padding_mask)
+        value = self.values(value, padding_mask)
         return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
-
-    def _offsets_and_weights(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, Q, M, L, P, 2) and (N, Q, M, L, P), float32 at least."""
-        samples = (self.num_heads, self.num_levels, self.num_points)
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
-        precision = torch.promote_types(weights.dtype, torch.float32)
-        weights = weights.softmax(-1, dtype=precision).view(*query.shape[:2], *samples)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))
-        return offsets.to(precision), weights
-
-    def _values(self, value: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Return (N, S, M, C / M), zero at padding."""
-        value = self.value_proj(value)
-        if padding_mask is not None:
-            value = value.masked_fill(padding_mask[..., None], 0)
-        return value.unflatten(-1, (self.num_heads, -1))
 
     def _locations(
         self,
@@ -126,8 +131,7 @@ class MSDeformAttn(nn.Module):
         )
         if reference.shape[-1] == 4:
             return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
-        sizes = torch.as_tensor(spatial_shapes, dtype=offsets.dtype, device=offsets.device)
-        return reference + offsets / sizes.flip(-1)[:, None]
+        return reference + offsets / offset_normalizer(spatial_shapes, like=offsets)[:, None]
 
     def _check(
         self,

@@ -28,7 +28,7 @@ class ClusterNeighborhood:
             got = getattr(clusters, "dtype", type(clusters).__name__)
             raise TypeError(f"clusters: expected an int32 or int64 tensor, got {got}")
         check_dims("clusters", clusters, ("B", "N", "R"))
-        if not isinstance(cluster_size, int) or cluster_size < 1:
+        if not isinstance(cluster_size, int | torch.SymInt) or cluster_size < 1:
             raise ValueError(f"cluster_size: expected an integer of at least 1, got {cluster_size}")
         self.clusters = clusters.to(torch.int32).contiguous()
         self.cluster_size = cluster_size
@@ -68,7 +68,9 @@ class ClusterNeighborhood:
         clusters = self.clusters if tokens is None else take(self.clusters, tokens)
         slots = torch.arange(self.cluster_size, device=clusters.device)
         members = (clusters.long()[..., None] * self.cluster_size + slots).flatten(2)
-        if self.num_tokens % self.cluster_size == 0:
+        remainder = self.num_tokens % self.cluster_size
+        # With symbolic sizes it is left open whether there are empty slots.
+        if not isinstance(remainder, torch.SymInt) and remainder == 0:
             return members, None
         valid = members < self.num_tokens
         return torch.where(valid, members, 0), valid

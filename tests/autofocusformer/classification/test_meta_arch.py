@@ -52,13 +52,13 @@ def test_logits_are_those_of_the_normalized_mean_token():
     *_, tokens = model.stages(images)
     normalized = F.layer_norm(tokens.features, (20,))
     expected = F.linear(normalized.mean(1), model.head.weight, model.head.bias)
-    torch.testing.assert_close(model.classify(images), expected)
+    torch.testing.assert_close(model.network(images), expected)
 
 
 def test_loss_is_smoothed_cross_entropy():
     model = small_classifier(label_smoothing=0.1).train()
     loss = model(photos(2))["loss_cls"]
-    logits = model.classify(model.preprocess(photos(2)))
+    logits = model.network(model.preprocess(photos(2)))
     targets = 0.9 * torch.eye(3)[:2] + 0.1 / 3
     torch.testing.assert_close(loss, -(targets * logits.log_softmax(1)).sum(1).mean())
 
@@ -73,7 +73,7 @@ def test_loss_takes_what_the_augmentation_gives():
 
     model = small_classifier(augmentation=augment, label_smoothing=0.1).train()
     loss = model(photos(2))["loss_cls"]
-    logits = model.classify(torch.zeros(2, 3, 64, 64))
+    logits = model.network(torch.zeros(2, 3, 64, 64))
     torch.testing.assert_close(loss, -(probabilities * logits.log_softmax(1)).sum(1).mean())
     assert seen == [((2, 3, 64, 64), [0, 1])]
     model.eval()(photos(2))

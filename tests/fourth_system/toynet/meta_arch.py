@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
-from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,45 +65,30 @@ class ToySegmenter(SegmentationModel):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        if not self.training:
-            return self.make_results(self.predict_masks(batched_inputs))
-        images = self.preprocess_images(batched_inputs)
-        maps = self.network(images.tensor)
+    def network(self, images: Tensor) -> tuple[Tensor]:
+        """Images (N, 3, H, W) -> logits of the classes (N, K, H / 4, W / 4)."""
+        return (self.head(self.backbone(images)["res2"]),)
+
+    def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        (maps,) = self.network(self.preprocess_images(batched_inputs).tensor)
         loss = [
             self.loss(logits, checked_target(inputs, len(logits), self.device))
             for logits, inputs in zip(maps, batched_inputs, strict=True)
         ]
         return {"loss_mask": torch.stack(loss).mean()}
 
-    def network(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> logits of the classes (N, K, H / 4, W / 4)."""
-        return self.head(self.backbone(images)["res2"])
-
     def loss(self, logits: Tensor, target: dict[str, Tensor]) -> Tensor:
         masks = F.interpolate(target["masks"][None].float(), logits.shape[-2:])[0]
         wanted = torch.zeros_like(logits).index_add(0, target["labels"], masks).clamp(max=1)
         return F.binary_cross_entropy_with_logits(logits, wanted)
 
-    def predict_masks(self, batched_inputs: list[dict[str, Any]]) -> list[MaskPrediction]:
-        images = self.preprocess_images(batched_inputs)
-        maps = self.network(images.tensor)
-        return [
-            self.prediction(logits, images, image_size, inputs)
-            for logits, image_size, inputs in zip(
-                maps, images.image_sizes, batched_inputs, strict=True
-            )
-        ]
-
-    def prediction(
-        self, logits: Tensor, images: ImageList, image_size: tuple[int, int], inputs: dict
-    ) -> MaskPrediction:
+    def mask_prediction(self, logits: Tensor, *sizes: tuple[int, int]) -> MaskPrediction:
         labels = torch.arange(len(logits), device=logits.device)
         scores = torch.ones(len(logits), device=logits.device)
         return MaskPrediction(
             logits,
             Tensor.sigmoid,
-            (tuple(images.tensor.shape[-2:]), image_size, (inputs["height"], inputs["width"])),
+            sizes,
             torch.eye(len(logits), device=logits.device),
             PanopticPrediction(labels, labels, scores),
             InstancePrediction(labels, labels, scores, MaskRating(0.5)),

@@ -37,7 +37,7 @@ def test_classifier(case, comparison):
     last = len(model.layers) - 1
     modules = [f"layers.{number}.downsample" for number in range(last)] + [f"layers.{last}"]
     with Capture(model, modules) as capture, torch.set_grad_enabled("gradient" in case.info):
-        logits = model.classify(input_batch(case))
+        logits = model.network(input_batch(case))
 
     atol, rtol = case.info["atol"], case.info["rtol"]
     comparison.close("logits", unbatched(logits), case.arrays["logits"], atol, relative=rtol)

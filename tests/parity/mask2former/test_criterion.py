@@ -105,7 +105,7 @@ def test_costs_and_assignment(case, comparison):
 def test_losses(case, dtype, comparison, world_size):
     levels = list(levels_of(case, dtype).values())
     criterion = build(case.config).to(dtype)
-    losses = criterion({**levels[0], "aux_outputs": levels[1:]}, targets_of(case))
+    losses = criterion.unweighted({**levels[0], "aux_outputs": levels[1:]}, targets_of(case))
     expected = case.info["losses_unweighted"]
     assert losses.keys() == expected.keys()
     for name, value in losses.items():
@@ -122,7 +122,7 @@ def test_gradients(case, comparison, world_size):
     levels, targets = levels_of(case, torch.float64), targets_of(case)
     criterion = build(case.config).double()
     final, *aux = levels.values()
-    losses = criterion({**final, "aux_outputs": aux}, targets)
+    losses = criterion.unweighted({**final, "aux_outputs": aux}, targets)
     sum(criterion.weight_dict[name] * value for name, value in losses.items()).backward()
     for name, level in levels.items():
         array = f"grad_pred_logits_{name}"

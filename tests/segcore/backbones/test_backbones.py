@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from backbone_models import randomised
+from export_checks import assert_exports
 from segcore.backbones import D2SwinTransformer, PyramidVisionTransformerV2
 
 SWIN = {"embed_dim": 8, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4), "window_size": 4}
+TWO_STAGES = SWIN | {"depths": (2, 2), "num_heads": (1, 2), "out_features": ("res2", "res3")}
 PVT = {"embed_dims": (8, 8, 12, 16), "num_heads": (1, 2, 2, 4), "depths": (1, 1, 2, 1)}
 
 backbones = pytest.mark.parametrize(
@@ -60,3 +62,16 @@ def test_autocast(build, dtype):
         features = model(pixels)
     for name, feature in features.items():
         assert (feature.float() - exact[name]).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(D2SwinTransformer, **TWO_STAGES),
+        partial(PyramidVisionTransformerV2, **PVT),
+    ],
+    ids=["Swin", "PVT v2"],
+)
+def test_export(build):
+    """Swin: of images that have several windows in a row and column of every stage."""
+    assert_exports(build(), (160, 192), [(96, 224), (224, 64)])
