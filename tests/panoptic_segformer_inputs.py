@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from panoptic_segformer.location_decoder import LocationOutput
+from panoptic_segformer.targets import Target, Targets
 
 BATCH, QUERIES, THINGS, STUFF = 2, 7, 4, 3
 LAYERS, THING_BLOCKS, STUFF_BLOCKS = 3, 2, 3
@@ -34,17 +35,21 @@ def stuff_of(**options) -> tuple[list[Tensor], list[Tensor]]:
     return masks, [leaf(BATCH, STUFF, **options) for _ in range(STUFF_BLOCKS - 1)]
 
 
-def targets_of(things: tuple[int, ...], stuff: tuple[int, ...]) -> list[dict]:
-    return [target_of(*counts) for counts in zip(things, stuff, strict=True)]
+def targets_of(things: tuple[int, ...], stuff: tuple[int, ...], **options) -> list[Target]:
+    return [target_of(*counts, **options) for counts in zip(things, stuff, strict=True)]
 
 
-def target_of(things: int, stuff: int) -> dict:
+def target_of(things: int, stuff: int, dtype: torch.dtype = torch.float64) -> Target:
     center, size = torch.rand(things, 2) * 0.6 + 0.2, torch.rand(things, 2) * 0.4 + 0.05
-    return {
-        "labels": torch.randint(THINGS, (things,)),
-        "boxes": torch.cat([center, size], dim=1),
-        "masks": torch.rand(things, *PADDED_SIZE) > 0.6,
-        "stuff_labels": torch.randperm(STUFF)[:stuff],
-        "stuff_masks": torch.rand(stuff, *PADDED_SIZE) > 0.6,
-        "image_size": (32 + 2 * things, 56 - stuff),
-    }
+    return Target(
+        labels=torch.randint(THINGS, (things,)),
+        boxes=torch.cat([center, size], dim=1).to(dtype),
+        masks=torch.rand(things, *PADDED_SIZE) > 0.6,
+        stuff_labels=torch.randperm(STUFF)[:stuff],
+        stuff_masks=torch.rand(stuff, *PADDED_SIZE) > 0.6,
+        image_size=(32 + 2 * things, 56 - stuff),
+    )
+
+
+def collected(targets: list[Target]) -> Targets:
+    return Targets.collect(targets, PADDED_SIZE)

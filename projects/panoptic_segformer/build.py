@@ -1,13 +1,15 @@
 """The network between backbone and results, of the config ``MODEL.PANOPTIC_SEGFORMER``."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from torch import nn
 
+from panoptic_segformer.batching import padding_policy_of
 from panoptic_segformer.encoder import MultiScaleEncoder
 from panoptic_segformer.location_decoder import LocationDecoder
+from panoptic_segformer.location_kinds import location_kind_of
 from panoptic_segformer.mask_decoder import NUM_MASK_LEVELS, MaskDecoder
 from panoptic_segformer.neck import ChannelMapper
 from segcore.backbones.features import are_tokens
@@ -15,8 +17,8 @@ from segcore.backbones.features import are_tokens
 
 def build_network(
     panoptic_segformer: CfgNode, shapes: Mapping[str, ShapeSpec], *, num_things: int
-) -> dict[str, nn.Module]:
-    """The parts of :class:`PanopticSegFormer`, by the names of its arguments.
+) -> dict[str, Any]:
+    """Build the parts of :class:`PanopticSegFormer`, by the names of its arguments.
 
     Args:
         panoptic_segformer: the config ``MODEL.PANOPTIC_SEGFORMER``.
@@ -38,14 +40,16 @@ def build_network(
     }
     mask_decoder = {**attention, "recompute": panoptic_segformer.CHECKPOINT_MASK_DECODERS}
     in_channels = _in_channels(shapes, panoptic_segformer.IN_FEATURES)
+    location_kind = location_kind_of(panoptic_segformer)
     return {
+        "in_features": panoptic_segformer.IN_FEATURES,
         "neck": ChannelMapper(in_channels, panoptic_segformer.HIDDEN_DIM),
         "encoder": MultiScaleEncoder(num_layers=panoptic_segformer.ENC_LAYERS, **deformable),
         "location_decoder": LocationDecoder(
             num_queries=panoptic_segformer.NUM_THING_QUERIES,
             num_classes=num_things,
             num_layers=panoptic_segformer.LOCATION_LAYERS,
-            with_boxes=_with_boxes(panoptic_segformer.LOCATION_TARGET),
+            num_coordinates=location_kind.num_coordinates,
             **deformable,
         ),
         "thing_mask_decoder": MaskDecoder(
@@ -54,6 +58,9 @@ def build_network(
         "stuff_mask_decoder": MaskDecoder(
             num_layers=panoptic_segformer.STUFF_MASK_LAYERS, self_attention=True, **mask_decoder
         ),
+        "location_kind": location_kind,
+        "padding_policy": padding_policy_of(panoptic_segformer),
+        "size_divisibility": panoptic_segformer.SIZE_DIVISIBILITY,
     }
 
 
@@ -74,11 +81,3 @@ def _in_channels(shapes: Mapping[str, ShapeSpec], in_features: list[str]) -> lis
             f"the backbone has (with strides) {known}"
         )
     return [shapes[name].channels for name in in_features]
-
-
-def _with_boxes(target: str) -> bool:
-    if target not in ("box", "centre"):
-        raise ValueError(
-            f"MODEL.PANOPTIC_SEGFORMER.LOCATION_TARGET: expected 'box' or 'centre', got {target!r}"
-        )
-    return target == "box"

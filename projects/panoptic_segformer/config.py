@@ -35,7 +35,7 @@ def add_panoptic_segformer_config(cfg: CfgNode) -> None:
     panoptic_segformer.STUFF_MASK_LAYERS = 6
     # What the location decoder predicts: "box", or "centre", the center of mass of the mask.
     panoptic_segformer.LOCATION_TARGET = "box"
-    # Batches are padded to a multiple of it.
+    # Padded sizes, of the masks in the losses or, as in the original, of batches, are multiples.
     panoptic_segformer.SIZE_DIVISIBILITY = 1
     # As the original: padding takes part in the masks, which are resized without cutting it off.
     panoptic_segformer.OFFICIAL_PADDING = False
@@ -100,7 +100,7 @@ def _panoptic_segformer(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.PANOPTIC_SEGFORMER.NHEADS, {num_heads}, got {hidden_dim}"
         )
     if not panoptic_segformer.OFFICIAL_PADDING:
-        # The backbone runs once for each image size, in each process another number of times.
+        # The network runs once for each image size, in each process another number of times.
         for key in keys_with_sync_norm(cfg.MODEL, "MODEL."):
             yield (
                 f"{key}: expected a norm without synchronization, such as 'FrozenBN' or 'GN', as "

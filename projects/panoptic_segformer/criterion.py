@@ -7,17 +7,12 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from panoptic_segformer.ground_truth import (
-    Stuff,
-    Targets,
-    Things,
-    check_targets,
-    pixel_boxes,
-)
 from panoptic_segformer.location_decoder import LocationOutput
+from panoptic_segformer.location_kinds import BOXES, LocationKind, location_kind_of
 from panoptic_segformer.matching import LocationMatch, ThingMatcher
+from panoptic_segformer.targets import Stuff, Targets, Things
 from segcore.functional import at_least_float32, bilinear
-from segcore.losses import generalized_iou, mean_over_workers, squared_dice_loss
+from segcore.losses import mean_over_workers, squared_dice_loss
 
 # Masks are compared at twice the size that they are predicted at.
 UPSAMPLING = 2
@@ -34,45 +29,41 @@ class PanopticSegFormerCriterion(nn.Module):
     a gradient, and DistributedDataParallel need not look for unused ones.
 
     Args:
-        class_weight, l1_weight, giou_weight, dice_weight: of costs and losses. Classes weigh twice
-            as much in the second matching and in the stuff loss.
+        location_kind: costs and losses of the locations.
+        class_weight, dice_weight: of costs and losses. Classes weigh twice as much in the second
+            matching and in the stuff loss.
         official_empty_things: drop the stuff class loss where no image of the process has a thing.
     """
 
     def __init__(
         self,
+        location_kind: LocationKind = BOXES,
         *,
         class_weight: float = 2.0,
-        l1_weight: float = 5.0,
-        giou_weight: float = 2.0,
         dice_weight: float = 2.0,
         official_empty_things: bool = False,
     ) -> None:
         super().__init__()
+        self.location_kind = location_kind
         self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
         self.dice_weight = dice_weight
         self.official_empty_things = official_empty_things
         self.matcher = ThingMatcher(
-            class_weight=class_weight,
-            l1_weight=l1_weight,
-            giou_weight=giou_weight,
-            dice_weight=dice_weight,
+            location_kind, class_weight=class_weight, dice_weight=dice_weight
         )
 
     def match(self, location: LocationOutput, targets: Targets) -> LocationMatch:
         """Match thing queries to things; the matched ones go into the mask decoder.
 
         Raises:
-            ValueError: targets that disagree with each other or with the predictions.
+            ValueError: targets of another number of images; a label is not a thing class.
             FloatingPointError: a matching cost is not finite.
         """
-        check_targets(targets, batch=len(location.logits[0]))
-        boxes = at_least_float32(location.boxes[-1].detach())
-        with torch.autocast(boxes.device.type, enabled=False):
-            things = Things.from_targets(targets, predicted=boxes)
-            return self.matcher.match_locations(location, things)
+        expected, actual = len(location.logits[0]), len(targets.things.counts)
+        if actual != expected:
+            raise ValueError(f"targets: expected those of {expected} images, got {actual}")
+        with torch.autocast(location.boxes[-1].device.type, enabled=False):
+            return self.matcher.match_locations(location, targets.things)
 
     def forward(
         self,
@@ -94,26 +85,28 @@ class PanopticSegFormerCriterion(nn.Module):
 
         Returns:
             Scalars, float32 or float64, whose sum is the total loss. Of the last location layer
-            "loss_cls", "loss_bbox" and "loss_iou" (of centers "loss_cls", "loss_centre"), of layer
-            i "d{i}.loss_cls", ...; of the final masks "loss_mask_things", "loss_mask_stuff", of
-            those of block i "d{i}.loss_mask_things_f", ...; "d{i}.loss_cls_stuff_f".
+            "loss_cls" and the losses of the :class:`LocationKind`, of layer i "d{i}.loss_cls", ...;
+            of the final masks "loss_mask_things", "loss_mask_stuff", of those of block i
+            "d{i}.loss_mask_things_f", ...; "d{i}.loss_cls_stuff_f".
 
         Raises:
             FloatingPointError: a matching cost is not finite.
         """
+        things, stuff = targets
         with torch.autocast(location.boxes[-1].device.type, enabled=False):
-            stuff = Stuff.from_targets(targets)
-            losses = self._location_losses(location, match)
-            losses |= self._thing_mask_losses(match, thing_masks, targets)
-            losses |= self._stuff_mask_losses(stuff, stuff_masks, targets)
-            losses |= self._stuff_class_losses(stuff, stuff_logits, targets)
+            losses = self._location_losses(location, match, things)
+            losses |= self._thing_mask_losses(match, thing_masks, things)
+            losses |= self._stuff_mask_losses(stuff_masks, stuff)
+            losses |= self._stuff_class_losses(stuff_logits, targets)
             # A mean over things, times their share things / (things + stuff); so of stuff.
             counts = [match.assignment.query.shape[1], len(stuff.labels)]
-            total = mean_over_workers(counts, like=match.things.boxes).sum()
+            total = mean_over_workers(counts, like=things.boxes).sum()
             return {name: loss / total for name, loss in losses.items()}
 
-    def _location_losses(self, location: LocationOutput, match: LocationMatch) -> dict[str, Tensor]:
-        things, (image, query, target) = match.things, match.assignment
+    def _location_losses(
+        self, location: LocationOutput, match: LocationMatch, things: Things
+    ) -> dict[str, Tensor]:
+        image, query, target = match.assignment
         logits = at_least_float32(torch.stack(location.logits))  # (layers, B, Q, K)
         layer = torch.arange(len(logits), device=logits.device)[:, None]
         classes = torch.zeros_like(logits)
@@ -122,36 +115,25 @@ class PanopticSegFormerCriterion(nn.Module):
         losses = _by_layer(self.class_weight * class_loss, "loss_cls", "d{}.loss_cls")
 
         boxes = at_least_float32(torch.stack(location.boxes))[layer, image, query]
-        true = things.boxes[target]
-        distance = self.l1_weight * (boxes - true).abs().sum((1, 2))
-        if boxes.shape[-1] == 2:
-            return losses | _by_layer(distance, "loss_centre", "d{}.loss_centre")
-        scale = things.scale[target]
-        giou = generalized_iou(pixel_boxes(boxes, scale), pixel_boxes(true, scale))
-        return (
-            losses
-            | _by_layer(distance, "loss_bbox", "d{}.loss_bbox")
-            | _by_layer(self.giou_weight * (1 - giou).sum(1), "loss_iou", "d{}.loss_iou")
-        )
+        pairs = self.location_kind.losses(boxes, match.locations[target], things.scale[target])
+        for name, loss in pairs.items():
+            losses |= _by_layer(loss.sum(1), name, f"d{{}}.{name}")
+        return losses
 
     def _thing_mask_losses(
-        self, match: LocationMatch, masks: Sequence[Tensor], targets: Targets
+        self, match: LocationMatch, masks: Sequence[Tensor], things: Things
     ) -> dict[str, Tensor]:
         """Return losses of the masks of all blocks, by the matching of the final masks."""
-        true = [target["masks"] for target in targets]
         size = masks[-1].shape[-2:]
-        pairs = self.matcher.match_masks(
-            match, masks[-1], [_resized(part, size, like=masks[-1]) for part in true]
-        )
+        true = [_resized(of_image, size, like=masks[-1]) for of_image in things.masks]
+        pairs = self.matcher.match_masks(match, masks[-1], true)
         image, row, target = (part[0] for part in pairs)
-        loss = self._mask_loss(masks, image, row, true, target)
+        loss = self._mask_loss(masks, image, row, things.masks, target)
         return _by_layer(loss, "loss_mask_things", "d{}.loss_mask_things_f")
 
-    def _stuff_mask_losses(
-        self, stuff: Stuff, masks: Sequence[Tensor], targets: Targets
-    ) -> dict[str, Tensor]:
+    def _stuff_mask_losses(self, masks: Sequence[Tensor], stuff: Stuff) -> dict[str, Tensor]:
         """Return losses of the classes in each image; query c stands for stuff class c."""
-        loss = self._mask_loss(masks, *stuff, [target["stuff_masks"] for target in targets])
+        loss = self._mask_loss(masks, stuff.image, stuff.labels, stuff.masks)
         return _by_layer(loss, "loss_mask_stuff", "d{}.loss_mask_stuff_f")
 
     def _mask_loss(
@@ -177,15 +159,14 @@ class PanopticSegFormerCriterion(nn.Module):
             true = true[target]
         return self.dice_weight * squared_dice_loss(predicted, true, smooth=DICE_SMOOTH).sum(1)
 
-    def _stuff_class_losses(
-        self, stuff: Stuff, logits: Sequence[Tensor], targets: Targets
-    ) -> dict[str, Tensor]:
+    def _stuff_class_losses(self, logits: Sequence[Tensor], targets: Targets) -> dict[str, Tensor]:
         """Return losses of the presence of each stuff class in each image."""
+        things, stuff = targets
         logits = at_least_float32(torch.stack(list(logits)))  # (blocks, B, K)
         present = torch.zeros_like(logits)
         present[:, stuff.image, stuff.labels] = 1
         weight = STUFF_CLASS_FACTOR * self.class_weight
-        if self.official_empty_things and not any(len(target["labels"]) for target in targets):
+        if self.official_empty_things and not len(things.labels):
             weight = 0.0
         loss = weight * _focal_loss(logits, present).flatten(1).sum(1)
         return {f"d{block}.loss_cls_stuff_f": value for block, value in enumerate(loss)}
@@ -211,9 +192,8 @@ def build_criterion(cfg: CfgNode) -> PanopticSegFormerCriterion:
     """The criterion that ``MODEL.PANOPTIC_SEGFORMER`` describes."""
     panoptic_segformer = cfg.MODEL.PANOPTIC_SEGFORMER
     return PanopticSegFormerCriterion(
+        location_kind_of(panoptic_segformer),
         class_weight=panoptic_segformer.CLASS_WEIGHT,
-        l1_weight=panoptic_segformer.L1_WEIGHT,
-        giou_weight=panoptic_segformer.GIOU_WEIGHT,
         dice_weight=panoptic_segformer.DICE_WEIGHT,
         official_empty_things=panoptic_segformer.OFFICIAL_EMPTY_THINGS,
     )

@@ -23,8 +23,8 @@ class LocationOutput(NamedTuple):
 
     Attributes:
         logits: (B, Q, K) of each layer, of the thing classes.
-        boxes: (B, Q, 4) of each layer, float32 at least: (center x, center y, width, height) in
-            units of the image without padding; (B, Q, 2), centers, where boxes are not predicted.
+        boxes: (B, Q, num_coordinates) of each layer, float32 at least, in units of the image
+            without padding: (center x, center y, width, height), or the centers alone.
         queries: (B, Q, C), the last layer's.
     """
 
@@ -100,12 +100,12 @@ class LocationDecoder(nn.Module):
         num_points: int = 4,
         feedforward_dim: int = 1024,
         dropout: float = 0.1,
-        with_boxes: bool = True,
+        num_coordinates: int = 4,
     ):
         """
         Args:
             num_classes: K thing classes.
-            with_boxes: predict boxes; else only centers (the paper's "box-free").
+            num_coordinates: 4 for boxes, 2 for centers alone, see :class:`LocationKind`.
         """
         super().__init__()
         self.layers = nn.ModuleList(
@@ -122,19 +122,15 @@ class LocationDecoder(nn.Module):
         # Of each query first its position, then its content.
         self.query_embed = nn.Embedding(num_queries, 2 * embed_dim)
         self.reference_points = nn.Linear(embed_dim, 2)
-        self.class_embed = nn.ModuleList(
-            nn.Linear(embed_dim, num_classes) for _ in range(num_layers)
-        )
+        self.class_embed = class_branches(num_layers, embed_dim, num_classes)
         self.bbox_embed = nn.ModuleList(
-            MLP(embed_dim, embed_dim, 4 if with_boxes else 2, 3) for _ in range(num_layers)
+            MLP(embed_dim, embed_dim, num_coordinates, 3) for _ in range(num_layers)
         )
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
-        for branch in self.class_embed:
-            init_class_bias(branch)
         for branch in self.bbox_embed:
             nn.init.zeros_(branch.layers[-1].weight)
             nn.init.zeros_(branch.layers[-1].bias)
@@ -173,9 +169,12 @@ class LocationDecoder(nn.Module):
         return LocationOutput(logits, boxes, queries)
 
 
-def init_class_bias(branch: nn.Linear) -> None:
-    """Let a class branch predict every class with the prior probability."""
-    nn.init.constant_(branch.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+def class_branches(count: int, embed_dim: int, num_classes: int) -> nn.ModuleList:
+    """Build linear layers that predict every class with the prior probability at first."""
+    branches = nn.ModuleList(nn.Linear(embed_dim, num_classes) for _ in range(count))
+    for branch in branches:
+        nn.init.constant_(branch.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+    return branches
 
 
 def _refined(delta: Tensor, reference: Tensor) -> Tensor:

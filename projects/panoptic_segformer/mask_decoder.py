@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segcore.functional import bilinear
-from segcore.layers import FeedForward
+from segcore.layers import FeedForward, pad_to
 
 # Levels of the encoder that masks are made from: strides 8, 16 and 32 as published.
 NUM_MASK_LEVELS = 3
@@ -29,6 +29,10 @@ class MaskOutput(NamedTuple):
 
     masks: list[Tensor]
     queries: list[Tensor]
+
+    def padded(self, size: tuple[int, int]) -> "MaskOutput":
+        """Return the output with masks of ``size`` (h, w), 0 at the bottom and on the right."""
+        return self._replace(masks=[pad_to(mask, size) for mask in self.masks])
 
 
 class AttentionMask(nn.Module):

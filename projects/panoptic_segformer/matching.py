@@ -1,4 +1,4 @@
-"""Two matchings of thing queries: by class and box, then of the matched ones with masks."""
+"""Two matchings of thing queries: by class and location, then of the matched ones with masks."""
 
 import logging
 from collections.abc import Sequence
@@ -7,11 +7,13 @@ from typing import NamedTuple
 import torch
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from panoptic_segformer.ground_truth import Things, pixel_boxes
 from panoptic_segformer.location_decoder import LocationOutput
+from panoptic_segformer.location_kinds import LocationKind
+from panoptic_segformer.targets import Things
 from segcore.functional import at_least_float32
-from segcore.losses import generalized_iou, pairwise_squared_dice_loss
+from segcore.losses import pairwise_squared_dice_loss
 from segcore.matching import Assignment, assign_by_parts, focal_class_cost
 
 # The second matching weighs the class more than the first.
@@ -20,20 +22,25 @@ DICE_SMOOTH = 1e-3
 
 
 class LocationMatch(NamedTuple):
-    """Matching of thing queries to things by class and box.
+    """Matching of thing queries to things by class and location.
 
     Attributes:
-        things: of the batch.
+        locations: (N, num_coordinates) of the things, see :class:`LocationKind`.
         assignment: of all layers of the location decoder, over the things of all images.
         matched_queries: of each image, the queries of the last layer's pairs: int64, ascending.
             They alone go into the mask decoder.
         costs: of each image {name: (matched queries, things)}, the last layer's.
     """
 
-    things: Things
+    locations: Tensor
     assignment: Assignment
     matched_queries: list[Tensor]
     costs: list[dict[str, Tensor]]
+
+    def gather(self, queries: Tensor) -> Tensor:
+        """Return the matched ones of queries (B, Q, C): (B, N, C), padded with zeros."""
+        pairs = zip(queries, self.matched_queries, strict=True)
+        return pad_sequence([of_image[indices] for of_image, indices in pairs], batch_first=True)
 
 
 class ThingMatcher:
@@ -43,16 +50,15 @@ class ThingMatcher:
     """
 
     def __init__(
-        self, *, class_weight: float, l1_weight: float, giou_weight: float, dice_weight: float
+        self, location_kind: LocationKind, *, class_weight: float, dice_weight: float
     ) -> None:
+        self.location_kind = location_kind
         self.class_weight = class_weight
-        self.l1_weight = l1_weight
-        self.giou_weight = giou_weight
         self.dice_weight = dice_weight
 
     @torch.no_grad()
     def match_locations(self, location: LocationOutput, things: Things) -> LocationMatch:
-        """Match each layer's queries to the things of their image, by class and box.
+        """Match each layer's queries to the things of their image, by class and location.
 
         Raises:
             ValueError: a label is not a thing class.
@@ -66,7 +72,8 @@ class ThingMatcher:
                 "without supervision (MODEL.PANOPTIC_SEGFORMER.NUM_THING_QUERIES)",
                 key="message",
             )
-        costs = self.location_costs(location, things)
+        locations = self.location_kind.true(things)
+        costs = self.location_costs(location, things, locations)
         images = zip(*(cost.split(things.counts, dim=-1) for cost in costs.values()), strict=True)
         images = [dict(zip(costs, parts, strict=True)) for parts in images]
         assignment = assign_by_parts(
@@ -82,7 +89,7 @@ class ThingMatcher:
             [min(num_queries, count) for count in things.counts]
         )
         return LocationMatch(
-            things,
+            locations,
             assignment,
             list(matched_queries),
             [
@@ -91,11 +98,13 @@ class ThingMatcher:
             ],
         )
 
-    def location_costs(self, location: LocationOutput, things: Things) -> dict[str, Tensor]:
+    def location_costs(
+        self, location: LocationOutput, things: Things, locations: Tensor
+    ) -> dict[str, Tensor]:
         """Return weighted costs of every query and thing: {name: (layers, Q, N)}.
 
         Column n is of the queries of thing n's image. "class" (NaN for labels that are not thing
-        classes), "L1", and of boxes "GIoU".
+        classes), and those of the :class:`LocationKind`.
         """
         logits = at_least_float32(torch.stack(location.logits))
         num_classes = logits.shape[-1]
@@ -105,16 +114,8 @@ class ThingMatcher:
         class_cost = class_cost.masked_fill(unknown[:, None, None], torch.nan).permute(1, 2, 0)
 
         boxes = at_least_float32(torch.stack(location.boxes))[:, things.image].transpose(1, 2)
-        costs = {
-            "class": self.class_weight * class_cost,
-            "L1": self.l1_weight * (boxes - things.boxes).abs().sum(-1),
-        }
-        if boxes.shape[-1] == 4:
-            giou = generalized_iou(
-                pixel_boxes(boxes, things.scale), pixel_boxes(things.boxes, things.scale)
-            )
-            costs["GIoU"] = -self.giou_weight * giou
-        return costs
+        costs = self.location_kind.costs(boxes, locations, things.scale)
+        return {"class": self.class_weight * class_cost, **costs}
 
     @torch.no_grad()
     def match_masks(

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panoptic_segformer.mask_decoder import MaskDecoder, MaskOutput
-from segcore.layers import grid_reference_points, pad_to
+from segcore.layers import grid_reference_points
 
 Size = tuple[int, int]
 
@@ -19,14 +18,38 @@ class PaddedShapes:
 
     Attributes:
         spatial_shapes: (H, W) of the map of each feature level.
-        valid_shapes: of each image, (h, w) of its part of every map.
+        num_images: B.
+        valid_shapes: of each image, (h, w) of its part of every map; None: all of the maps.
         dtype: of coordinates; float32 at least.
     """
 
     spatial_shapes: Sequence[Size]
-    valid_shapes: Sequence[Sequence[Size]]
+    num_images: int
+    valid_shapes: Sequence[Sequence[Size]] | None
     device: torch.device
     dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def from_maps(
+        cls,
+        maps: Sequence[Tensor],
+        padded_size: Size,
+        image_sizes: Sequence[Size] | None = None,
+    ) -> "PaddedShapes":
+        """Collect the shapes of the maps of a batch of images.
+
+        Args:
+            maps: (B, C, H_l, W_l) each, fine to coarse.
+            padded_size: (H, W) of the batch, in pixels.
+            image_sizes: (h, w) of each image without padding; None: there is no padding.
+        """
+        spatial_shapes = [level.shape[-2:] for level in maps]
+        valid_shapes = image_sizes and [
+            [nearest_size(size, padded_size, shape) for shape in spatial_shapes]
+            for size in image_sizes
+        ]
+        dtype = torch.promote_types(maps[0].dtype, torch.float32)
+        return cls(spatial_shapes, maps[0].shape[0], valid_shapes, maps[0].device, dtype)
 
     @property
     def num_tokens(self) -> int:
@@ -38,17 +61,16 @@ class PaddedShapes:
         return replace(
             self,
             spatial_shapes=self.spatial_shapes[:count],
-            valid_shapes=[shapes[:count] for shapes in self.valid_shapes],
+            valid_shapes=self.valid_shapes and [shapes[:count] for shapes in self.valid_shapes],
         )
 
-    @property
-    def padded(self) -> bool:
-        """True if any map has padding."""
-        return any(list(valid) != list(self.spatial_shapes) for valid in self.valid_shapes)
+    def finest(self, image: int) -> Size:
+        """Return (h, w) of an image on the finest map."""
+        return self.spatial_shapes[0] if self.valid_shapes is None else self.valid_shapes[image][0]
 
     def masks(self) -> list[Tensor] | None:
         """Return padding masks (B, h, w) bool of each level; None without padding."""
-        if not self.padded:
+        if self.valid_shapes is None:
             return None
         return [self._mask(level) for level in range(len(self.spatial_shapes))]
 
@@ -59,6 +81,9 @@ class PaddedShapes:
 
     def valid_ratios(self) -> Tensor:
         """Return each image's share (x, y) of each map: (B, levels, 2)."""
+        if self.valid_shapes is None:
+            size = (self.num_images, len(self.spatial_shapes), 2)
+            return torch.ones(size, device=self.device, dtype=self.dtype)
         valid = torch.tensor(self.valid_shapes, dtype=self.dtype)
         whole = torch.tensor(self.spatial_shapes, dtype=self.dtype)
         return (valid / whole).flip(-1).to(self.device)
@@ -69,24 +94,13 @@ class PaddedShapes:
         A center is at the same point of the image, not of the map, on all levels.
         """
         ratios = self.valid_ratios()
-        grid = grid_reference_points(self.spatial_shapes, self.device, self.dtype)
-        cells = torch.tensor([h * w for h, w in self.spatial_shapes], device=self.device)
-        # The output size is known here, and need not be read from a GPU.
-        token_ratios = ratios.repeat_interleave(cells, dim=1, output_size=self.num_tokens)
-        in_image = grid / token_ratios
-        return in_image[:, :, None] * ratios[:, None]
-
-    def valid_tokens(self, tokens: Tensor, image: int) -> Tensor:
-        """Return the tokens of one image, (S, C), without those of padding: (S', C)."""
-        levels = tokens.split([height * width for height, width in self.spatial_shapes])
-        return torch.cat(
-            [
-                level.unflatten(0, size)[:height, :width].flatten(0, 1)
-                for level, size, (height, width) in zip(
-                    levels, self.spatial_shapes, self.valid_shapes[image], strict=True
-                )
-            ]
-        )
+        grids = [
+            grid_reference_points([shape], self.device, self.dtype) for shape in self.spatial_shapes
+        ]
+        in_image = [
+            grid / ratio[:, None] for grid, ratio in zip(grids, ratios.unbind(1), strict=True)
+        ]
+        return torch.cat(in_image, dim=1)[:, :, None] * ratios[:, None]
 
     def _mask(self, level: int) -> Tensor:
         height, width = self.spatial_shapes[level]
@@ -94,37 +108,6 @@ class PaddedShapes:
         below = torch.arange(height, device=self.device) >= valid[:, :1]
         right = torch.arange(width, device=self.device) >= valid[:, 1:]
         return below[:, :, None] | right[:, None, :]
-
-
-def decode_without_padding(
-    decoder: MaskDecoder,
-    queries: Tensor,
-    position: Tensor | None,
-    memory: Tensor,
-    shapes: PaddedShapes,
-    *,
-    all_masks: bool,
-) -> MaskOutput:
-    """Run the decoder on each image alone; masks (B, N, h, w) are 0 at padding.
-
-    Masked attention would differ: the masks of coarse levels are resized at their borders.
-    """
-    outputs = [
-        decoder(
-            queries[image : image + 1],
-            position,
-            shapes.valid_tokens(memory[image], image)[None],
-            shapes.valid_shapes[image],
-            all_masks=all_masks,
-        )
-        for image in range(len(memory))
-    ]
-    masks = zip(*(output.masks for output in outputs), strict=True)
-    queries_by_layer = zip(*(output.queries for output in outputs), strict=True)
-    return MaskOutput(
-        [torch.cat([pad_to(mask, shapes.spatial_shapes[0]) for mask in layer]) for layer in masks],
-        [torch.cat(layer) for layer in queries_by_layer],
-    )
 
 
 def nearest_size(image_size: Size, padded_size: Size, map_size: Size) -> Size:

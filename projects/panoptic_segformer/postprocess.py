@@ -20,12 +20,33 @@ from segcore.inference import (
 DEFAULT_MERGING = PanopticMerging("mask_wise")
 
 
+class Detections(NamedTuple):
+    """Output of the network: n things by falling class score, then all stuff classes; N in all.
+
+    Attributes:
+        scores: (B, N) class scores in [0, 1].
+        labels: (B, N) int64 contiguous ids.
+        masks: (B, N, h, w) from 0, without upper bound, used as probabilities.
+        locations: (B, n, num_coordinates) of the things, see :class:`LocationKind`.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+    locations: Tensor
+
+
 class ThingChoice(NamedTuple):
     """The detections that go to the thing mask decoder, by falling score."""
 
     scores: Tensor  # (..., n) class scores in [0, 1]
     labels: Tensor  # (..., n) int64, in the head's order of things
     queries: Tensor  # (..., n) int64; a query may appear with several classes
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return those of the chosen queries: (..., Q, C) -> (..., n, C)."""
+        indices = self.queries[..., None].expand(*self.queries.shape, values.shape[-1])
+        return values.gather(-2, indices)
 
 
 def choose_things(logits: Tensor, topk: int) -> ThingChoice:

@@ -5,10 +5,12 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import nn
 
+from panoptic_segformer.batching import SeparateSizes
 from panoptic_segformer.class_order import ClassOrder
 from panoptic_segformer.criterion import PanopticSegFormerCriterion
 from panoptic_segformer.encoder import MultiScaleEncoder
 from panoptic_segformer.location_decoder import LocationDecoder
+from panoptic_segformer.location_kinds import BOXES
 from panoptic_segformer.mask_decoder import MaskDecoder
 from panoptic_segformer.meta_arch import PanopticSegFormer
 from panoptic_segformer.neck import ChannelMapper
@@ -46,7 +48,14 @@ class Pyramid(nn.Module):
         }
 
 
-def small_model(*, with_boxes=True, recompute=False, backbone=None, results=None, **options):
+def small_model(
+    *,
+    location_kind=BOXES,
+    recompute=False,
+    backbone=None,
+    results=None,
+    **options,
+):
     torch.manual_seed(0)
     order = ClassOrder(NUM_CLASSES, THING_IDS)
     attention = {"embed_dim": DIM, "num_heads": 2, "feedforward_dim": 16}
@@ -60,7 +69,7 @@ def small_model(*, with_boxes=True, recompute=False, backbone=None, results=None
             num_classes=len(THING_IDS),
             num_layers=2,
             dropout=0.0,
-            with_boxes=with_boxes,
+            num_coordinates=location_kind.num_coordinates,
             **attention,
         ),
         thing_mask_decoder=MaskDecoder(
@@ -70,14 +79,15 @@ def small_model(*, with_boxes=True, recompute=False, backbone=None, results=None
             num_layers=2, self_attention=True, recompute=recompute, **attention
         ),
         class_order=order,
-        criterion=PanopticSegFormerCriterion(),
+        location_kind=location_kind,
+        criterion=PanopticSegFormerCriterion(location_kind),
         result_maker=ResultMaker(
             **{"merging": DEFAULT_MERGING, "topk_per_image": 100, **(results or {})},
             thing_ids=THING_IDS,
         ),
         pixel_mean=[120.0, 110.0, 100.0],
         pixel_std=[60.0, 60.0, 60.0],
-        **options,
+        **{"padding_policy": SeparateSizes(), **options},
     )
 
 

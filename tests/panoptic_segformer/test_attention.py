@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from panoptic_segformer.attention import recorded_attention
+from panoptic_segformer.batching import OfficialPadding
 from panoptic_segformer.mask_decoder import MaskDecoder
 from segcore.inference import PanopticMerging
 
@@ -132,6 +133,6 @@ def test_masks_and_scores_are_those_of_the_result(model):
 
 
 def test_maps_are_cut_to_the_image_where_padding_takes_part(build_perturbed_model):
-    model = build_perturbed_model(size_divisibility=32, official_padding=True)
+    model = build_perturbed_model(size_divisibility=32, padding_policy=OfficialPadding())
     for query in model.attention(picture(), range(model.num_queries)):
         assert {attention.shape for attention in (*query.layers, query.mask)} == {(6, 9)}

@@ -55,9 +55,9 @@ def test_encoder():
     torch.testing.assert_close(offsets[1, :, 2], torch.full((4, 2), 3.0))
 
 
-@pytest.mark.parametrize("with_boxes", [True, False])
-def test_location_decoder(with_boxes):
-    decoder = LocationDecoder(256, num_classes=80, num_layers=2, with_boxes=with_boxes)
+@pytest.mark.parametrize("num_coordinates", [4, 2])
+def test_location_decoder(num_coordinates):
+    decoder = LocationDecoder(256, num_classes=80, num_layers=2, num_coordinates=num_coordinates)
     assert_normal(decoder.query_embed.weight)
     assert decoder.query_embed.weight.shape == (300, 512)
     assert_xavier(decoder.reference_points.weight)
@@ -69,7 +69,7 @@ def test_location_decoder(with_boxes):
         torch.testing.assert_close(branch.bias, torch.full((80,), -LOG_99))
     first, second = (branch.layers[-1] for branch in decoder.bbox_embed)
     assert not first.weight.any() and not second.weight.any() and not second.bias.any()
-    assert first.bias.tolist() == ([0, 0, -2, -2] if with_boxes else [0, 0])
+    assert first.bias.tolist() == ([0, 0, -2, -2][:num_coordinates])
 
 
 @pytest.mark.parametrize("self_attention", [True, False])

@@ -52,13 +52,13 @@ def test_layers_do_not_see_gradients_of_the_boxes_after_them():
 
 
 def test_centers_only():
-    location = decoder(with_boxes=False)(memory(), LEVELS, ones())
+    location = decoder(num_coordinates=2)(memory(), LEVELS, ones())
     assert [tuple(boxes.shape) for boxes in location.boxes] == [(2, 5, 2)] * 3
 
 
-@pytest.mark.parametrize("with_boxes", [True, False])
-def test_padding_changes_nothing(with_boxes):
-    module = decoder(with_boxes=with_boxes)
+@pytest.mark.parametrize("num_coordinates", [4, 2])
+def test_padding_changes_nothing(num_coordinates):
+    module = decoder(num_coordinates=num_coordinates)
     for branch in module.bbox_embed:
         torch.nn.init.normal_(branch.layers[-1].weight)
     alone = module(memory(1), LEVELS, ones(1))
