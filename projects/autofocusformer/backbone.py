@@ -291,6 +291,8 @@ class AutoFocusFormer(AutoFocusFormerTrunk, Backbone):
         trunk = trunk_arguments(cfg, input_shape.channels)
         return {**trunk, "out_features": cfg.MODEL.AFF.OUT_FEATURES}
 
+    accepts_any_size = True  # see segcore.backbones.features.required_divisor
+
     @property
     def size_divisibility(self) -> int:
         """Multiple that batches are padded to; any size is accepted."""

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from panoptic_segformer.padding import Size
+from segcore.backbones.features import required_divisor
 from segcore.layers import pad_to
 from segcore.meta_arch import batch_images
 
@@ -44,8 +45,8 @@ class PaddingPolicy(ABC):
 class SeparateSizes(PaddingPolicy):
     """Images of one size go together, without padding: an image's result depends on it alone.
 
-    Padding would reach the images through convolutions, norms and attention. What the backbone
-    needs to reach its ``size_divisibility`` is cut off its features.
+    Padding would reach the images through convolutions, norms and attention. Where the backbone
+    requires some, it is cut off the features.
     """
 
     def batches(self, images: Sequence[Tensor], divisor: int) -> list[ImageBatch]:
@@ -58,7 +59,7 @@ class SeparateSizes(PaddingPolicy):
         ]
 
     def features(self, backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        size = common_size([images], backbone.size_divisibility)
+        size = common_size([images], required_divisor(backbone))
         features, shapes, cut = backbone(pad_to(images, size)), backbone.output_shape(), {}
         for name, feature in features.items():
             height, width = map_size(image_size(images), shapes[name].stride)

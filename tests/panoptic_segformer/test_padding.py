@@ -7,6 +7,7 @@ from panoptic_segformer.batching import OfficialPadding, SeparateSizes, by_image
 from panoptic_segformer.location_kinds import BoxLocation, CenterLocation
 from panoptic_segformer.mask_decoder import MaskOutput
 from panoptic_segformer.padding import PaddedShapes, nearest_size
+from segcore.backbones import D2SwinTransformer, PyramidVisionTransformerV2
 from segcore.inference import PanopticMerging
 
 CPU = torch.device("cpu")
@@ -54,6 +55,21 @@ def test_padding_that_the_backbone_needs(build_perturbed_model, build_pyramid):
     assert_equal_results(model(photos)[0], model(photos[:1])[0])
     (first, *_) = model.batches(photos)
     assert model.network(first.images).masks.shape[-2:] == (7, 10)
+
+
+@pytest.mark.parametrize("backbone", [D2SwinTransformer, PyramidVisionTransformerV2])
+@torch.no_grad()
+def test_backbones_that_accept_any_size_get_no_padding(backbone):
+    """Published models were tested without, although their batches were padded in training."""
+    torch.manual_seed(0)
+    model = backbone(depths=(1, 1, 1, 1)).eval()
+    images = torch.randn(1, 3, 75, 101)
+    found, expected = SeparateSizes().features(model, images), model(images)
+    assert [feature.shape[-2:] for feature in found.values()] == [
+        (19, 26), (10, 13), (5, 7), (3, 4)
+    ]  # fmt: skip
+    for name, feature in found.items():
+        torch.testing.assert_close(feature, expected[name], rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -201,9 +201,11 @@ class PyramidVisionTransformerV2(Backbone):
             "use_checkpoint": pvt.USE_CHECKPOINT,
         }
 
+    accepts_any_size = True  # see segcore.backbones.features.required_divisor
+
     @property
     def size_divisibility(self) -> int:
-        """What batches are padded to; any size is accepted."""
+        """Multiple that batches are padded to; any size is accepted."""
         return 32
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -324,9 +324,11 @@ class D2SwinTransformer(Backbone):
             "use_checkpoint": swin.USE_CHECKPOINT,
         }
 
+    accepts_any_size = True  # see segcore.backbones.features.required_divisor
+
     @property
     def size_divisibility(self) -> int:
-        """What batches are padded to; any size is accepted."""
+        """Multiple that batches are padded to; any size is accepted."""
         return 32
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
