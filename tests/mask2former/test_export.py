@@ -1,10 +1,10 @@
 from pathlib import Path
 
 from detectron2.modeling import build_model
-from export_checks import assert_exports
-from small_models import SMALL_MODELS
 
+from export_checks import assert_exports
 from segcore.config import load_config
+from small_models import SMALL_MODELS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RESNET_18 = {
