@@ -5,13 +5,13 @@ first-level cache. Each of the four corners of a sample is a tile (queries, chan
 16 bytes a lane where the channels allow.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch._prims_common import alert_not_deterministic
 
 from ..ms_deform_attn import Arguments
 from .launch import TYPES, index_type, launch, tile_extent
@@ -42,16 +42,14 @@ class Inputs(NamedTuple):
 
 
 @triton.jit
-def _locate(a):
-    """Return offset of the head in the value, (image, query, head) triples of the tile, and which
-    of them exist."""
+def _queries_of_program(a):
+    """Return image, head, (image, query, head) triples of the tile, and which of them exist."""
     tiles = tl.cdiv(a.queries, a.QUERIES)
     program = tl.program_id(0)
     head = program % a.heads
     image = program // a.heads // tiles
     query = program // a.heads % tiles * a.QUERIES + tl.arange(0, a.QUERIES)
-    start = image.to(tl.int64) * a.cells * a.heads * a.channels + head * a.channels
-    return start, (image.to(a.INDEX) * a.queries + query) * a.heads + head, query < a.queries
+    return image, head, (image.to(a.INDEX) * a.queries + query) * a.heads + head, query < a.queries
 
 
 @triton.jit
@@ -59,6 +57,13 @@ def _rows(a, row, stride, exists):
     """Return offsets and mask of rows of channels."""
     channel = tl.arange(0, a.CHANNELS)[None, :]
     return (row.to(a.INDEX) * stride)[:, None] + channel, exists[:, None] & (channel < a.channels)
+
+
+@triton.jit
+def _level_size(a, level: tl.constexpr):
+    """Return height and width, and the latter as an integer."""
+    width = tl.full((), a.spatial_shapes[2 * level + 1], a.SUM)
+    return tl.full((), a.spatial_shapes[2 * level], a.SUM), width, width.to(tl.int32)
 
 
 @triton.jit
@@ -91,50 +96,51 @@ def _load_sample(a, sample, height, width, exists):
 
 
 @triton.jit
-def _corner(a, y, x, columns, BOTTOM: tl.constexpr, RIGHT: tl.constexpr):
-    """Return weights in y and x, offsets and mask of a corner of the samples."""
+def _corner(y, x, columns, BOTTOM: tl.constexpr, RIGHT: tl.constexpr):
+    """Return weights in y and x of a corner of the samples, its cell, and whether it exists."""
     cell_y, way_y, has_top, has_bottom = y
     cell_x, way_x, has_left, has_right = x
-    offsets, mask = _rows(
-        a,
+    return (
+        way_y if BOTTOM else 1 - way_y,
+        way_x if RIGHT else 1 - way_x,
         (cell_y + BOTTOM) * columns + cell_x + RIGHT,
-        a.heads * a.channels,
         (has_bottom if BOTTOM else has_top) & (has_right if RIGHT else has_left),
     )
-    return way_y if BOTTOM else 1 - way_y, way_x if RIGHT else 1 - way_x, offsets, mask
 
 
 @triton.jit
 def forward_kernel(output, a):
-    start, triple, exists = _locate(a)
+    image, head, triple, exists = _queries_of_program(a)
+    row_size = a.heads * a.channels
+    start = image.to(tl.int64) * a.cells * row_size + head * a.channels
     total = tl.zeros((a.QUERIES, a.CHANNELS), a.SUM)
     for level in tl.static_range(a.LEVELS):
-        height = tl.full((), a.spatial_shapes[2 * level], a.SUM)
-        width = tl.full((), a.spatial_shapes[2 * level + 1], a.SUM)
-        columns = width.to(tl.int32)
+        height, width, columns = _level_size(a, level)
         for point in tl.range(0, a.POINTS, loop_unroll_factor=2):
             sample = (triple * a.LEVELS + level) * a.POINTS + point
             attention, y, x = _load_sample(a, sample, height, width, exists)
-            for corner in tl.static_range(4):
-                weight_y, weight_x, offsets, mask = _corner(
-                    a, y, x, columns, corner // 2, corner % 2
-                )
+            for i in tl.static_range(4):
+                weight_y, weight_x, cell, present = _corner(y, x, columns, i // 2, i % 2)
+                offsets, mask = _rows(a, cell, row_size, present)
                 features = tl.load(a.value + start + offsets, mask=mask, other=0).to(a.SUM)
                 total += (attention * weight_y * weight_x)[:, None] * features
-        start += height.to(tl.int64) * columns * a.heads * a.channels
+        start += height.to(tl.int64) * columns * row_size
     offsets, mask = _rows(a, triple, a.channels, exists)
     tl.store(output + offsets, total.to(output.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def backward_kernel(grad_value, grad_locations, grad_weights, grad_output, a):
-    start, triple, exists = _locate(a)
+def backward_kernel(
+    grad_value, grad_locations, grad_weights, grad_output, a, ADDS_VALUE: tl.constexpr
+):
+    """Sums the gradient of the value by atomics, in changing order, or leaves it out."""
+    image, head, triple, exists = _queries_of_program(a)
+    row_size = a.heads * a.channels
+    start = image.to(tl.int64) * a.cells * row_size + head * a.channels
     offsets, mask = _rows(a, triple, a.channels, exists)
     grad = tl.load(grad_output + offsets, mask=mask, other=0).to(a.SUM)
     for level in tl.static_range(a.LEVELS):
-        height = tl.full((), a.spatial_shapes[2 * level], a.SUM)
-        width = tl.full((), a.spatial_shapes[2 * level + 1], a.SUM)
-        columns = width.to(tl.int32)
+        height, width, columns = _level_size(a, level)
         for point in range(a.POINTS):
             sample = (triple * a.LEVELS + level) * a.POINTS + point
             attention, y, x = _load_sample(a, sample, height, width, exists)
@@ -142,29 +148,64 @@ def backward_kernel(grad_value, grad_locations, grad_weights, grad_output, a):
             by_weight = tl.zeros((a.QUERIES,), a.SUM)
             by_x = tl.zeros((a.QUERIES,), a.SUM)
             by_y = tl.zeros((a.QUERIES,), a.SUM)
-            for corner in tl.static_range(4):
-                weight_y, weight_x, offsets, mask = _corner(
-                    a, y, x, columns, corner // 2, corner % 2
-                )
+            for i in tl.static_range(4):
+                weight_y, weight_x, cell, present = _corner(y, x, columns, i // 2, i % 2)
+                offsets, mask = _rows(a, cell, row_size, present)
                 features = tl.load(a.value + start + offsets, mask=mask, other=0).to(a.SUM)
                 product = tl.sum(grad * features, 1)
                 by_weight += weight_y * weight_x * product
-                by_x += weight_y * (product if corner % 2 else -product)
-                by_y += weight_x * (product if corner // 2 else -product)
-                tl.atomic_add(
-                    grad_value + start + offsets,
-                    (attention * weight_y * weight_x)[:, None] * grad,
-                    mask=mask,
-                    sem="relaxed",
-                )
+                by_x += weight_y * (product if i % 2 else -product)
+                by_y += weight_x * (product if i // 2 else -product)
+                if ADDS_VALUE:
+                    part = (attention * weight_y * weight_x)[:, None] * grad
+                    tl.atomic_add(grad_value + start + offsets, part, mask=mask, sem="relaxed")
             tl.store(grad_weights + sample, by_weight, mask=exists)
             tl.store(grad_locations + 2 * sample, attention * width * by_x, mask=exists)
             tl.store(grad_locations + 2 * sample + 1, attention * height * by_y, mask=exists)
-        start += height.to(tl.int64) * columns * a.heads * a.channels
+        start += height.to(tl.int64) * columns * row_size
 
 
-def _prepare(a: Arguments, num_warps: int) -> tuple[Inputs, int]:
-    """Return the inputs of a kernel, and the number of its programs."""
+@triton.jit
+def corners_kernel(rows, weights, a, num_rows):
+    """Write the row of the value that each corner of each sample reads, ``num_rows`` for none, and
+    its weight."""
+    image, head, triple, exists = _queries_of_program(a)
+    start = image.to(a.INDEX) * a.cells * a.heads + head
+    for level in tl.static_range(a.LEVELS):
+        height, width, columns = _level_size(a, level)
+        for point in range(a.POINTS):
+            sample = (triple * a.LEVELS + level) * a.POINTS + point
+            attention, y, x = _load_sample(a, sample, height, width, exists)
+            for i in tl.static_range(4):
+                weight_y, weight_x, cell, present = _corner(y, x, columns, i // 2, i % 2)
+                row = tl.where(present, start + cell.to(a.INDEX) * a.heads, num_rows)
+                tl.store(rows + 4 * sample + i, row, mask=exists)
+                tl.store(weights + 4 * sample + i, attention * weight_y * weight_x, mask=exists)
+        start += height.to(a.INDEX) * columns * a.heads
+
+
+@triton.jit
+def gather_kernel(grad_value, offsets, corners, weights, grad_output, a, num_rows):
+    """Sum the gradient of each row of the value over the corners that read it, in their order."""
+    row = tl.program_id(0).to(a.INDEX) * a.QUERIES + tl.arange(0, a.QUERIES)
+    exists = row < num_rows
+    first = tl.load(offsets + row, mask=exists, other=0)
+    count = tl.load(offsets + row + 1, mask=exists, other=0) - first
+    total = tl.zeros((a.QUERIES, a.CHANNELS), a.SUM)
+    for i in range(tl.max(count)):
+        present = i < count
+        corner = tl.load(corners + first + i, mask=present, other=0)
+        weight = tl.load(weights + corner, mask=present, other=0)
+        source, mask = _rows(a, corner // (4 * a.LEVELS * a.POINTS), a.channels, present)
+        grad = tl.load(grad_output + source, mask=mask, other=0).to(a.SUM)
+        total += weight[:, None] * grad
+    target, mask = _rows(a, row, a.channels, exists)
+    tl.store(grad_value + target, total.to(grad_value.dtype.element_ty), mask=mask)
+
+
+def _prepare(a: Arguments, num_warps: int, *further: Tensor) -> tuple[Inputs, int]:
+    """Return the inputs of a kernel, and the number of its programs; ``further`` tensors are
+    indexed too."""
     if max(a.spatial_shapes, default=1) > MAX_SIDE:
         raise ValueError(
             f"spatial_shapes: expected sides of at most {MAX_SIDE} in Triton, got"
@@ -187,7 +228,7 @@ def _prepare(a: Arguments, num_warps: int) -> tuple[Inputs, int]:
         POINTS=tl.constexpr(points),
         QUERIES=tl.constexpr(tile),
         CHANNELS=extent,
-        INDEX=index_type(*tensors),
+        INDEX=index_type(*tensors, *further),
         SUM=tl.constexpr(TYPES[a.attention_weights.dtype]),
     )
     return inputs, batch * triton.cdiv(queries, tile) * heads
@@ -198,22 +239,63 @@ def ms_deform_attn(*arguments) -> Tensor:
     a = Arguments(*arguments)
     batch, _, heads, channels = a.value.shape
     output = a.value.new_empty(batch, a.sampling_locations.shape[1], heads * channels)
-    inputs, programs = _prepare(a, FORWARD_WARPS)
+    inputs, programs = _prepare(a, FORWARD_WARPS, output)
     launch(forward_kernel, programs, output, inputs, num_warps=FORWARD_WARPS)
     return output
 
 
-def ms_deform_attn_backward(grad_output: Tensor, *arguments) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute ``torch.ops.segcore.ms_deform_attn_backward``. The gradient of the value is summed by
-    atomics, in changing order."""
-    alert_not_deterministic("ms_deform_attn_backward in Triton")
-    a = Arguments(*arguments[: len(Arguments._fields)])
-    inputs, programs = _prepare(a, BACKWARD_WARPS)
-    precision = a.attention_weights.dtype
-    grad_value = torch.zeros_like(inputs.value, dtype=precision)
+def ms_deform_attn_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    deterministic: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute ``torch.ops.segcore.ms_deform_attn_backward``.
+
+    The gradient of the value is summed by atomics, in changing order; where ``deterministic`` or
+    :func:`torch.use_deterministic_algorithms` asks for it, over sorted corners instead.
+    """
+    a = Arguments(value, spatial_shapes, sampling_locations, attention_weights)
+    deterministic = deterministic or torch.are_deterministic_algorithms_enabled()
+    grad_output = grad_output.contiguous()
+    inputs, programs = _prepare(a, BACKWARD_WARPS, grad_output)
+    grad_value = torch.zeros_like(inputs.value, dtype=a.attention_weights.dtype)
     grad_locations, grad_weights = map(torch.empty_like, (inputs.locations, inputs.weights))
     launch(
-        backward_kernel, programs, grad_value, grad_locations, grad_weights,
-        grad_output.contiguous(), inputs, num_warps=BACKWARD_WARPS,
-    )  # fmt: skip
+        backward_kernel,
+        programs,
+        grad_value,
+        grad_locations,
+        grad_weights,
+        grad_output,
+        inputs,
+        not deterministic,
+        num_warps=BACKWARD_WARPS,
+    )
+    if deterministic:
+        _sum_over_sorted_corners(grad_value, grad_output, a)
     return grad_value.to(a.value.dtype), grad_locations, grad_weights
+
+
+def _sum_over_sorted_corners(grad_value: Tensor, grad_output: Tensor, a: Arguments) -> None:
+    weights = a.attention_weights.new_empty(*a.attention_weights.shape, 4)
+    inputs, programs = _prepare(a, BACKWARD_WARPS, grad_output, weights)
+    num_rows = a.value.shape[:3].numel()
+    rows = torch.empty_like(weights, dtype=torch.int32 if num_rows < 2**31 else torch.int64)
+    launch(corners_kernel, programs, rows, weights, inputs, num_rows, num_warps=BACKWARD_WARPS)
+    rows, corners = rows.flatten().sort(stable=True)
+    bounds = torch.arange(num_rows + 1, dtype=rows.dtype, device=rows.device)
+    launch(
+        gather_kernel,
+        triton.cdiv(num_rows, inputs.QUERIES.value),
+        grad_value,
+        torch.searchsorted(rows, bounds),
+        corners,
+        weights,
+        grad_output,
+        inputs,
+        num_rows,
+        num_warps=BACKWARD_WARPS,
+    )
