@@ -1,4 +1,4 @@
-"""Registers, spills and shared memory of the Triton kernels, compiled without a GPU.
+"""Registers, stack (spills) and shared memory of the Triton kernels, compiled without a GPU.
 
     python -m benchmarks.triton_kernels [--capabilities 80 90] [--types float32 float16]
 
@@ -73,7 +73,7 @@ def call_operators(dtype: torch.dtype) -> None:
 
 
 def resources(kernel) -> tuple[int, int, int]:
-    """Return registers of a lane, bytes of it that spill, and shared memory of a program."""
+    """Return registers and bytes of stack of a lane, and bytes of shared memory of a program."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(kernel.asm["cubin"])
@@ -105,7 +105,7 @@ def main() -> None:
                 label = f"{file}.{kernel.name}"
                 row = [label, f"sm_{capability}", name, registers, stack, shared, resident]
                 rows.append(row)
-    header = ["kernel", "GPU", "type", "registers", "spilled bytes", "shared bytes", "warps"]
+    header = ["kernel", "GPU", "type", "registers", "stack bytes", "shared bytes", "warps"]
     print(f"Triton {triton.__version__}\n")
     print(tabulate(rows, header, tablefmt="github"))
 
