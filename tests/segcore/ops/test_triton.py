@@ -51,6 +51,23 @@ def test_compiles_without_a_gpu(tmp_path):
         assert 0 < registers < 255 and stack == 0
 
 
+@needs_triton
+@pytest.mark.parametrize(
+    ("shape", "strides", "bits"),
+    [
+        ((2**31,), (1,), 32),
+        ((2**31 + 1,), (1,), 64),
+        ((3, 4), (2**30, 1), 64),
+        ((2, 4), (2**30, 1), 32),
+        ((0, 2**40), (2**40, 1), 32),
+    ],
+)
+def test_offsets_beyond_2_to_the_31_are_64_bit(shape, strides, bits):
+    launch = importlib.import_module("segcore.ops._triton.launch")
+    tensor = torch.empty_strided(shape, strides, device="meta")
+    assert launch.index_type(torch.empty(3), tensor).value.primitive_bitwidth == bits
+
+
 @pytest.mark.parametrize(
     ("present", "problem"),
     [

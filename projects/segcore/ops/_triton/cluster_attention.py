@@ -183,20 +183,27 @@ def _next_clusters(a, clusters, last):
 
 
 @triton.jit
-def _key_tokens(a, first, start):
-    """Return the tokens of a tile of keys, from ``start`` on in their clusters, and which exist."""
+def _load_keys(a, image, head, first, start, times, query, position, bias, scale):
+    """Return tokens and existence of a tile of keys, from ``start`` on in their clusters; their
+    rows, offset features, and logits, -inf where a token does not see a key."""
     slot = start + tl.arange(0, a.KEYS) % a.cluster_size
     token = first + slot
-    return token, (slot < a.cluster_size) & (token < a.tokens)
+    exists = (slot < a.cluster_size) & (token < a.tokens)
+    key = _load_rows(a, a.k, image, token, head, exists)
+    features = _offset_features(position, _load_positions(a, image, token, exists))
+    logits = _logits(a, query, key, features, bias, scale)
+    logits = tl.where(exists[None, :] & (times > 0), logits, -float("inf"))
+    return token, exists, key, features, logits
 
 
 @triton.jit
-def _load_seen_keys(a, image, head, key_token, key_exists, times, query, position, bias, scale):
-    """Return keys, offset features, and logits, -inf where a token does not see a key."""
-    key = _load_rows(a, a.k, image, key_token, head, key_exists)
-    features = _offset_features(position, _load_positions(a, image, key_token, key_exists))
-    logits = _logits(a, query, key, features, bias, scale)
-    return key, features, tl.where(key_exists[None, :] & (times > 0), logits, -float("inf"))
+def _add_to_softmax(largest, total, logits, times):
+    """Return the largest logits so far, the sums of the exponentials beyond them, the factor of
+    what was summed before, and the exponentials of these logits."""
+    now_largest = tl.maximum(largest, tl.max(logits, 1))
+    shrink = tl.exp(largest - now_largest)
+    weights = times * tl.exp(logits - now_largest[:, None])
+    return now_largest, total * shrink + tl.sum(weights, 1), shrink, weights
 
 
 @triton.jit
@@ -215,15 +222,10 @@ def forward_kernel(output, a, scale: tl.float64):
     while last < end:
         last, first, times = _next_clusters(a, clusters, last)
         for start in range(0, a.cluster_size, a.KEYS):
-            key_token, key_exists = _key_tokens(a, first, start)
-            _, _, logits = _load_seen_keys(
-                a, image, head, key_token, key_exists, times, query, position, bias, scale
+            key_token, key_exists, _, _, logits = _load_keys(
+                a, image, head, first, start, times, query, position, bias, scale
             )
-            before = largest
-            largest = tl.maximum(before, tl.max(logits, 1))
-            shrink = tl.exp(before - largest)
-            weights = times * tl.exp(logits - largest[:, None])
-            total = total * shrink + tl.sum(weights, 1)
+            largest, total, shrink, weights = _add_to_softmax(largest, total, logits, times)
             value = _load_rows(a, a.v, image, key_token, head, key_exists)
             sums = sums * shrink[:, None] + _weighted_sums(a, weights, value)
     _store_rows(a, output, image, token, head, exists, sums / total[:, None])
@@ -259,16 +261,11 @@ def backward_queries_kernel(
     while last < end:
         last, first, times = _next_clusters(a, clusters, last)
         for start in range(0, a.cluster_size, a.KEYS):
-            key_token, key_exists = _key_tokens(a, first, start)
-            _, _, logits = _load_seen_keys(
-                a, image, head, key_token, key_exists, times, query, position, bias, scale
+            key_token, key_exists, _, _, logits = _load_keys(
+                a, image, head, first, start, times, query, position, bias, scale
             )
-            before = largest
-            largest = tl.maximum(before, tl.max(logits, 1))
-            shrink = tl.exp(before - largest)
-            weights = times * tl.exp(logits - largest[:, None])
+            largest, total, shrink, weights = _add_to_softmax(largest, total, logits, times)
             value = _load_rows(a, a.v, image, key_token, head, key_exists)
-            total = total * shrink + tl.sum(weights, 1)
             products = products * shrink + tl.sum(weights * _products(a, grad, value), 1)
     log_sum = largest + tl.log(total)
     mean = products / total
@@ -286,9 +283,8 @@ def backward_queries_kernel(
     while last < end:
         last, first, times = _next_clusters(a, clusters, last)
         for start in range(0, a.cluster_size, a.KEYS):
-            key_token, key_exists = _key_tokens(a, first, start)
-            key, features, logits = _load_seen_keys(
-                a, image, head, key_token, key_exists, times, query, position, bias, scale
+            key_token, key_exists, key, features, logits = _load_keys(
+                a, image, head, first, start, times, query, position, bias, scale
             )
             value = _load_rows(a, a.v, image, key_token, head, key_exists)
             weights = times * tl.exp(logits - log_sum[:, None])
