@@ -85,7 +85,7 @@ def test_the_reason_why_triton_cannot_serve(present, problem, monkeypatch, tmp_p
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(_triton, "find_spec", lambda name: name if name in present else None)
     monkeypatch.setattr(_triton.shutil, "which", lambda name: name if name in present else None)
-    monkeypatch.setattr(_triton.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(_triton.sysconfig, "get_path", lambda *names: str(tmp_path))
     assert (problem in _triton.find_problem()) if problem else not _triton.find_problem()
 
 

@@ -24,7 +24,8 @@ def find_problem() -> str:
         return "Triton is not installed"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "Triton needs a C compiler: gcc, clang or the one that CC names"
-    headers = Path(sysconfig.get_paths()["include"])
+    # Debian's default scheme names a folder of /usr/local that has no headers.
+    headers = Path(sysconfig.get_path("include", "posix_prefix"))
     if not (headers / "Python.h").is_file():
         return f"Triton needs Python's headers, and {headers} has none"
     return ""

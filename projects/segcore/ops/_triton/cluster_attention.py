@@ -5,8 +5,8 @@ goes once through the clusters that any of them sees, in ascending order, and re
 of each once for all. How often a token sees a cluster, mostly 0 or 1, is a factor of its weights.
 Softmax is online, no logit is written, and nothing is summed by atomics: all sums have one order.
 
-Rows are multiplied in the precision of the sums. Tensor cores do that for rows of half types:
-exactly in one product of TF32, for weights, which are not half, in three.
+Rows are multiplied in the precision of the sums. For half types tensor cores do that: one product
+in TF32 is exact for two rows; for weights, which are float32, and rows it takes three.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..cluster_attention import Arguments
+from ..offset_features import NUM_OFFSET_FEATURES
 from .launch import TYPES, index_type, launch, tile_extent
 
 MIN_CHANNELS = 16  # of a tile, for products of matrices
@@ -23,6 +24,7 @@ MAX_ROW_BYTES = 1024  # of a head: tiles of whole rows fit into 99 KiB of shared
 TILE_QUERIES = 16
 TILE_KEYS = 16
 CLUSTER_KEYS = 8  # of a program that goes through the queries of one cluster
+FEATURES = tl.constexpr(NUM_OFFSET_FEATURES)
 
 
 class Rows(NamedTuple):
@@ -103,7 +105,7 @@ def _load_positions(a, image, token, exists):
 @triton.jit
 def _load_bias(a, head):
     """Return the weights of the offset features and the bias of a head."""
-    weight = a.pos_weight + head * 5
+    weight = a.pos_weight + head * FEATURES
     return (
         tl.load(weight), tl.load(weight + 1), tl.load(weight + 2), tl.load(weight + 3),
         tl.load(weight + 4), tl.load(a.pos_bias + head),
@@ -112,7 +114,7 @@ def _load_bias(a, head):
 
 @triton.jit
 def _offset_features(query_position, key_position):
-    """Return (dx, dy, d, dy/d, dx/d) of each query and key, as :mod:`..offset_features`."""
+    """Return (dx, dy, d, dy/d, dx/d) of each query and key, see ops/offset_features.py."""
     x = key_position[0][None, :] - query_position[0][:, None]
     y = key_position[1][None, :] - query_position[1][:, None]
     distance = tl.sqrt(x * x + y * y)
@@ -184,8 +186,8 @@ def _next_clusters(a, clusters, last):
 
 @triton.jit
 def _load_keys(a, image, head, first, start, times, query, position, bias, scale):
-    """Return tokens and existence of a tile of keys, from ``start`` on in their clusters; their
-    rows, offset features, and logits, -inf where a token does not see a key."""
+    """Return the tokens of a tile of keys, from ``start`` on in their clusters, and which of them
+    exist; their rows, offset features and logits, -inf where a query does not see a key."""
     slot = start + tl.arange(0, a.KEYS) % a.cluster_size
     token = first + slot
     exists = (slot < a.cluster_size) & (token < a.tokens)
@@ -198,8 +200,8 @@ def _load_keys(a, image, head, first, start, times, query, position, bias, scale
 
 @triton.jit
 def _add_to_softmax(largest, total, logits, times):
-    """Return the largest logits so far, the sums of the exponentials beyond them, the factor of
-    what was summed before, and the exponentials of these logits."""
+    """Return the largest logits, the sums of exponentials relative to them, the factor that
+    rescales earlier sums, and the exponentials of these logits."""
     now_largest = tl.maximum(largest, tl.max(logits, 1))
     shrink = tl.exp(largest - now_largest)
     weights = times * tl.exp(logits - now_largest[:, None])
@@ -236,7 +238,7 @@ def backward_queries_kernel(
     grad_q,
     log_sums,  # (images, tokens, heads): logarithms of the sums of the exponentials of all logits
     means,  # (images, tokens, heads): of the gradients of the weights, under the weights
-    grad_position,  # (images, tiles, heads, 6): parts of the gradients of pos_weight and pos_bias
+    grad_position,  # (images, tiles, heads, FEATURES + 1): parts of pos_weight's and pos_bias's
     grad_blank_k,  # (images, tiles, heads, channels): parts of that of blank_k
     grad_blank_v,
     grad_output,
@@ -303,12 +305,13 @@ def backward_queries_kernel(
     tl.store(log_sums + triple, log_sum, mask=exists)
     tl.store(means + triple, mean, mask=exists)
     part = tl.program_id(0).to(a.INDEX)
-    tl.store(grad_position + part * 6, tl.sum(by_x))
-    tl.store(grad_position + part * 6 + 1, tl.sum(by_y))
-    tl.store(grad_position + part * 6 + 2, tl.sum(by_distance))
-    tl.store(grad_position + part * 6 + 3, tl.sum(by_sine))
-    tl.store(grad_position + part * 6 + 4, tl.sum(by_cosine))
-    tl.store(grad_position + part * 6 + 5, tl.sum(by_bias))
+    grad_position += part * (FEATURES + 1)
+    tl.store(grad_position, tl.sum(by_x))
+    tl.store(grad_position + 1, tl.sum(by_y))
+    tl.store(grad_position + 2, tl.sum(by_distance))
+    tl.store(grad_position + 3, tl.sum(by_sine))
+    tl.store(grad_position + 4, tl.sum(by_cosine))
+    tl.store(grad_position + 5, tl.sum(by_bias))
     channel = tl.arange(0, a.CHANNELS)
     of_blank = part * a.channels + channel
     by_blank_k = scale * tl.sum(blank_grad[:, None] * query, 0)
@@ -423,9 +426,8 @@ def cluster_attention(*arguments) -> Tensor:
     batch, tokens, heads, channels = a.q.shape
     output = a.q.new_empty(a.q.shape)
     programs = batch * triton.cdiv(tokens, TILE_QUERIES) * heads
-    launch(
-        forward_kernel, programs, _rows(output), inputs, a.scale, num_warps=_num_warps(inputs)
-    )  # fmt: skip
+    num_warps = _num_warps(inputs)
+    launch(forward_kernel, programs, _rows(output), inputs, a.scale, num_warps=num_warps)
     return output.view(batch, tokens, heads * channels)
 
 
@@ -436,7 +438,7 @@ def cluster_attention_backward(grad_output: Tensor, *arguments) -> tuple[Tensor,
     tiles = triton.cdiv(tokens, TILE_QUERIES)
     grad_q, grad_k, grad_v = (a.q.new_empty(a.q.shape) for _ in range(3))
     log_sums, means = (a.pos_bias.new_empty(batch, tokens, heads) for _ in range(2))
-    grad_position = a.pos_bias.new_empty(batch, tiles, heads, 6)
+    grad_position = a.pos_bias.new_empty(batch, tiles, heads, NUM_OFFSET_FEATURES + 1)
     grad_blank_k, grad_blank_v = (
         a.pos_bias.new_empty(batch, tiles, heads, channels) for _ in range(2)
     )
@@ -474,8 +476,12 @@ def cluster_attention_backward(grad_output: Tensor, *arguments) -> tuple[Tensor,
     grad_position, grad_blank_k, grad_blank_v = (
         parts.sum((0, 1)) for parts in (grad_position, grad_blank_k, grad_blank_v)
     )
-    grad_pos_weight, grad_pos_bias = grad_position[:, :5].clone(), grad_position[:, 5].clone()
     return (
-        grad_q, grad_k, grad_v, grad_pos_weight, grad_pos_bias,
-        grad_blank_k.flatten(), grad_blank_v.flatten(),
-    )  # fmt: skip
+        grad_q,
+        grad_k,
+        grad_v,
+        grad_position[:, :NUM_OFFSET_FEATURES].clone(),
+        grad_position[:, NUM_OFFSET_FEATURES].clone(),
+        grad_blank_k.flatten(),
+        grad_blank_v.flatten(),
+    )
