@@ -1,6 +1,7 @@
+#!/usr/bin/env python3
 """Registers, stack (spills) and shared memory of the Triton kernels, compiled without a GPU.
 
-    python -m benchmarks.triton_kernels [--capabilities 80 90] [--types float32 float16]
+    python tools/triton_report.py [--architectures 80 90] [--types float32 float16]
 
 For heads of 32 channels, 3 levels of 4 points, and 6 clusters of 8. Warps: what the registers and
 shared memory of a multiprocessor hold, of 64.
@@ -31,27 +32,27 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 class Device:
     """The driver of a GPU that is not here, as far as Triton asks it before it runs a kernel."""
 
-    def __init__(self, capability: int):
-        self.capability = capability
+    def __init__(self, architecture: int):
+        self.architecture = architecture
 
     def get_current_device(self) -> int:
-        return self.capability
+        return self.architecture
 
     def get_current_stream(self, device: int) -> int:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.capability, 32)
+        return GPUTarget("cuda", self.architecture, 32)
 
 
-def compile_kernels(capability: int, dtype: torch.dtype) -> list:
+def compile_kernels(architecture: int, dtype: torch.dtype) -> list:
     """Return the kernels that the operators launch, compiled; the process can run none any more."""
     kernels, run = [], JITFunction.run
 
     def compile_only(self, *args, warmup, **kwargs):
         kernels.append(run(self, *args, warmup=True, **kwargs))
 
-    driver.set_active(Device(capability))
+    driver.set_active(Device(architecture))
     with patch.object(JITFunction, "run", compile_only):
         call_operators(dtype)
     return kernels
@@ -83,27 +84,27 @@ def resources(kernel) -> tuple[int, int, int]:
     return registers, stack, kernel.metadata.shared
 
 
-def warps_of_multiprocessor(capability: int, registers: int, shared: int, warps: int) -> int:
+def warps_of_multiprocessor(architecture: int, registers: int, shared: int, warps: int) -> int:
     by_registers = REGISTERS // (-(-registers // 8) * 8 * 32 * warps)
-    by_shared = SHARED_BYTES[capability] // (shared + RESERVED_BYTES)
+    by_shared = SHARED_BYTES[architecture] // (shared + RESERVED_BYTES)
     return min(by_registers, by_shared, 32, 64 // warps) * warps
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--capabilities", type=int, nargs="+", default=[80, 90], choices=[80, 90])
+    parser.add_argument("--architectures", type=int, nargs="+", default=[80, 90], choices=[80, 90])
     parser.add_argument("--types", nargs="+", default=["float32", "float16"])
     arguments = parser.parse_args()
     rows = []
-    for capability in arguments.capabilities:
+    for architecture in arguments.architectures:
         for name in arguments.types:
-            for kernel in compile_kernels(capability, getattr(torch, name)):
+            for kernel in compile_kernels(architecture, getattr(torch, name)):
                 file = Path(kernel.src.fn.fn.__code__.co_filename).stem
                 warps = kernel.metadata.num_warps
                 registers, stack, shared = resources(kernel)
-                resident = warps_of_multiprocessor(capability, registers, shared, warps)
+                resident = warps_of_multiprocessor(architecture, registers, shared, warps)
                 label = f"{file}.{kernel.name}"
-                row = [label, f"sm_{capability}", name, registers, stack, shared, resident]
+                row = [label, f"sm_{architecture}", name, registers, stack, shared, resident]
                 rows.append(row)
     header = ["kernel", "GPU", "type", "registers", "stack bytes", "shared bytes", "warps"]
     print(f"Triton {triton.__version__}\n")
