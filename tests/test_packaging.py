@@ -24,8 +24,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Module -> distribution, where the names differ.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python", "cityscapesscripts": "cityscapesScripts"}
-# Installed by tools/, since no package metadata can name them, and what Detectron2 requires itself.
-OUTSIDE = {"detectron2", "panopticapi", "matplotlib", "termcolor", "yacs", "yaml"}
+# Installed by tools/, since no package metadata can name them; what Detectron2 requires itself; and
+# Triton, which PyTorch's builds for CUDA bring.
+OUTSIDE = {"triton", "detectron2", "panopticapi", "matplotlib", "termcolor", "yacs", "yaml"}
 
 
 def requirements(lines) -> dict[str, Requirement]:

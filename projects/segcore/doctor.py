@@ -67,6 +67,10 @@ def _details(library: Library) -> str:
 
 def _implementation(name: str, device: str) -> tuple[str, str]:
     problem = _library.why_not_compiled(name, device)
+    if problem and _library.has_kernel(name, device):
+        return "Triton", problem
+    if problem and device == "cuda":
+        problem = "; ".join(dict.fromkeys((problem, _library.why_not_triton(name, device))))
     if problem:
         return "PyTorch twin", problem
     if device == "cuda" and not torch.cuda.is_available():

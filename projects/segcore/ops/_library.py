@@ -1,7 +1,8 @@
 """Compiled libraries: loading, and the implementation that serves an operator.
 
-An operator is served by its compiled kernel where the library of the device is loaded, and by its
-PyTorch twin everywhere else. Importing this module never fails.
+An operator is served by its compiled kernel where the library of the device is loaded; otherwise on
+CUDA by its Triton version, where it has one and Triton can work; everywhere else by its PyTorch
+twin. Importing this module never fails.
 """
 
 import warnings
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from . import _triton
 
 NAMESPACE = "segcore"
 _FOLDER = Path(__file__).resolve().parent.parent
@@ -48,6 +51,14 @@ def _load_all() -> dict[str, Library]:
     return {"cpu": cpu, "cuda": cuda}
 
 
+def _find_triton_problem() -> str:
+    if LIBRARIES["cuda"].loaded:
+        return f"{LIBRARIES['cuda'].path.name} is loaded"
+    if torch.version.cuda is None or not LIBRARIES["cpu"].loaded:
+        return LIBRARIES["cuda"].problem
+    return _triton.find_problem()
+
+
 def _warn_of_slow_operators() -> None:
     problems = {}
     if not LIBRARIES["cpu"].loaded:
@@ -55,8 +66,11 @@ def _warn_of_slow_operators() -> None:
     elif torch.version.cuda and not LIBRARIES["cuda"].loaded and torch.cuda.device_count():
         problems["cuda"] = LIBRARIES["cuda"].problem
     for device, problem in problems.items():
+        by_triton = " and ".join(_triton.OPERATORS)
+        exception = f" but {by_triton}" if device == "cuda" and not TRITON_PROBLEM else ""
         warnings.warn(
-            f"segcore runs its operators in plain PyTorch on {device}, which is slower: {problem}."
+            f"segcore runs its operators{exception} in plain PyTorch on {device}, which is slower:"
+            f" {problem}."
             " `python setup.py build_ext --inplace` builds them, `python -m segcore.doctor`"
             " says more.",
             RuntimeWarning,
@@ -67,9 +81,14 @@ def _warn_of_slow_operators() -> None:
 LIBRARIES: dict[str, Library] = _load_all()
 """Library by type of device; the one of "cpu" holds the schemas as well."""
 
+TRITON_PROBLEM: str = _find_triton_problem()
+"""Reason why Triton serves no operator on CUDA, or an empty string."""
+
 _operators: dict[str, str] = {}  # operator -> reason why its schema is missing, or ""
 
 _warn_of_slow_operators()
+if not TRITON_PROBLEM:
+    _triton.register(NAMESPACE)
 
 
 def add_operator(name: str) -> bool:
@@ -89,7 +108,8 @@ def operators() -> tuple[str, ...]:
 
 
 def why_not_compiled(name: str, device_type: str) -> str:
-    """Return the reason why the twin of an operator serves a type of device, or an empty string."""
+    """Return the reason why no compiled kernel of an operator serves a type of device, or an empty
+    string."""
     if _operators[name]:
         return _operators[name]
     if device_type not in LIBRARIES:
@@ -100,3 +120,16 @@ def why_not_compiled(name: str, device_type: str) -> str:
 def is_compiled(name: str, device_type: str) -> bool:
     """Return whether the compiled kernel of an operator serves a type of device."""
     return not why_not_compiled(name, device_type)
+
+
+def why_not_triton(name: str, device_type: str) -> str:
+    """Return the reason why Triton does not serve an operator on a type of device, or an empty
+    string."""
+    if device_type != "cuda" or name.removesuffix("_backward") not in _triton.OPERATORS:
+        return "it has no Triton version"
+    return _operators[name] or LIBRARIES["cpu"].problem or TRITON_PROBLEM
+
+
+def has_kernel(name: str, device_type: str) -> bool:
+    """Return whether a kernel of an operator, compiled or in Triton, serves a type of device."""
+    return is_compiled(name, device_type) or not why_not_triton(name, device_type)

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor
 
-from ._library import NAMESPACE, add_operator, is_compiled
+from ._library import NAMESPACE, add_operator, has_kernel
 
 P = ParamSpec("P")
 
@@ -23,9 +23,9 @@ def operator(
     """Define an operator by a function that checks and prepares its arguments.
 
     The decorated function has the name, the signature and the docstring of the public function, and
-    returns ``arguments``. The public function passes these to the compiled kernel where there is
-    one for the device of the first, otherwise to ``reference``. Its attribute ``reference`` is the
-    twin: the same function with ``reference`` on every device.
+    returns ``arguments``. The public function passes these to the kernel, compiled or in Triton,
+    where there is one for the device of the first, otherwise to ``reference``. Its attribute
+    ``reference`` is the twin: the same function with ``reference`` on every device.
 
     Args:
         arguments: NamedTuple with the arguments of the operator's schema in ``csrc/ops.cpp``
@@ -41,7 +41,7 @@ def operator(
         @wraps(prepare)
         def public(*args: P.args, **kwargs: P.kwargs) -> Any:
             prepared = prepare(*args, **kwargs)
-            if is_compiled(name, prepared[0].device.type):
+            if has_kernel(name, prepared[0].device.type):
                 return getattr(getattr(torch.ops, NAMESPACE), name)(*prepared)
             return reference(prepared)
 
