@@ -108,24 +108,30 @@ __device__ inline Accumulator<T> dot_of_lane(
   return sum;
 }
 
-// True if four floats can be added at once.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-constexpr bool kHasVectorAtomics = true;
+// Atomic addition of four floats; their address must be a multiple of 16. One instruction from compute
+// capability 9.0 on: CUDA declares it for no other.
+__device__ inline void atomic_add_four(float* address, float4 values) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  atomicAdd(address, values.x);
+  atomicAdd(address + 1, values.y);
+  atomicAdd(address + 2, values.z);
+  atomicAdd(address + 3, values.w);
 #else
-constexpr bool kHasVectorAtomics = false;
+  atomicAdd(reinterpret_cast<float4*>(address), values);
 #endif
+}
 
 // Atomic addition of scale * values.
 template <int kCount, typename T>
 __device__ inline void atomic_add(T* address, T scale, const T (&values)[kCount]) {
-  if constexpr (kHasVectorAtomics && std::is_same_v<T, float> && kCount % 4 == 0) {
+  if constexpr (std::is_same_v<T, float> && kCount % 4 == 0) {
     for (int j = 0; j < kCount; j += 4) {
       const float4 four = make_float4(
           scale * values[j],
           scale * values[j + 1],
           scale * values[j + 2],
           scale * values[j + 3]);
-      atomicAdd(reinterpret_cast<float4*>(address + j), four);
+      atomic_add_four(address + j, four);
     }
   } else {
     for (int j = 0; j < kCount; ++j) atomicAdd(address + j, scale * values[j]);
