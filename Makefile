@@ -29,7 +29,7 @@ lint: install  ## Check style and format
 bench: install  ## Measure speed and memory, each module of benchmarks/ a table
 	@set -e; for name in $(BENCHMARKS); do echo "==> $$name"; $(VENV_PYTHON) -m benchmarks.$$name; done
 
-cuda: install  ## Compile the GPU code, without a GPU (TORCH_CUDA_ARCH_LIST=9.0)
+cuda: install  ## Compile the GPU code, without a GPU (TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX")
 	@$(PYTHON) tools/bootstrap.py --cuda
 
 sanitize: install  ## Test the CPU operators under AddressSanitizer and UBSan

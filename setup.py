@@ -11,7 +11,7 @@ def operators() -> dict:
 
     Two libraries against PyTorch's stable ABI, each one binary for Python >= 3.10 and PyTorch
     >= 2.10: schemas and CPU kernels, and, where there is a GPU with CUDA's compiler or with
-    FORCE_CUDA=1, the CUDA kernels.
+    FORCE_CUDA=1, the CUDA kernels, for PyTorch built for the major version of CUDA in its name.
     """
     import torch
     from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
@@ -39,11 +39,14 @@ def operators() -> dict:
     with_gpu = torch.cuda.is_available() and CUDA_HOME is not None
     if with_gpu or os.environ.get("FORCE_CUDA") == "1":
         cuda_flags = ["-O3", "-DUSE_CUDA", "--expt-relaxed-constexpr"]
-        extensions.append(
-            extension(
-                CUDAExtension, "segcore._C_cuda", glob("csrc/cuda/*.cu"), cxx=[], nvcc=cuda_flags
-            )
-        )
+        name = f"segcore._C_cuda{torch.version.cuda.partition('.')[0]}"
+        cuda = extension(CUDAExtension, name, glob("csrc/cuda/*.cu"), cxx=[], nvcc=cuda_flags)
+        # CUDA's runtime becomes a part of the library, out of sight of PyTorch's: a GPU needs
+        # nothing but its driver.
+        cuda.libraries.remove("cudart")
+        cuda.libraries += ["cudart_static", "rt", "dl", "pthread"]
+        cuda.extra_link_args.append("-Wl,--exclude-libs,ALL")
+        extensions.append(cuda)
     return {
         "ext_modules": extensions,
         "cmdclass": {"build_ext": BuildExtension},

@@ -29,7 +29,8 @@ STAMPS = VENV / "stamps"
 BUILD_LOG = VENV / "operators.log"
 # Relative, since pip takes a space in this variable for a separator; commands run in ROOT.
 CONSTRAINTS = "requirements-ci.txt"
-CUDA_ARCHITECTURES = "9.0"
+# A100, H100 and what is compatible with them; newer GPUs compile the PTX when they load it.
+CUDA_ARCHITECTURES = "8.0;9.0+PTX"
 
 
 class SetupError(RuntimeError):

@@ -8,12 +8,14 @@ import torch
 
 import segcore.ops  # noqa: F401  (registers the operators)
 from segcore import __version__
+from segcore.doctor_gpu import Gpu, advice, driver_version, find_gpus
 from segcore.ops import _library
 from segcore.ops._library import LIBRARIES, Library
 
 
 def report() -> str:
-    """Versions, libraries and operators as text."""
+    """Return versions, libraries and operators as text, and what does not fit a GPU."""
+    driver, gpus = driver_version(), find_gpus(LIBRARIES["cuda"])
     libraries = [
         (library.path.name, "loaded" if library.loaded else "not loaded", _details(library))
         for library in LIBRARIES.values()
@@ -24,36 +26,33 @@ def report() -> str:
         for device in LIBRARIES
     ]
     sections = [
-        _versions(),
+        _versions(driver, gpus),
         _table(("library", "state", "details"), libraries),
         _table(("operator", "device", "implementation", "why"), operators),
         f"Libraries are looked for in {LIBRARIES['cpu'].path.parent}.\n"
         "`python setup.py build_ext --inplace` builds them, with FORCE_CUDA=1 the second one on a"
         " machine without a GPU too.",
+        *advice(torch.version.cuda, driver, LIBRARIES["cuda"], gpus),
     ]
     return "\n\n".join(sections)
 
 
-def _versions() -> str:
+def _versions(driver: tuple[int, int] | None, gpus: Sequence[Gpu]) -> str:
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    names = [
+        "{} (sm_{}{}{})".format(gpu.name, *gpu.capability, ", library fails" if gpu.problem else "")
+        for gpu in gpus
+    ]
     rows = [
         ("segcore", __version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("PyTorch", f"{torch.__version__} ({cuda})"),
         ("CPU", f"{torch.get_num_threads()} threads"),
-        ("GPU", ", ".join(_gpus()) or "none that PyTorch can use"),
+        ("driver", "for CUDA up to {}.{}".format(*driver) if driver else "none of NVIDIA"),
+        ("GPU", ", ".join(names) or "none that PyTorch can use"),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
-
-
-def _gpus() -> list[str]:
-    if not torch.cuda.is_available():
-        return []
-    return [
-        "{} (sm_{}{})".format(torch.cuda.get_device_name(i), *torch.cuda.get_device_capability(i))
-        for i in range(torch.cuda.device_count())
-    ]
 
 
 def _details(library: Library) -> str:

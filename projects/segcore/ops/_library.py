@@ -39,16 +39,22 @@ def _load(path: Path) -> Library:
     return Library(path, "")
 
 
+def _load_cuda(schemas: Library, version: str | None = torch.version.cuda) -> Library:
+    """Load the library for the major version of CUDA that PyTorch is built for."""
+    path = _FOLDER / f"_C_cuda{(version or '').partition('.')[0]}.abi3.so"
+    if version is None:
+        return Library(path, "this PyTorch is built without CUDA")
+    if not schemas.loaded:
+        return Library(path, f"the schemas are missing: {schemas.problem}")
+    others = ", ".join(sorted(file.name for file in _FOLDER.glob("_C_cuda[0-9]*.abi3.so")))
+    if others and not path.is_file():
+        return Library(path, f"{others} is not for CUDA {version}, which PyTorch is built for")
+    return _load(path)
+
+
 def _load_all() -> dict[str, Library]:
     cpu = _load(_FOLDER / "_C.abi3.so")
-    cuda_path = _FOLDER / "_C_cuda.abi3.so"
-    if torch.version.cuda is None:
-        cuda = Library(cuda_path, "this PyTorch is built without CUDA")
-    elif not cpu.loaded:
-        cuda = Library(cuda_path, f"the schemas are missing: {cpu.problem}")
-    else:
-        cuda = _load(cuda_path)
-    return {"cpu": cpu, "cuda": cuda}
+    return {"cpu": cpu, "cuda": _load_cuda(cpu)}
 
 
 def _find_triton_problem() -> str:

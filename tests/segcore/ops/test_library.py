@@ -37,7 +37,7 @@ for warning in caught:
 def package(tmp_path):
     """A copy of segcore without compiled libraries."""
     source = Path(segcore.__file__).parent
-    for file in ("__init__.py", "doctor.py"):
+    for file in ("__init__.py", "doctor.py", "doctor_gpu.py"):
         target = tmp_path / "segcore" / file
         target.parent.mkdir(exist_ok=True)
         shutil.copy(source / file, target)
@@ -64,6 +64,17 @@ def test_the_twin_serves_with_one_warning(package, library, reason):
     warnings = [line for line in run(package, "-c", PROGRAM).splitlines() if "WARNING" in line]
     assert len(warnings) == 1
     assert reason in warnings[0] and "build_ext" in warnings[0] and "doctor" in warnings[0]
+
+
+def test_a_library_for_another_cuda_is_named(tmp_path, monkeypatch):
+    (tmp_path / "_C_cuda13.abi3.so").touch()
+    monkeypatch.setattr(_library, "_FOLDER", tmp_path)
+    schemas = _library.Library(tmp_path / "_C.abi3.so", "")
+    library = _library._load_cuda(schemas, "12.8")
+    assert library.path.name == "_C_cuda12.abi3.so"
+    assert library.problem == "_C_cuda13.abi3.so is not for CUDA 12.8, which PyTorch is built for"
+    assert "cannot be loaded" in _library._load_cuda(schemas, "13.0").problem
+    assert "without CUDA" in _library._load_cuda(schemas, None).problem
 
 
 def test_the_doctor_says_why(package):
