@@ -159,6 +159,20 @@ def test_missing_panopticapi_says_what_to_run():
     assert "pip install --no-deps panopticapi-lite" in answer.stderr
 
 
+def test_opencv_is_needed_at_its_first_use_alone():
+    script = """
+import numpy as np
+import segcore.visualization, segcore.data.mappers, segcore.engine, segcore.meta_arch
+from segcore.config import load_projects
+load_projects()
+from segcore.visualization import sheet
+sheet([[np.zeros((4, 4, 3), np.uint8)]], titles=["photo"])
+"""
+    answer = run_without({"cv2"}, script)
+    assert "RequirementError: cv2.resize is needed here" in answer.stderr, answer.stderr
+    assert "pip install opencv-python" in answer.stderr
+
+
 def test_no_registry_host_is_named():
     host = re.compile(rb"pypi\.(org|python)|pythonhosted", re.IGNORECASE)
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)

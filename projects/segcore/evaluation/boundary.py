@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from segcore.opencv import cv2
+
 
 def boundary_map(ids: np.ndarray, dilation_ratio: float = 0.02) -> np.ndarray:
     """Return the map with 0 wherever a pixel is no boundary of its segment.
@@ -15,8 +17,6 @@ def boundary_map(ids: np.ndarray, dilation_ratio: float = 0.02) -> np.ndarray:
     Args:
         ids: integers (H, W).
     """
-    import cv2
-
     if not ids.size:
         return ids
     height, width = ids.shape

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2.structures import Instances
 
 from segcore.data.panoptic_format import Category
+from segcore.opencv import cv2
 from segcore.visualization.colors import mean_colors, segment_colors
 from segcore.visualization.labels import drawable_name
 from segcore.visualization.painting import blend, label_picture, outline

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from segcore.opencv import cv2
 from segcore.text import printable
 from segcore.visualization.labels import font_for
 from segcore.visualization.segment_map import strips

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
+from segcore.opencv import cv2
 from segcore.visualization.segment_map import Extent
 
 SEARCHED_PIXELS = 128  # a segment is shrunk to such an edge when its inner points are searched

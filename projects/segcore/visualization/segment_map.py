@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import cv2
 import numpy as np
 from scipy.ndimage import find_objects
+
+from segcore.opencv import cv2
 
 PIXELS_PER_STRIP = 1 << 20  # bounds the temporary memory of a strip
 

@@ -3,9 +3,10 @@
 import random
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from detectron2.data import transforms as T
+
+from segcore.opencv import cv2
 
 MAX_BRIGHTNESS = 32
 CONTRAST = (0.5, 1.5)
@@ -15,8 +16,8 @@ MAX_HUE = 18
 HUE_STEPS = 180
 
 _TO_HSV_AND_BACK = {
-    "RGB": (cv2.COLOR_RGB2HSV, cv2.COLOR_HSV2RGB),
-    "BGR": (cv2.COLOR_BGR2HSV, cv2.COLOR_HSV2BGR),
+    "RGB": ("COLOR_RGB2HSV", "COLOR_HSV2RGB"),
+    "BGR": ("COLOR_BGR2HSV", "COLOR_HSV2BGR"),
 }
 _LEVELS = np.arange(256, dtype=np.float32)
 
@@ -112,7 +113,7 @@ class SSDColorTransform(T.Transform):
         return self._by_hsv_tables(image, hue=shifted.astype(np.uint8))
 
     def _by_hsv_tables(self, image: np.ndarray, **tables: np.ndarray) -> np.ndarray:
-        to_hsv, back = _TO_HSV_AND_BACK[self.image_format]
+        to_hsv, back = (getattr(cv2, name) for name in _TO_HSV_AND_BACK[self.image_format])
         same = _LEVELS.astype(np.uint8)
         channels = [tables.get(name, same) for name in ("hue", "saturation", "value")]
         table = np.stack(channels, axis=-1)[None]

@@ -6,9 +6,10 @@ shrinks, and its "nearest" takes the pixel floor(i * old / new).
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from detectron2.data import transforms as T
+
+from segcore.opencv import cv2
 
 SAMPLING = ("choice", "range")
 

@@ -1,6 +1,5 @@
 """Instance annotations, polygons or run lengths, under geometric transforms."""
 
-import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from segcore.data.mappers.reading import check_size
 from segcore.functional import masks_to_boxes
+from segcore.opencv import cv2
 
 # Flat polygons x0, y0, x1, ... (float64), or a binary mask (H, W) uint8.
 Segmentation = list[np.ndarray] | np.ndarray
