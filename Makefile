@@ -3,13 +3,13 @@ SYSTEM  ?= mask2former
 SECONDS ?= 60
 WORKERS ?= 2
 VENV_PYTHON := .venv/bin/python
-BENCHMARKS  := $(filter-out common,$(basename $(notdir $(wildcard benchmarks/[!_]*.py))))
+BENCHMARKS  := $(filter-out common peers,$(basename $(notdir $(wildcard benchmarks/[!_]*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench cuda sanitize fuzz clean
+.PHONY: help install demo test lint bench cuda gpu-check bundle sanitize fuzz clean
 
 help:     ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install:  ## Make .venv with everything that is needed; a moment when it is there
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
@@ -31,6 +31,14 @@ bench: install  ## Measure speed and memory, each module of benchmarks/ a table
 
 cuda: install  ## Compile the GPU code, without a GPU (TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX")
 	@$(PYTHON) tools/bootstrap.py --cuda
+
+gpu-check: install  ## Check and time everything on this machine's GPU, write docs/gpu.md
+	@$(VENV_PYTHON) -m tools.gpu_check --output docs/gpu.md
+
+# PYTHON is the other machine's version here, if it is a number.
+bundle:   ## Pack all that gpu-check needs beside PyTorch into one file for a machine without network (PYTHON=3.12)
+	@$(MAKE) --no-print-directory cuda PYTHON=$(if $(filter 3.%,$(PYTHON)),python3,$(PYTHON))
+	@$(VENV_PYTHON) -m tools.bundle $(addprefix --python ,$(filter 3.%,$(PYTHON)))
 
 sanitize: install  ## Test the CPU operators under AddressSanitizer and UBSan
 	@$(VENV_PYTHON) tools/sanitize.py
