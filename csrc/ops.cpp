@@ -8,7 +8,8 @@ STABLE_TORCH_LIBRARY(segcore, library) {
       "Tensor attention_weights) -> Tensor");
   library.def(
       "ms_deform_attn_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, "
-      "Tensor sampling_locations, Tensor attention_weights) -> (Tensor, Tensor, Tensor)");
+      "Tensor sampling_locations, Tensor attention_weights, bool deterministic=False) "
+      "-> (Tensor, Tensor, Tensor)");
   library.def(
       "cluster_attention(Tensor q, Tensor k, Tensor v, Tensor positions, Tensor clusters, "
       "SymInt cluster_size, Tensor pos_weight, Tensor pos_bias, Tensor blank_k, Tensor blank_v, "
@@ -40,6 +41,7 @@ STABLE_TORCH_LIBRARY(segcore, library) {
       "Tensor locations, Tensor attention, Tensor power) -> Tensor");
   library.def(
       "point_deform_attn_backward(Tensor grad_output, Tensor values, Tensor positions, "
-      "Tensor neighbors, SymInt[] canvas, Tensor locations, Tensor attention, Tensor power) "
+      "Tensor neighbors, SymInt[] canvas, Tensor locations, Tensor attention, Tensor power, "
+      "bool deterministic=False) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
 }

@@ -48,16 +48,16 @@ def upstream_gradient(output):
     return torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
 
 
-def run_kernels(operators, name, arguments, differentiable):
+def run_kernels(operators, name, arguments, differentiable, **mode):
     """Do :func:`run_with_gradients` with an operator and its backward in a namespace of
-    ``torch.ops``, without autograd; arguments as the schema has them."""
+    ``torch.ops``, without autograd; arguments as the schema has them, ``mode`` of the backward."""
     arguments = {
         key: value.detach() if isinstance(value, torch.Tensor) else value
         for key, value in arguments.items()
     }
     output = getattr(operators, name)(*arguments.values())
     backward = getattr(operators, f"{name}_backward")
-    grads = backward(upstream_gradient(output), *arguments.values())
+    grads = backward(upstream_gradient(output), *arguments.values(), **mode)
     results = {"output": output, **dict(zip(differentiable, grads, strict=True))}
     return {name: value for name, value in results.items() if arguments.get(name, 0) is not None}
 

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <tuple>
+#include <type_traits>
 
 #include <torch/csrc/stable/tensor.h>
 
@@ -30,16 +31,39 @@ struct Operator<Arguments, kCheck, ArgumentTypes<T...>> {
     return kRun(arguments, kCheck(arguments));
   }
 
-  // kRun(grad_output, arguments, sizes); the output has the type of the first argument.
+  // kRun(grad_output, arguments, sizes)
   template <auto kRun>
   static auto backward(const torch::stable::Tensor& grad_output, T... values) {
     const Arguments arguments = {values...};
+    return kRun(grad_output, arguments, check_backward(grad_output, arguments, values...));
+  }
+
+  // The same where the schema has a flag for a deterministic result, the last argument of kRun; a device
+  // whose results are deterministic anyway takes none.
+  template <auto kRun>
+  static auto backward_in_mode(
+      const torch::stable::Tensor& grad_output, T... values, bool deterministic) {
+    const Arguments arguments = {values...};
+    const auto sizes = check_backward(grad_output, arguments, values...);
+    if constexpr (std::is_invocable_v<
+                      decltype(kRun), decltype(grad_output), decltype(arguments), decltype(sizes),
+                      bool>) {
+      return kRun(grad_output, arguments, sizes, deterministic);
+    } else {
+      return kRun(grad_output, arguments, sizes);
+    }
+  }
+
+ private:
+  // The output has the type of the first argument.
+  static auto check_backward(
+      const torch::stable::Tensor& grad_output, const Arguments& arguments, T... values) {
     const auto sizes = kCheck(arguments);
     check_sizes("grad_output", grad_output, sizes.output());
     const torch::stable::Tensor& first = std::get<0>(std::tie(values...));
     check_type("grad_output", grad_output, first.scalar_type());
     check_same_device("grad_output", grad_output, first);
-    return kRun(grad_output, arguments, sizes);
+    return sizes;
   }
 };
 

@@ -309,7 +309,8 @@ MsDeformAttnGradients run_backward(
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
   library.impl("ms_deform_attn", TORCH_BOX(&MsDeformAttn::forward<run_forward>));
-  library.impl("ms_deform_attn_backward", TORCH_BOX(&MsDeformAttn::backward<run_backward>));
+  library.impl(
+      "ms_deform_attn_backward", TORCH_BOX(&MsDeformAttn::backward_in_mode<run_backward>));
 }
 
 }  // namespace segcore

@@ -316,7 +316,8 @@ PointDeformAttnGradients run_backward(
 
 STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
   library.impl("point_deform_attn", TORCH_BOX(&PointDeformAttn::forward<run_forward>));
-  library.impl("point_deform_attn_backward", TORCH_BOX(&PointDeformAttn::backward<run_backward>));
+  library.impl(
+      "point_deform_attn_backward", TORCH_BOX(&PointDeformAttn::backward_in_mode<run_backward>));
 }
 
 }  // namespace segcore

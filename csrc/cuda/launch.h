@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include <cuda_runtime.h>
 
@@ -12,9 +13,10 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "warp.cuh"
+
 namespace segcore {
 
-constexpr int kThreadsOfBlock = 256;
 constexpr int kVectorBytes = 16;
 
 // On the device of a tensor.
@@ -25,14 +27,13 @@ inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// Starts a kernel with this number of threads; without any, it does nothing.
+// Starts a kernel with this number of blocks; without any, it does nothing.
 template <typename... Parameters, typename... Arguments>
-void launch(
+void launch_blocks(
     void (*kernel)(Parameters...),
-    int64_t threads,
+    int64_t blocks,
     cudaStream_t stream,
     const Arguments&... arguments) {
-  const int64_t blocks = (threads + kThreadsOfBlock - 1) / kThreadsOfBlock;
   STD_TORCH_CHECK(blocks <= INT32_MAX, "too large for one launch of a CUDA kernel");
   if (blocks == 0) return;
   cudaLaunchConfig_t config = {};
@@ -40,6 +41,35 @@ void launch(
   config.blockDim = dim3(kThreadsOfBlock);
   config.stream = stream;
   STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+// The same with this number of threads.
+template <typename... Parameters, typename... Arguments>
+void launch(
+    void (*kernel)(Parameters...),
+    int64_t threads,
+    cudaStream_t stream,
+    const Arguments&... arguments) {
+  const int64_t blocks = (threads + kThreadsOfBlock - 1) / kThreadsOfBlock;
+  launch_blocks(kernel, blocks, stream, arguments...);
+}
+
+// Largest offset that kernels may compute in 32 bits; tests lower it to reach both paths.
+#ifdef SEGCORE_LARGEST_SHORT_OFFSET
+constexpr int64_t kLargestShortOffset = SEGCORE_LARGEST_SHORT_OFFSET;
+#else
+constexpr int64_t kLargestShortOffset = std::numeric_limits<int32_t>::max();
+#endif
+
+// Calls `run` with an integer of the narrowest type for offsets up to `largest`: products and quotients
+// of 64 bits cost a GPU several instructions.
+template <typename Run>
+void for_offset_type(int64_t largest, const Run& run) {
+  if (largest <= kLargestShortOffset) {
+    run(int32_t());
+  } else {
+    run(int64_t());
+  }
 }
 
 // The data of a contiguous tensor; T may be a type that the stable ABI does not know.
@@ -50,6 +80,13 @@ const T* data_ptr(const torch::stable::Tensor& tensor) {
 template <typename T>
 T* data_ptr(torch::stable::Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// The tensor, or a copy of it, contiguous and at an address for accesses of 16 bytes.
+inline torch::stable::Tensor packed(const torch::stable::Tensor& tensor) {
+  const torch::stable::Tensor contiguous = torch::stable::contiguous(tensor);
+  const auto address = reinterpret_cast<uintptr_t>(contiguous.const_data_ptr());
+  return address % kVectorBytes == 0 ? contiguous : torch::stable::clone(contiguous);
 }
 
 // True if an access of 16 bytes may begin at all of these addresses.

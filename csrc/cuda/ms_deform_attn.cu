@@ -6,6 +6,7 @@
 
 #include "../common/dispatch.h"
 #include "../common/ms_deform_attn.h"
+#include "inverse_lists.h"
 #include "launch.h"
 
 namespace segcore::ms_deform_attn {
@@ -15,6 +16,16 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using torch::stable::accelerator::DeviceGuard;
 
+// Calls `run` with how many channels a lane accesses at once, and how many lanes share a row.
+template <typename T, typename Run>
+void for_sharing(int64_t channels, const Run& run) {
+  constexpr int kVector = kVectorBytes / sizeof(T);
+  if (channels % kVector != 0) return run(RowAccess<1, 32>());
+  if (channels <= 4 * kVector) return run(RowAccess<kVector, 4>());
+  if (channels <= 8 * kVector) return run(RowAccess<kVector, 8>());
+  run(RowAccess<kVector, 16>());
+}
+
 // The arguments as the kernels read them.
 struct Prepared {
   const MsDeformAttnLevels& sizes;
@@ -22,11 +33,12 @@ struct Prepared {
 
   Prepared(const MsDeformAttnArguments& a, const MsDeformAttnLevels& s)
       : sizes(s),
-        value(torch::stable::contiguous(a.value)),
-        locations(torch::stable::contiguous(a.sampling_locations)),
-        weights(torch::stable::contiguous(a.attention_weights)) {
+        value(packed(a.value)),
+        locations(packed(a.sampling_locations)),
+        weights(packed(a.attention_weights)) {
     STD_TORCH_CHECK(
         s.levels <= kMaxLevels, "spatial_shapes: expected at most ", kMaxLevels, " levels on CUDA");
+    STD_TORCH_CHECK(tiles() <= UINT32_MAX, "too large for one launch of a CUDA kernel");
   }
 
   template <typename T>
@@ -38,7 +50,25 @@ struct Prepared {
     in.value = data_ptr<T>(value);
     in.locations = data_ptr<A>(locations);
     in.weights = data_ptr<A>(weights);
+    in.tiles = static_cast<unsigned>(tiles());
     return in;
+  }
+
+  int64_t tiles() const {
+    if (sizes.queries != sizes.tokens) return tiles_along(sizes.queries, kTile);
+    int64_t count = 0;
+    for (const Level& level : sizes.level) {
+      count += tiles_along(level.height, kTileHeight) * tiles_along(level.width, kTileWidth);
+    }
+    return count;
+  }
+  int64_t blocks() const { return sizes.batch * tiles() * sizes.heads; }
+
+  // Bound of the offsets in an image, those of lanes without work included.
+  int64_t largest_offset() const {
+    const int64_t numbers = std::max(2 * sizes.samples(), sizes.channels) * sizes.heads;
+    const int64_t rows = std::max(sizes.tokens, sizes.queries) + kTile;
+    return std::max(rows * numbers, rows * kTile);
   }
 };
 
@@ -49,41 +79,82 @@ Tensor run_forward(const MsDeformAttnArguments& a, const MsDeformAttnLevels& s) 
   const cudaStream_t stream = current_stream(output);
   for_value_type(a.value.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const Inputs<T> in = prepared.inputs<T>();
-    T* target = data_ptr<T>(output);
-    for_row_access<T>(s.channels, are_aligned(in.value, target), [&](auto access) {
-      launch(
-          forward_kernel<T, access.kVector, access.kLanes>, in.triples() * access.kLanes, stream,
-          in, target);
+    for_sharing<T>(s.channels, [&](auto access) {
+      for_offset_type(prepared.largest_offset(), [&](auto offset) {
+        launch_blocks(
+            forward_kernel<T, decltype(offset), access.kVector, access.kLanes>, prepared.blocks(),
+            stream, prepared.inputs<T>(), data_ptr<T>(output));
+      });
     });
   });
   return output;
 }
 
+// Writes the gradients of locations and weights, and adds to that of value unless `grad_value` is null.
+template <typename T>
+void launch_backward(
+    const Prepared& prepared,
+    const Tensor& grad_output,
+    Accumulator<T>* grad_value,
+    Tensor& grad_locations,
+    Tensor& grad_weights) {
+  using A = Accumulator<T>;
+  for_sharing<T>(prepared.sizes.channels, [&](auto access) {
+    for_offset_type(prepared.largest_offset(), [&](auto offset) {
+      launch_blocks(
+          backward_kernel<T, decltype(offset), access.kVector, access.kLanes>, prepared.blocks(),
+          current_stream(grad_output), prepared.inputs<T>(), data_ptr<T>(grad_output), grad_value,
+          data_ptr<A>(grad_locations), data_ptr<A>(grad_weights));
+    });
+  });
+}
+
+// The gradient of value by lists of the samples at each cell.
+template <typename T>
+Tensor gather_value_gradient(const Prepared& prepared, const Tensor& grad_output) {
+  const MsDeformAttnLevels& s = prepared.sizes;
+  const Inputs<T> in = prepared.inputs<T>();
+  const cudaStream_t stream = current_stream(grad_output);
+  const int64_t cells = corner_cells(in), samples = in.triples() * s.samples();
+  Tensor keys = torch::stable::new_empty(prepared.value, {samples}, ScalarType::Long);
+  launch(corner_keys_kernel<T>, samples, stream, in, cells, data_ptr<int64_t>(keys));
+  const Bins bins = sort_into_bins(keys, s.batch * s.heads * cells);
+  Tensor grad_value = torch::stable::new_empty(prepared.value, prepared.value.sizes());
+  for_row_access<T>(s.channels, true, [&](auto access) {
+    launch(
+        value_gradients_kernel<T, access.kVector, access.kLanes>,
+        s.batch * s.tokens * s.heads * access.kLanes, stream, in, data_ptr<T>(grad_output),
+        bins.lists(), cells, data_ptr<T>(grad_value));
+  });
+  return grad_value;
+}
+
 MsDeformAttnGradients run_backward(
-    const Tensor& grad_output, const MsDeformAttnArguments& a, const MsDeformAttnLevels& s) {
+    const Tensor& grad_output,
+    const MsDeformAttnArguments& a,
+    const MsDeformAttnLevels& s,
+    bool deterministic) {
   const ScalarType type = a.value.scalar_type(), precision = a.attention_weights.scalar_type();
   const DeviceGuard guard(a.value.get_device_index());
   const Prepared prepared(a, s);
-  const Tensor upstream = torch::stable::contiguous(grad_output);
-  Tensor grad_value = torch::stable::new_zeros(a.value, a.value.sizes(), precision);
+  const Tensor upstream = packed(grad_output);
+  Tensor grad_value;
   Tensor grad_locations =
       torch::stable::new_empty(a.sampling_locations, a.sampling_locations.sizes());
   Tensor grad_weights = torch::stable::new_empty(a.attention_weights, a.attention_weights.sizes());
-  const cudaStream_t stream = current_stream(upstream);
   for_value_type(type, [&](auto zero) {
     using T = decltype(zero);
-    using A = Accumulator<T>;
-    const Inputs<T> in = prepared.inputs<T>();
-    const T* grad = data_ptr<T>(upstream);
-    A* target = data_ptr<A>(grad_value);
-    for_row_access<T>(s.channels, are_aligned(in.value, grad, target), [&](auto access) {
-      launch(
-          backward_kernel<T, access.kVector, access.kLanes>, in.triples() * access.kLanes, stream,
-          in, grad, target, data_ptr<A>(grad_locations), data_ptr<A>(grad_weights));
-    });
+    if (deterministic) {
+      grad_value = gather_value_gradient<T>(prepared, upstream);
+      launch_backward<T>(prepared, upstream, nullptr, grad_locations, grad_weights);
+    } else {
+      Tensor sums = torch::stable::new_zeros(a.value, a.value.sizes(), precision);
+      launch_backward<T>(
+          prepared, upstream, data_ptr<Accumulator<T>>(sums), grad_locations, grad_weights);
+      grad_value = torch::stable::to(sums, type);
+    }
   });
-  return {torch::stable::to(grad_value, type), grad_locations, grad_weights};
+  return {grad_value, grad_locations, grad_weights};
 }
 
 }  // namespace
@@ -93,5 +164,6 @@ STABLE_TORCH_LIBRARY_IMPL(segcore, CUDA, library) {
   using namespace segcore;
   library.impl("ms_deform_attn", TORCH_BOX(&MsDeformAttn::forward<ms_deform_attn::run_forward>));
   library.impl(
-      "ms_deform_attn_backward", TORCH_BOX(&MsDeformAttn::backward<ms_deform_attn::run_backward>));
+      "ms_deform_attn_backward",
+      TORCH_BOX(&MsDeformAttn::backward_in_mode<ms_deform_attn::run_backward>));
 }

@@ -1,10 +1,13 @@
 #include "point_deform_attn.cuh"
 
+#include <utility>
+
 #include <torch/csrc/stable/library.h>
 
 #include "../common/dispatch.h"
 #include "../common/point_deform_attn.h"
 #include "aten.h"
+#include "inverse_lists.h"
 #include "launch.h"
 
 namespace segcore::point_deform_attn {
@@ -60,34 +63,86 @@ Tensor run_forward(const PointDeformAttnArguments& a, const PointDeformAttnSizes
   return output;
 }
 
+// The gradients that no other group of lanes writes to.
+struct Gradients {
+  Tensor locations, attention, power;  // power (triples, 1)
+};
+
+// Adds to the gradient of values by atomics, or writes its terms: what is not to be done is null.
+template <typename T>
+void launch_backward(
+    const Inputs<T>& in,
+    const T* grad_output,
+    Accumulator<T>* grad_values,
+    const ValueTerms<Accumulator<T>>& terms,
+    Gradients& grad,
+    cudaStream_t stream) {
+  using A = Accumulator<T>;
+  const bool aligned = are_aligned(in.values, grad_output, grad_values);
+  for_row_access<T>(in.sizes.channels, aligned, [&](auto access) {
+    launch(
+        backward_kernel<T, access.kVector, access.kLanes>, in.triples() * access.kLanes, stream, in,
+        grad_output, grad_values, terms, data_ptr<A>(grad.locations), data_ptr<A>(grad.attention),
+        data_ptr<double>(grad.power));
+  });
+}
+
+// The gradients with that of values gathered, in one order of summation.
+template <typename T>
+Tensor gather_value_gradient(
+    const Prepared& prepared, const Tensor& upstream, Gradients& grad, cudaStream_t stream) {
+  using A = Accumulator<T>;
+  const PointDeformAttnSizes& s = prepared.sizes;
+  const Inputs<T> in = prepared.inputs<T>();
+  const int64_t count = in.triples() * s.samples() * s.neighbors;
+  Tensor keys = torch::stable::new_empty(upstream, {count}, ScalarType::Long);
+  Tensor coefficients = torch::stable::new_empty(prepared.attention, {count});
+  launch_backward<T>(
+      in, data_ptr<T>(upstream), nullptr, {data_ptr<int64_t>(keys), data_ptr<A>(coefficients)},
+      grad, stream);
+  const Bins bins = sort_into_bins(keys, s.batch * s.heads * s.tokens);
+  Tensor grad_values = torch::stable::new_empty(prepared.values, prepared.values.sizes());
+  T* target = data_ptr<T>(grad_values);
+  const T* source = data_ptr<T>(upstream);
+  for_row_access<T>(s.channels, are_aligned(source, target), [&](auto access) {
+    launch(
+        value_gradients_kernel<T, access.kVector, access.kLanes>,
+        s.batch * s.tokens * s.heads * access.kLanes, stream, in, source, bins.lists(),
+        data_ptr<A>(std::as_const(coefficients)), target);
+  });
+  return grad_values;
+}
+
 PointDeformAttnGradients run_backward(
-    const Tensor& grad_output, const PointDeformAttnArguments& a, const PointDeformAttnSizes& s) {
+    const Tensor& grad_output,
+    const PointDeformAttnArguments& a,
+    const PointDeformAttnSizes& s,
+    bool deterministic) {
   const DeviceGuard guard(a.values.get_device_index());
   const Prepared prepared(a, s);
   const ScalarType type = a.values.scalar_type(), precision = a.power.scalar_type();
   const Tensor upstream = torch::stable::contiguous(grad_output);
-  Tensor grad_values = torch::stable::new_zeros(a.values, a.values.sizes(), precision);
-  Tensor grad_locations = torch::stable::new_empty(a.locations, a.locations.sizes());
-  Tensor grad_attention = torch::stable::new_empty(a.attention, a.attention.sizes());
-  Tensor grad_power = torch::stable::new_empty(
-      a.power, {s.batch * s.queries * s.heads, 1}, ScalarType::Double);
+  Gradients grad = {
+      torch::stable::new_empty(a.locations, a.locations.sizes()),
+      torch::stable::new_empty(a.attention, a.attention.sizes()),
+      torch::stable::new_empty(
+          a.power, {s.batch * s.queries * s.heads, 1}, ScalarType::Double)};
+  Tensor grad_values;
   const cudaStream_t stream = current_stream(upstream);
   for_value_type(type, [&](auto zero) {
     using T = decltype(zero);
-    using A = Accumulator<T>;
-    const Inputs<T> in = prepared.inputs<T>();
-    const T* grad = data_ptr<T>(upstream);
-    A* target = data_ptr<A>(grad_values);
-    for_row_access<T>(s.channels, are_aligned(in.values, grad, target), [&](auto access) {
-      launch(
-          backward_kernel<T, access.kVector, access.kLanes>, in.triples() * access.kLanes, stream,
-          in, grad, target, data_ptr<A>(grad_locations), data_ptr<A>(grad_attention),
-          data_ptr<double>(grad_power));
-    });
+    if (deterministic) {
+      grad_values = gather_value_gradient<T>(prepared, upstream, grad, stream);
+    } else {
+      Tensor sums = torch::stable::new_zeros(a.values, a.values.sizes(), precision);
+      launch_backward<T>(
+          prepared.inputs<T>(), data_ptr<T>(upstream), data_ptr<Accumulator<T>>(sums), {}, grad,
+          stream);
+      grad_values = torch::stable::to(sums, type);
+    }
   });
   return {
-      torch::stable::to(grad_values, type), grad_locations, grad_attention,
-      sum_of_rows(grad_power, precision)};
+      grad_values, grad.locations, grad.attention, sum_of_rows(grad.power, precision)};
 }
 
 }  // namespace
@@ -99,5 +154,5 @@ STABLE_TORCH_LIBRARY_IMPL(segcore, CUDA, library) {
       "point_deform_attn", TORCH_BOX(&PointDeformAttn::forward<point_deform_attn::run_forward>));
   library.impl(
       "point_deform_attn_backward",
-      TORCH_BOX(&PointDeformAttn::backward<point_deform_attn::run_backward>));
+      TORCH_BOX(&PointDeformAttn::backward_in_mode<point_deform_attn::run_backward>));
 }

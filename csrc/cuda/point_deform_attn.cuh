@@ -7,6 +7,7 @@
 
 #include "../common/inverse_distance.h"
 #include "../common/point_deform_attn_sizes.h"
+#include "inverse_lists.cuh"
 #include "warp.cuh"
 
 namespace segcore::point_deform_attn {
@@ -135,19 +136,30 @@ struct SlopeSum {
   __device__ A around(A mean) const { return product - slope * mean; }
 };
 
-// grad_power (triples): what each adds to the gradient of the power.
+// The terms of the gradient of values, one a neighbor of every sample, for value_gradients_kernel.
+template <typename A>
+struct ValueTerms {
+  int64_t* keys;    // (batch, head) pair times tokens plus token; one beyond the last for no token
+  A* coefficients;  // factor of the row of grad_output
+};
+
+// grad_power (triples): what each adds to the gradient of the power. Either grad_values or the
+// pointers of `terms` are null.
 template <typename T, int kVector, int kLanes>
 __global__ void backward_kernel(
     const Inputs<T> in,
     const T* grad_output,
     Accumulator<T>* grad_values,
+    ValueTerms<Accumulator<T>> terms,
     Accumulator<T>* grad_locations,
     Accumulator<T>* grad_attention,
     double* grad_power) {
   using A = Accumulator<T>;
   const Group<kLanes> group(in.triples());
   const T* values = in.values + in.head_offset(group.item);
-  grad_values += in.head_offset(group.item);
+  if (grad_values != nullptr) grad_values += in.head_offset(group.item);
+  const int64_t map = in.image(group.item) * in.sizes.heads + group.item % in.sizes.heads;
+  const int64_t no_token = in.sizes.batch * in.sizes.heads * in.sizes.tokens;
   grad_output += group.item * in.sizes.channels;
   const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
   A power = 0;
@@ -170,11 +182,19 @@ __global__ void backward_kernel(
           for (int64_t c = group.lane * kVector; c < channels; c += kVector * kLanes) {
             A grad[kVector];
             load(grad_output + c, grad);
-            if (scale != 0) atomic_add(grad_values + row + c, scale, grad);
+            if (grad_values != nullptr && scale != 0) {
+              atomic_add(grad_values + row + c, scale, grad);
+            }
           }
         }
         dot = sum_of_lanes<kLanes>(dot);
         if (group.lane == i) sample_dot = dot;
+      }
+      if (terms.keys != nullptr && group.active && group.lane < count) {
+        const int64_t term = sample.index * in.sizes.neighbors + k;
+        terms.keys[term] =
+            nearest.token < 0 ? no_token : map * in.sizes.tokens + nearest.token;
+        terms.coefficients[term] = coefficient;
       }
       const InverseDistanceSlopes<A> slopes = inverse_distance_slopes(
           Exponent<A>{*in.power}, *in.power, coefficient, nearest.squared_distance);
@@ -192,6 +212,31 @@ __global__ void backward_kernel(
   }
   power = sum_of_lanes<kLanes>(power);
   if (group.active && group.lane == 0) grad_power[group.item] = power;
+}
+
+// The gradient of values in one order of summation: kLanes lanes a row, whose terms are in `lists`.
+template <typename T, int kVector, int kLanes>
+__global__ void value_gradients_kernel(
+    const Inputs<T> in,
+    const T* grad_output,
+    const InverseLists lists,
+    const Accumulator<T>* coefficients,
+    T* grad_values) {
+  using A = Accumulator<T>;
+  const PointDeformAttnSizes& s = in.sizes;
+  const Group<kLanes> group(s.batch * s.tokens * s.heads);
+  if (!group.active) return;
+  const int64_t m = group.item % s.heads, token = group.item / s.heads % s.tokens;
+  const int64_t list = (group.item / s.heads / s.tokens * s.heads + m) * s.tokens + token;
+  const int64_t terms = s.samples() * s.neighbors;  // of one row of grad_output
+  for (int64_t c = group.lane * kVector; c < s.channels; c += kVector * kLanes) {
+    A sum[kVector] = {};
+    for (int64_t i = lists.offsets[list]; i < lists.offsets[list + 1]; ++i) {
+      const int64_t term = lists.entries[i];
+      add_scaled(coefficients[term], grad_output + term / terms * s.channels + c, sum);
+    }
+    store(grad_values + group.item * s.channels + c, sum);
+  }
 }
 
 }  // namespace segcore::point_deform_attn

@@ -9,6 +9,8 @@
 namespace segcore {
 
 constexpr int kWarp = 32;
+constexpr int kThreadsOfBlock = 256;
+constexpr int kWarpsOfBlock = kThreadsOfBlock / kWarp;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
 // Type that sums over values of type T are accumulated in.
@@ -35,6 +37,10 @@ struct Group {
   }
 };
 
+// The warp of a thread among those of its block.
+__device__ inline int warp_of_block() { return static_cast<int>(threadIdx.x) / kWarp; }
+__device__ inline int lane_of_warp() { return static_cast<int>(threadIdx.x) % kWarp; }
+
 // Number of items that a chunk of kLanes has, one a lane, that begins at `first`.
 template <int kLanes>
 __device__ inline int chunk_size(int64_t count, int64_t first) {
@@ -54,6 +60,26 @@ __device__ inline T sum_of_lanes(T value) {
     value += __shfl_xor_sync(kWholeWarp, value, distance, kLanes);
   }
   return value;
+}
+
+// Sums of kCount numbers over a group of kLanes at least as many lanes: lane l gets that of number
+// l % kCount. kCount - 1 exchanges and one for each further halving of the lanes, instead of all
+// halvings for every number.
+template <int kLanes, int kCount, typename T>
+__device__ inline T spread_sums(T (&values)[kCount], int lane) {
+  for (int distance = kCount / 2; distance > 0; distance /= 2) {
+    const bool upper = (lane & distance) != 0;
+    for (int i = 0; i < distance; ++i) {
+      const T sent = upper ? values[i] : values[i + distance];
+      const T kept = upper ? values[i + distance] : values[i];
+      values[i] = kept + __shfl_xor_sync(kWholeWarp, sent, distance);
+    }
+  }
+  T sum = values[0];
+  for (int distance = kCount; distance < kLanes; distance *= 2) {
+    sum += __shfl_xor_sync(kWholeWarp, sum, distance);
+  }
+  return sum;
 }
 
 // Largest number of a group of kLanes, known to each of its lanes.

@@ -4,9 +4,24 @@ import pytest
 import torch
 
 import operator_checks as checks
+from operator_inputs import ms_deform_attn_inputs
 from segcore.ops import ms_deform_attn_reference
 
 DIFFERENTIABLE = ("value", "sampling_locations", "attention_weights")
+
+
+def assert_matches_twin(on_host, arguments):
+    """Both modes of the backward; half types are compared as far as they are exact."""
+    expected = checks.run_with_gradients(ms_deform_attn_reference, arguments, DIFFERENTIABLE)
+    arguments = dict(arguments)
+    arguments["spatial_shapes"] = [side for size in arguments["spatial_shapes"] for side in size]
+    dtype = arguments["value"].dtype
+    tolerance = {torch.float64: 1e-7, torch.float32: 1e-4}.get(dtype, 1e-2)
+    for deterministic in (False, True):
+        actual = checks.run_kernels(
+            on_host, "ms_deform_attn", arguments, DIFFERENTIABLE, deterministic=deterministic
+        )
+        checks.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -28,9 +43,10 @@ DIFFERENTIABLE = ("value", "sampling_locations", "attention_weights")
     ],
 )
 def test_matches_twin(on_host, dtype, channels, levels, points):
+    """Any number of queries; 32 and 64 bits of offsets; channels read at once and in parts."""
     generator = torch.Generator().manual_seed(0)
     precision = torch.float64 if dtype == torch.float64 else torch.float32
-    batch, queries, heads = 2, 3, 3
+    batch, queries, heads = 2, 13, 3
     tokens = sum(height * width for height, width in levels)
     samples = (batch, queries, heads, len(levels), points)
     locations = torch.rand(*samples, 2, generator=generator) * 1.6 - 0.3
@@ -42,11 +58,48 @@ def test_matches_twin(on_host, dtype, channels, levels, points):
         "sampling_locations": locations.to(precision),
         "attention_weights": torch.randn(samples, generator=generator).to(precision),
     }
-    expected = checks.run_with_gradients(ms_deform_attn_reference, arguments, DIFFERENTIABLE)
-    arguments["spatial_shapes"] = [side for size in levels for side in size]
-    actual = checks.run_kernels(on_host, "ms_deform_attn", arguments, DIFFERENTIABLE)
-    tolerance = {torch.float64: 1e-7, torch.float32: 1e-4}.get(dtype, 1e-2)
-    checks.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    assert_matches_twin(on_host, arguments)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.5])
+@pytest.mark.parametrize(
+    ("dtype", "channels"),
+    [(torch.float64, 4), (torch.float32, 32), (torch.float32, 64), (torch.bfloat16, 32)],
+)
+def test_queries_that_are_the_cells(on_host, dtype, channels, spread):
+    """Blocks of neighboring cells; with little spread, neighbors share corners and add up rows."""
+    generator = torch.Generator().manual_seed(0)
+    levels, heads, points = [(9, 11), (3, 4)], 2, 2
+    centers = [
+        torch.stack(torch.meshgrid(axis(width), axis(height), indexing="xy"), -1).flatten(0, 1)
+        for height, width in levels
+    ]
+    centers = torch.cat(centers)[None, :, None, None, None]
+    samples = (1, centers.shape[1], heads, len(levels), points)
+    offsets = torch.randn(*samples, 2, generator=generator) * spread
+    precision = torch.float64 if dtype == torch.float64 else torch.float32
+    value = torch.randn(1, centers.shape[1], heads, channels, generator=generator)
+    arguments = {
+        "value": value.to(dtype),
+        "spatial_shapes": levels,
+        "sampling_locations": (centers + 0.04 + offsets).to(precision),
+        "attention_weights": torch.randn(samples, generator=generator).to(precision),
+    }
+    assert_matches_twin(on_host, arguments)
+
+
+def axis(size):
+    """Centers of the cells of an axis."""
+    return (torch.arange(size) + 0.5) / size
+
+
+def test_unaligned_arguments(on_host):
+    arguments = ms_deform_attn_inputs(dtype=torch.float32, channels=8)
+    for name, value in arguments.items():
+        if isinstance(value, torch.Tensor):
+            storage = torch.cat([value.new_zeros(1), value.flatten()])
+            arguments[name] = storage[1:].view(value.shape)
+    assert_matches_twin(on_host, arguments)
 
 
 def test_too_many_levels_are_refused(on_host):

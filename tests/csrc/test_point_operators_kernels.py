@@ -84,6 +84,29 @@ def test_sizes(on_host, name, sizes):
     assert_same(on_host, name, **sizes)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dtype": torch.float32, "channels": 32},
+        {"dtype": torch.float16, "channels": 8},
+        {"channels": 0},
+        {"queries": 0},
+        {"points": 0},
+        {"level_sizes": ()},
+    ],
+    ids=str,
+)
+def test_deterministic_gradient(on_host, options):
+    arguments = make_inputs("point_deform_attn", **options)
+    arguments["neighbors"][..., 1] = -1
+    expected = run(on_host, "point_deform_attn", arguments)
+    names = DIFFERENTIABLE["point_deform_attn"]
+    actual = checks.run_kernels(on_host, "point_deform_attn", arguments, names, deterministic=True)
+    tolerance = TOLERANCES[options.get("dtype", torch.float64)]
+    checks.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
 def test_indices_out_of_range_are_left_out(on_host):
     arguments = make_inputs("point_gather")
     arguments["indices"][:, 2:5], arguments["indices"][:, 7] = 11, -1

@@ -19,6 +19,7 @@ def operator(
     reference: Callable[[Any], Any],
     fake: Callable[[Any], Any],
     differentiable: Sequence[str] = (),
+    atomics: bool = False,
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Define an operator by a function that checks and prepares its arguments.
 
@@ -33,6 +34,9 @@ def operator(
         fake: empty results of ``arguments``, for ``torch.compile`` and meta tensors
         differentiable: arguments that have a gradient, in the order in which ``<name>_backward``
             returns these; its arguments are the gradient of the output and ``arguments``
+        atomics: whether a device may sum gradients by atomics, in changing order; the last argument
+            of ``<name>_backward`` says whether :func:`torch.use_deterministic_algorithms` is on,
+            which forbids it
     """
 
     def define(prepare: Callable[P, Any]) -> Callable[P, Any]:
@@ -59,13 +63,15 @@ def operator(
         if add_operator(name):
             torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *a: fake(arguments(*a)))
         if differentiable and add_operator(f"{name}_backward"):
-            _register_autograd(name, arguments, tuple(differentiable))
+            _register_autograd(name, arguments, tuple(differentiable), atomics)
         return public
 
     return define
 
 
-def _register_autograd(name: str, arguments: type, differentiable: tuple[str, ...]) -> None:
+def _register_autograd(
+    name: str, arguments: type, differentiable: tuple[str, ...], atomics: bool
+) -> None:
     def save_arguments(ctx, inputs, output) -> None:
         by_name = arguments(*inputs)._asdict()
         ctx.constants = {
@@ -79,7 +85,9 @@ def _register_autograd(name: str, arguments: type, differentiable: tuple[str, ..
         fields = (field for field in arguments._fields if field not in ctx.constants)
         tensors = dict(zip(fields, ctx.saved_tensors, strict=True))
         inputs = arguments(**tensors, **ctx.constants)
-        grads = getattr(getattr(torch.ops, NAMESPACE), f"{name}_backward")(grad_output, *inputs)
+        mode = (torch.are_deterministic_algorithms_enabled(),) if atomics else ()
+        kernel = getattr(getattr(torch.ops, NAMESPACE), f"{name}_backward")
+        grads = kernel(grad_output, *inputs, *mode)
         by_name = dict(zip(differentiable, grads, strict=True))
         return tuple(
             by_name.get(field) if value is not None else None
@@ -87,7 +95,8 @@ def _register_autograd(name: str, arguments: type, differentiable: tuple[str, ..
         )
 
     def fake_backward(grad_output: Tensor, *inputs) -> tuple[Tensor, ...]:
-        tensors = (getattr(arguments(*inputs), field) for field in differentiable)
+        by_name = arguments(*inputs[: len(arguments._fields)])
+        tensors = (getattr(by_name, field) for field in differentiable)
         return tuple(
             grad_output.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
             for tensor in tensors

@@ -56,6 +56,7 @@ def _fake(a: Arguments) -> Tensor:
     reference=_sum_of_samples,
     fake=_fake,
     differentiable=("value", "sampling_locations", "attention_weights"),
+    atomics=True,
 )
 def ms_deform_attn(
     value: Tensor,

@@ -69,6 +69,7 @@ def _fake(a: Arguments) -> Tensor:
     reference=_sum_of_samples,
     fake=_fake,
     differentiable=("values", "locations", "attention", "power"),
+    atomics=True,
 )
 def point_deform_attn(
     values: Tensor,

@@ -14,6 +14,7 @@
 
 #define __global__
 #define __device__
+#define __shared__ static  // warps run one after the other
 
 struct float4 {
   float x, y, z, w;
@@ -124,9 +125,31 @@ T __shfl_sync(unsigned, T value, int source, int width) {
 }
 
 template <typename T>
-T __shfl_xor_sync(unsigned, T value, int distance, int) {
+T __shfl_xor_sync(unsigned, T value, int distance, int = cuda_on_host::kWarp) {
   return cuda_on_host::exchange(value, cuda_on_host::warp->current ^ distance);
 }
+
+template <typename T>
+T __shfl_up_sync(unsigned, T value, unsigned distance) {
+  const int lane = cuda_on_host::warp->current, source = lane - static_cast<int>(distance);
+  return cuda_on_host::exchange(value, source < 0 ? lane : source);
+}
+
+template <typename T>
+T __shfl_down_sync(unsigned, T value, unsigned distance) {
+  const int lane = cuda_on_host::warp->current, source = lane + static_cast<int>(distance);
+  return cuda_on_host::exchange(value, source < cuda_on_host::kWarp ? source : lane);
+}
+
+inline int __any_sync(unsigned, int predicate) {
+  for (int distance = cuda_on_host::kWarp / 2; distance > 0; distance /= 2) {
+    predicate |= cuda_on_host::exchange(
+        predicate, cuda_on_host::warp->current ^ distance);
+  }
+  return predicate;
+}
+
+inline void __syncwarp() { cuda_on_host::exchange(0, 0); }
 
 template <typename T>
 void atomicAdd(T* address, T value) {

@@ -34,6 +34,8 @@ void torch_c10_cuda_free_error_msg(char*) {}
 
 }  // extern "C"
 
+// Small sizes take the path of 32-bit offsets, larger ones that of 64 bits.
+#define SEGCORE_LARGEST_SHORT_OFFSET 20000
 #define segcore segcore_on_host
 #define CUDA CPU
 
