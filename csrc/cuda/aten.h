@@ -44,4 +44,20 @@ inline torch::stable::Tensor sum_of_rows(
       torch::stable::sum(tensor, torch::headeronly::IntHeaderOnlyArrayRef(dim.data(), 1)), type);
 }
 
+// Copies of the parts of a vector, one after the other, in given shapes.
+class __attribute__((visibility("hidden"))) Parts {
+ public:
+  explicit Parts(const torch::stable::Tensor& whole) : whole_(whole) {}
+
+  torch::stable::Tensor next_like(const torch::stable::Tensor& model) {
+    torch::stable::Tensor part = torch::stable::narrow(whole_, 0, first_, model.numel());
+    first_ += model.numel();
+    return torch::stable::clone(torch::stable::reshape(part, model.sizes()));
+  }
+
+ private:
+  torch::stable::Tensor whole_;
+  int64_t first_ = 0;
+};
+
 }  // namespace segcore

@@ -1,14 +1,20 @@
 #include "cluster_attention.cuh"
 
+#include <algorithm>
+#include <cstdlib>
+#include <initializer_list>
+
 #include <torch/csrc/stable/library.h>
 
 #include "../common/cluster_attention.h"
 #include "../common/dispatch.h"
+#include "aten.h"
 #include "launch.h"
 
 namespace segcore::cluster_attention {
 namespace {
 
+using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using torch::stable::accelerator::DeviceGuard;
 
@@ -18,6 +24,28 @@ bool is_aligned(const Rows<const T>& rows) {
   constexpr int64_t kCount = kVectorBytes / sizeof(T);
   return are_aligned(rows.data) && rows.batch % kCount == 0 && rows.token % kCount == 0 &&
       rows.head % kCount == 0;
+}
+
+// Lanes that share a row, at most: each has a register for every one of their members.
+constexpr int kMostLanes = 16;
+
+// Bound of the offsets in an image, those of lanes without work included.
+template <typename T>
+int64_t largest_offset(const Inputs<T>& in, std::initializer_list<Rows<const T>> rows) {
+  const ClusterAttentionSizes& s = in.sizes;
+  int64_t of_token = std::max<int64_t>({2, s.heads * s.channels, s.heads, s.clusters_per_token});
+  for (const Rows<const T>& each : rows) of_token = std::max(of_token, std::abs(each.token));
+  return std::max(in.slots() + kWarp, (s.tokens + kWarpsOfBlock) * of_token);
+}
+
+// Calls `run` with the RowAccess and the type of offsets for all kernels.
+template <typename T, typename Run>
+void for_rows(const Inputs<T>& in, std::initializer_list<Rows<const T>> rows, const Run& run) {
+  const bool aligned = std::all_of(
+      rows.begin(), rows.end(), [](const Rows<const T>& each) { return is_aligned(each); });
+  for_row_access<T, kMostLanes>(in.sizes.channels, aligned, [&](auto access) {
+    for_offset_type(largest_offset(in, rows), [&](auto offset) { run(access, offset); });
+  });
 }
 
 // The arguments as the kernels read them.
@@ -63,55 +91,43 @@ Tensor run_forward(const ClusterAttentionArguments& a, const ClusterAttentionSiz
   Tensor output = torch::stable::new_empty(a.q, s.output());
   for_value_type(a.q.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    constexpr int kVector = kVectorBytes / sizeof(T);
     const Inputs<T> in = prepared.inputs<T>();
-    const bool aligned = s.channels % kVector == 0 && is_aligned(in.q) && is_aligned(in.k);
-    launch(
-        aligned ? forward_kernel<T, kVector> : forward_kernel<T, 1>, in.triples() * kWarp,
-        current_stream(output), in, data_ptr<T>(output));
+    for_rows(in, {in.q, in.k, in.v}, [&](auto access, auto offset) {
+      launch_blocks(
+          forward_kernel<T, decltype(offset), access.kVector, access.kLanes>, blocks(s),
+          current_stream(output), in, data_ptr<T>(output));
+    });
   });
   return output;
 }
 
-// The gradients as they are returned: of q, k, v, pos_weight, pos_bias, blank_k, blank_v.
+// The gradients of q, k and v, and the shares of chunks of tokens in those of the parameters.
 struct Gradients {
-  Tensor q, k, v, pos_weight, pos_bias, blank_k, blank_v;
+  Tensor q, k, v, parameters;
 };
 
-template <typename T, int kVector>
-void launch_backward(
-    const BackwardInputs<T>& all,
-    TokenSums<Accumulator<T>>* sums,
-    Gradients& grad,
-    cudaStream_t stream) {
-  using A = Accumulator<T>;
-  const ClusterAttentionSizes& s = all.forward.sizes;
-  const int64_t threads = all.forward.triples() * kWarp;
-  launch(
-      backward_queries_kernel<T, kVector>, threads, stream, all, data_ptr<T>(grad.q), sums);
-  launch(
-      backward_keys_kernel<T, kVector>, threads, stream, all, sums, data_ptr<T>(grad.k),
-      data_ptr<T>(grad.v));
-  launch(
-      backward_parameters_kernel<T>, s.heads * parameters_of_head(s) * kWarp, stream, all, sums,
-      data_ptr<A>(grad.pos_weight), data_ptr<A>(grad.pos_bias), data_ptr<A>(grad.blank_k),
-      data_ptr<A>(grad.blank_v));
-}
-
 template <typename T>
-void backward(const BackwardInputs<T>& all, Gradients& grad, cudaStream_t stream) {
+void launch_backward(const BackwardInputs<T>& all, Gradients& grad, cudaStream_t stream) {
   using A = Accumulator<T>;
-  constexpr int kVector = kVectorBytes / sizeof(T);
   const Inputs<T>& in = all.forward;
-  const int64_t count = in.triples() * static_cast<int64_t>(sizeof(TokenSums<A>) / sizeof(A));
-  Tensor sums = torch::stable::new_empty(grad.pos_bias, {count});
-  auto* target = reinterpret_cast<TokenSums<A>*>(data_ptr<A>(sums));
-  if (in.sizes.channels % kVector == 0 && is_aligned(in.q) && is_aligned(in.k) &&
-      is_aligned(in.v) && is_aligned(all.grad_output)) {
-    launch_backward<T, kVector>(all, target, grad, stream);
-  } else {
-    launch_backward<T, 1>(all, target, grad, stream);
-  }
+  const ClusterAttentionSizes& s = in.sizes;
+  constexpr int64_t kNumbers = sizeof(TokenSums<A>) / sizeof(double);
+  static_assert(sizeof(TokenSums<A>) % sizeof(double) == 0);
+  Tensor buffer = torch::stable::new_empty(
+      grad.parameters, {s.batch * s.tokens * s.heads * kNumbers});
+  auto* sums = reinterpret_cast<TokenSums<A>*>(data_ptr<double>(buffer));
+  for_rows(in, {in.q, in.k, in.v, all.grad_output}, [&](auto access, auto offset) {
+    using Offset = decltype(offset);
+    launch_blocks(
+        backward_queries_kernel<T, Offset, access.kVector, access.kLanes>, blocks(s), stream, all,
+        data_ptr<T>(grad.q), sums);
+    launch_blocks(
+        backward_keys_kernel<T, Offset, access.kVector, access.kLanes>, blocks(s), stream, all,
+        sums, data_ptr<T>(grad.k), data_ptr<T>(grad.v));
+  });
+  launch(
+      backward_parameters_kernel<T>, parameter_chunks(s) * s.heads * kWarp, stream, all, sums,
+      data_ptr<double>(grad.parameters));
 }
 
 ClusterAttentionGradients run_backward(
@@ -119,11 +135,11 @@ ClusterAttentionGradients run_backward(
     const ClusterAttentionArguments& a,
     const ClusterAttentionSizes& s) {
   const DeviceGuard guard(a.q.get_device_index());
-  const auto empty = [](const Tensor& argument) {
-    return torch::stable::new_empty(argument, argument.sizes());
-  };
-  Gradients grad = {empty(a.q),        empty(a.k),       empty(a.v),      empty(a.pos_weight),
-                    empty(a.pos_bias), empty(a.blank_k), empty(a.blank_v)};
+  Gradients grad = {
+      torch::stable::new_empty(a.q, a.q.sizes()), torch::stable::new_empty(a.k, a.k.sizes()),
+      torch::stable::new_empty(a.v, a.v.sizes()),
+      torch::stable::new_empty(
+          a.q, {parameter_chunks(s), parameter_count(s)}, ScalarType::Double)};
   const Prepared prepared(a, s);
   const InverseClusters inverse(a, s);
   const Tensor upstream = with_rows(grad_output);
@@ -132,10 +148,12 @@ ClusterAttentionGradients run_backward(
     const BackwardInputs<T> all = {
         prepared.inputs<T>(), rows_of<T>(upstream, s.channels),
         data_ptr<int32_t>(inverse.indices), data_ptr<int64_t>(inverse.offsets)};
-    backward(all, grad, current_stream(upstream));
+    launch_backward(all, grad, current_stream(upstream));
   });
-  return {grad.q,        grad.k,       grad.v,      grad.pos_weight,
-          grad.pos_bias, grad.blank_k, grad.blank_v};
+  Parts totals(sum_of_rows(grad.parameters, a.pos_bias.scalar_type()));
+  const Tensor pos_weight = totals.next_like(a.pos_weight), pos_bias = totals.next_like(a.pos_bias);
+  const Tensor blank_k = totals.next_like(a.blank_k);
+  return {grad.q, grad.k, grad.v, pos_weight, pos_bias, blank_k, totals.next_like(a.blank_v)};
 }
 
 }  // namespace

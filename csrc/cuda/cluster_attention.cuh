@@ -1,7 +1,11 @@
-// Kernels of attention over clusters. A warp works on one (batch, token, head) triple: first each lane
-// computes the logit of one member, then all lanes together sum the members' rows, a channel or a few
-// a lane. Nothing is written by two warps, and all sums have a fixed order. Nothing here knows of
-// PyTorch's tensors, so that tests/csrc can run the kernels without a GPU.
+// Kernels of attention over clusters. A warp works on one token and head, the warps of a block on
+// neighboring tokens, which see about the same clusters and so find keys and values in the cache. Each
+// lane has one member at a time; kLanes lanes read its row together, kVector neighboring channels each,
+// and every lane gets the product of its own member. Nothing is written by two warps, and all sums have
+// a fixed order. Nothing here knows of PyTorch's tensors, so that tests/csrc can run the kernels without
+// a GPU.
+//
+// Offset: integer type of offsets within an image, of 32 bits where sizes allow.
 #pragma once
 
 #include <cmath>
@@ -10,13 +14,10 @@
 #include "../common/cluster_attention_sizes.h"
 #include "../common/offset_features.h"
 #include "../common/rows.h"
+#include "../common/unroll.h"
 #include "warp.cuh"
 
 namespace segcore::cluster_attention {
-
-// Channels that a warp sums at once, in registers of its lanes. With more channels a head it computes
-// the weights again for each part.
-constexpr int kChannelsOfLane = 4, kPart = kChannelsOfLane * kWarp;
 
 template <typename T>
 struct Inputs {
@@ -29,7 +30,6 @@ struct Inputs {
   const A* positions;                                  // (batch, tokens, 2)
   const A *pos_weight, *pos_bias, *blank_k, *blank_v;  // heads slow
 
-  C10_HOST_DEVICE int64_t triples() const { return sizes.batch * sizes.tokens * sizes.heads; }
   C10_HOST_DEVICE int64_t slots() const { return sizes.clusters_per_token * sizes.cluster_size; }
 };
 
@@ -42,7 +42,7 @@ struct BackwardInputs {
   const int64_t* offsets;  // (batch, clusters + 1)
 };
 
-// Results of the gradients of queries for those of keys, values and parameters, of one triple.
+// Results of the gradients of queries for those of keys, values and parameters, of one token and head.
 template <typename A>
 struct TokenSums {
   A log_sum;                        // of the exponentials of all logits
@@ -51,281 +51,405 @@ struct TokenSums {
   A position[kOffsetFeatures + 1];  // gradients of pos_weight and pos_bias
 };
 
-// The (batch, token, head) triple and lane of a thread.
-struct Place : Group<kWarp> {
-  int64_t triple, n, i, a;
+// Rows of one image and head.
+template <typename T, typename Offset>
+struct HeadRows {
+  const T* data;
+  Offset stride;
 
-  __device__ Place(const ClusterAttentionSizes& s, int64_t triples) : Group<kWarp>(triples) {
-    triple = item;
-    n = triple / s.heads / s.tokens;
-    i = triple / s.heads % s.tokens;
-    a = triple % s.heads;
+  __device__ HeadRows(const Rows<const T>& rows, int64_t n, int64_t a)
+      : data(rows.row(n, 0, a)), stride(static_cast<Offset>(rows.token)) {}
+  __device__ const T* operator[](Offset token) const { return data + token * stride; }
+};
+
+// Blocks of the kernels with a warp for each token and head.
+C10_HOST_DEVICE inline int64_t blocks(const ClusterAttentionSizes& s) {
+  return s.batch * ((s.tokens + kWarpsOfBlock - 1) / kWarpsOfBlock) * s.heads;
+}
+
+// The token and head of a warp, and the members of a neighborhood that its lanes have: kLanes lanes are a
+// group, and `first` and the next kWarp - 1 members are dealt out to the groups in turn.
+template <typename Offset, int kLanes>
+struct Place {
+  static constexpr int kGroups = kWarp / kLanes;
+
+  int64_t n, a;
+  Offset i;
+  bool active;
+  int lane, group;  // lane of the group
+
+  __device__ explicit Place(const ClusterAttentionSizes& s) {
+    const unsigned heads = static_cast<unsigned>(s.heads);
+    const unsigned tiles = static_cast<unsigned>((s.tokens + kWarpsOfBlock - 1) / kWarpsOfBlock);
+    a = blockIdx.x % heads;
+    n = blockIdx.x / heads / tiles;
+    i = static_cast<Offset>(blockIdx.x / heads % tiles) * kWarpsOfBlock + warp_of_block();
+    active = i < s.tokens;
+    lane = lane_of_warp() % kLanes;
+    group = lane_of_warp() / kLanes;
+  }
+  // Of the token and head among those of the batch.
+  __device__ int64_t triple(const ClusterAttentionSizes& s) const {
+    return (n * s.tokens + i) * s.heads + a;
+  }
+  __device__ Offset member(Offset first) const { return first + lane * kGroups + group; }
+  // Members of a group among `count` from `first` on.
+  __device__ static int steps(Offset first, Offset count) {
+    const Offset rest = count - first;
+    return rest >= kWarp ? kLanes : static_cast<int>((rest + kGroups - 1) / kGroups);
   }
 };
 
-// The token in a slot of the neighborhood of token i; -1 for an empty one.
-template <typename T>
-__device__ inline int64_t member(const Inputs<T>& in, int64_t n, int64_t i, int64_t slot) {
-  const ClusterAttentionSizes& s = in.sizes;
-  if (slot >= in.slots()) return -1;
-  const int64_t entry = (n * s.tokens + i) * s.clusters_per_token + slot / s.cluster_size;
-  const int64_t cluster = in.clusters[entry];
-  const int64_t token = cluster * s.cluster_size + slot % s.cluster_size;
-  return cluster >= 0 && token < s.tokens ? token : -1;
-}
+// The tokens in the slots of a neighborhood; -1 for an empty one.
+template <typename Offset>
+struct Members {
+  const int32_t* clusters;  // of the token
+  Offset slots, cluster_size, count, tokens;
 
-template <int kVector, typename T, typename U>
-__device__ inline Accumulator<T> dot(const T* a, const U* b, int64_t channels) {
-  using A = Accumulator<T>;
-  A sum = 0;
-  for (int64_t c = 0; c < channels; c += kVector) {
-    A left[kVector], right[kVector];
-    load(a + c, left);
-    load(b + c, right);
-    for (int j = 0; j < kVector; ++j) sum += left[j] * right[j];
+  template <typename T>
+  __device__ Members(const Inputs<T>& in, int64_t n, Offset i)
+      : clusters(in.clusters + (n * in.sizes.tokens + i) * in.sizes.clusters_per_token),
+        slots(static_cast<Offset>(in.slots())),
+        cluster_size(static_cast<Offset>(in.sizes.cluster_size)),
+        count(static_cast<Offset>(in.sizes.clusters())),
+        tokens(static_cast<Offset>(in.sizes.tokens)) {}
+
+  __device__ Offset operator[](Offset slot) const {
+    if (slot >= slots) return -1;
+    const Offset cluster = clusters[slot / cluster_size];
+    if (cluster < 0 || cluster >= count) return -1;
+    const Offset token = cluster * cluster_size + slot % cluster_size;
+    return token < tokens ? token : -1;
   }
-  return sum;
-}
+};
 
-template <typename T>
-__device__ inline OffsetFeatures<Accumulator<T>> features(
-    const Inputs<T>& in, int64_t n, int64_t i, int64_t j) {
-  const Accumulator<T>* image = in.positions + n * in.sizes.tokens * 2;
-  return offset_features(image[2 * j] - image[2 * i], image[2 * j + 1] - image[2 * i + 1]);
-}
-
-template <int kVector, typename T>
-__device__ inline Accumulator<T> logit(
-    const Inputs<T>& in,
-    const OffsetFeatures<Accumulator<T>>& f,
-    int64_t n,
-    int64_t i,
-    int64_t j,
-    int64_t a) {
-  const Accumulator<T>* weight = in.pos_weight + a * kOffsetFeatures;
-  return in.scale * dot<kVector>(in.q.row(n, i, a), in.k.row(n, j, a), in.sizes.channels) +
-      weight[0] * f.x + weight[1] * f.y + weight[2] * f.distance + weight[3] * f.sine +
-      weight[4] * f.cosine + in.pos_bias[a];
-}
-
-template <typename T>
-__device__ inline Accumulator<T> blank_logit(const Inputs<T>& in, int64_t n, int64_t i, int64_t a) {
-  const int64_t channels = in.sizes.channels;
-  return in.scale * dot<1>(in.q.row(n, i, a), in.blank_k + a * channels, channels);
-}
-
-// sum[r] += weight of each lane times the row of its token, channels from `start` on.
-template <typename T, typename A>
-__device__ inline void add_rows(
-    const Rows<const T>& rows,
-    int64_t n,
-    int64_t a,
-    int64_t token,
-    A weight,
-    int count,
-    int64_t start,
-    int lane,
-    int64_t channels,
-    A (&sum)[kChannelsOfLane]) {
-  for (int l = 0; l < count; ++l) {
-    const A factor = from_lane<kWarp>(weight, l);
-    const int64_t source = from_lane<kWarp>(token, l);
-    if (source < 0) continue;
-    const T* row = rows.row(n, source, a);
-    for (int r = 0; r < kChannelsOfLane; ++r) {
-      const int64_t c = start + r * kWarp + lane;
-      if (c < channels) sum[r] += factor * static_cast<A>(row[c]);
+// The product of row `x` with the row of the member of each lane, 0 where it has none (-1). `steps`:
+// members of a group.
+template <int kVector, int kLanes, typename T, typename Offset>
+__device__ inline Accumulator<T> dots_of_members(
+    const T* x,
+    const HeadRows<T, Offset>& rows,
+    Offset member,
+    int steps,
+    Offset channels,
+    int lane) {
+  using A = Accumulator<T>;
+  A partial[kLanes] = {};
+  for (Offset c = lane * kVector, start = 0; start < channels;
+       c += kVector * kLanes, start += kVector * kLanes) {
+    A left[kVector] = {};
+    if (c < channels) load(x + c, left);
+    SEGCORE_UNROLL
+    for (int i = 0; i < kLanes; ++i) {
+      if (i >= steps) break;
+      const Offset token = from_lane<kLanes>(member, i);
+      if (token < 0 || c >= channels) continue;
+      A right[kVector];
+      load(rows[token] + c, right);
+      for (int j = 0; j < kVector; ++j) partial[i] += left[j] * right[j];
     }
   }
+  return spread_sums<kLanes>(partial, lane);
 }
 
-template <typename T, int kVector>
+// sum += weight of each member of the group times its row, kVector channels from `c` on.
+template <int kLanes, typename T, typename Offset, int kVector>
+__device__ inline void add_members(
+    const HeadRows<T, Offset>& rows,
+    Offset member,
+    Accumulator<T> weight,
+    int steps,
+    Offset c,
+    bool reads,
+    Accumulator<T> (&sum)[kVector]) {
+  for (int i = 0; i < steps; ++i) {
+    const Offset token = from_lane<kLanes>(member, i);
+    const Accumulator<T> factor = from_lane<kLanes>(weight, i);
+    if (token >= 0 && reads) add_scaled(factor, rows[token] + c, sum);
+  }
+}
+
+// Sums over the groups of a warp, lane by lane.
+template <int kLanes, typename A, int kVector>
+__device__ inline void add_groups(A (&sum)[kVector]) {
+  for (int distance = kLanes; distance < kWarp; distance *= 2) {
+    for (A& number : sum) number += __shfl_xor_sync(kWholeWarp, number, distance);
+  }
+}
+
+// The product of two rows, by all lanes of a warp.
+template <typename T, typename U>
+__device__ inline Accumulator<T> dot(const T* a, const U* b, int64_t channels) {
+  return sum_of_lanes<kWarp>(dot_of_lane<1, kWarp>(a, b, channels, lane_of_warp()));
+}
+
+// The part of a logit that depends on the offset from token i to token j.
+template <typename A>
+struct PositionBias {
+  const A *positions, *weight;  // of the image, of the head
+  A bias;
+
+  template <typename T>
+  __device__ PositionBias(const Inputs<T>& in, int64_t n, int64_t a)
+      : positions(in.positions + n * in.sizes.tokens * 2),
+        weight(in.pos_weight + a * kOffsetFeatures),
+        bias(in.pos_bias[a]) {}
+
+  template <typename Offset>
+  __device__ OffsetFeatures<A> features(Offset i, Offset j) const {
+    return offset_features(
+        positions[2 * j] - positions[2 * i], positions[2 * j + 1] - positions[2 * i + 1]);
+  }
+  __device__ A operator()(const OffsetFeatures<A>& f) const {
+    return weight[0] * f.x + weight[1] * f.y + weight[2] * f.distance + weight[3] * f.sine +
+        weight[4] * f.cosine + bias;
+  }
+};
+
+template <typename T, typename Offset, int kVector, int kLanes>
 __global__ void forward_kernel(const Inputs<T> in, T* output) {
   using A = Accumulator<T>;
-  const Place p(in.sizes, in.triples());
-  const int64_t channels = in.sizes.channels;
-  const A blank = blank_logit(in, p.n, p.i, p.a);
-  for (int64_t start = 0; start < channels; start += kPart) {
-    A largest = blank, sum = 1, part[kChannelsOfLane] = {};
-    for (int r = 0; r < kChannelsOfLane; ++r) {
-      const int64_t c = start + r * kWarp + p.lane;
-      if (c < channels) part[r] = in.blank_v[p.a * channels + c];
-    }
-    for (int64_t first = 0; first < in.slots(); first += kWarp) {
-      const int64_t j = member(in, p.n, p.i, first + p.lane);
-      A lane_logit = -std::numeric_limits<A>::infinity();
-      if (j >= 0) lane_logit = logit<kVector>(in, features(in, p.n, p.i, j), p.n, p.i, j, p.a);
+  const Place<Offset, kLanes> p(in.sizes);
+  if (!p.active) return;
+  const Offset channels = static_cast<Offset>(in.sizes.channels);
+  const Members<Offset> members(in, p.n, p.i);
+  const HeadRows<T, Offset> q(in.q, p.n, p.a), k(in.k, p.n, p.a), v(in.v, p.n, p.a);
+  const PositionBias<A> bias(in, p.n, p.a);
+  const A* blank_v = in.blank_v + p.a * channels;
+  const A blank = in.scale * dot(q[p.i], in.blank_k + p.a * channels, channels);
+  for (Offset start = 0; start < channels; start += kVector * kLanes) {
+    const Offset c = start + p.lane * kVector;
+    const bool reads = c < channels;
+    A largest = blank, lane_sum = 0, blank_weight = 1, part[kVector] = {};
+    for (Offset first = 0; first < members.slots; first += kWarp) {
+      const Offset j = members[p.member(first)];
+      const int steps = p.steps(first, members.slots);
+      const A product = dots_of_members<kVector, kLanes>(q[p.i], k, j, steps, channels, p.lane);
+      A logit = -std::numeric_limits<A>::infinity();
+      if (j >= 0) logit = in.scale * product + bias(bias.features(p.i, j));
       const A before = largest;
-      largest = max_of_lanes<kWarp>(lane_logit > largest ? lane_logit : largest);
+      largest = max_of_lanes<kWarp>(logit > largest ? logit : largest);
       const A shrink = std::exp(before - largest);
-      const A weight = j >= 0 ? std::exp(lane_logit - largest) : A(0);
-      sum = sum * shrink + sum_of_lanes<kWarp>(weight);
+      const A weight = j >= 0 ? std::exp(logit - largest) : A(0);
+      lane_sum = lane_sum * shrink + weight;
+      blank_weight *= shrink;
       for (A& number : part) number *= shrink;
-      const int count = chunk_size<kWarp>(in.slots(), first);
-      add_rows(in.v, p.n, p.a, j, weight, count, start, p.lane, channels, part);
+      add_members<kLanes>(v, j, weight, steps, c, reads, part);
     }
-    for (int r = 0; r < kChannelsOfLane; ++r) {
-      const int64_t c = start + r * kWarp + p.lane;
-      if (p.active && c < channels) output[p.triple * channels + c] = static_cast<T>(part[r] / sum);
-    }
+    const A sum = blank_weight + sum_of_lanes<kWarp>(lane_sum);
+    add_groups<kLanes>(part);
+    if (p.group != 0 || !reads) continue;
+    for (int r = 0; r < kVector; ++r) part[r] = (part[r] + blank_weight * blank_v[c + r]) / sum;
+    store(output + p.triple(in.sizes) * channels + c, part);
   }
 }
 
-// The softmax of a triple: its statistics, and the weight and gradient of the blank token.
-template <int kVector, typename T>
-__device__ inline TokenSums<Accumulator<T>> softmax_backward(
-    const BackwardInputs<T>& all, const Place& p) {
-  using A = Accumulator<T>;
-  const Inputs<T>& in = all.forward;
-  const int64_t channels = in.sizes.channels;
-  const T* go = all.grad_output.row(p.n, p.i, p.a);
-  const A blank = blank_logit(in, p.n, p.i, p.a);
-  const A blank_product = dot<1>(go, in.blank_v + p.a * channels, channels);
-  A largest = blank, sum = 1, products = blank_product;
-  for (int64_t first = 0; first < in.slots(); first += kWarp) {
-    const int64_t j = member(in, p.n, p.i, first + p.lane);
-    A lane_logit = -std::numeric_limits<A>::infinity(), product = 0;
-    if (j >= 0) {
-      lane_logit = logit<kVector>(in, features(in, p.n, p.i, j), p.n, p.i, j, p.a);
-      product = dot<kVector>(go, in.v.row(p.n, j, p.a), channels);
-    }
+// The member of a lane in the backward.
+template <typename A, typename Offset>
+struct LaneMember {
+  Offset token;
+  A logit, product;  // product of the upstream gradient with the value
+};
+
+// The softmax over the members of a warp's lanes, one member a lane after the other; the sums are those of
+// the lane until total().
+template <typename A>
+struct SoftmaxSums {
+  A largest, sum = 0, products = 0;
+
+  template <typename Offset>
+  __device__ void add(const LaneMember<A, Offset>& member) {
     const A before = largest;
-    largest = max_of_lanes<kWarp>(lane_logit > largest ? lane_logit : largest);
+    largest = max_of_lanes<kWarp>(member.logit > largest ? member.logit : largest);
     const A shrink = std::exp(before - largest);
-    const A weight = j >= 0 ? std::exp(lane_logit - largest) : A(0);
-    sum = sum * shrink + sum_of_lanes<kWarp>(weight);
-    products = products * shrink + sum_of_lanes<kWarp>(weight * product);
+    const A weight = member.token >= 0 ? std::exp(member.logit - largest) : A(0);
+    sum = sum * shrink + weight;
+    products = products * shrink + weight * member.product;
   }
-  TokenSums<A> result = {};
-  result.log_sum = largest + std::log(sum);
-  result.mean = products / sum;
-  result.blank_weight = std::exp(blank - largest) / sum;
-  result.blank_grad = result.blank_weight * (blank_product - result.mean);
-  return result;
-}
+  // With the blank token.
+  __device__ TokenSums<A> total(A blank_logit, A blank_product) const {
+    TokenSums<A> result = {};
+    const A blank = std::exp(blank_logit - largest);
+    const A total = blank + sum_of_lanes<kWarp>(sum);
+    result.log_sum = largest + std::log(total);
+    result.mean = (blank * blank_product + sum_of_lanes<kWarp>(products)) / total;
+    result.blank_weight = blank / total;
+    result.blank_grad = result.blank_weight * (blank_product - result.mean);
+    return result;
+  }
+};
 
-template <typename T, int kVector>
+// Chunks of members whose logits and products stay in registers between the two passes over them; of
+// further ones they are computed again.
+constexpr int kKeptChunks = 2;
+
+template <typename T, typename Offset, int kVector, int kLanes>
 __global__ void backward_queries_kernel(
     const BackwardInputs<T> all, T* grad_q, TokenSums<Accumulator<T>>* sums) {
   using A = Accumulator<T>;
   const Inputs<T>& in = all.forward;
-  const Place p(in.sizes, in.triples());
-  const int64_t channels = in.sizes.channels;
+  const Place<Offset, kLanes> p(in.sizes);
+  if (!p.active) return;
+  const Offset channels = static_cast<Offset>(in.sizes.channels);
+  const Members<Offset> members(in, p.n, p.i);
+  const HeadRows<T, Offset> q(in.q, p.n, p.a), k(in.k, p.n, p.a), v(in.v, p.n, p.a);
   const T* go = all.grad_output.row(p.n, p.i, p.a);
-  TokenSums<A> token_sums = softmax_backward<kVector>(all, p);
-  for (int64_t start = 0; start < channels; start += kPart) {
-    A part[kChannelsOfLane] = {};
-    for (int r = 0; r < kChannelsOfLane; ++r) {
-      const int64_t c = start + r * kWarp + p.lane;
-      if (c < channels) part[r] = token_sums.blank_grad * in.blank_k[p.a * channels + c];
-    }
-    for (int64_t first = 0; first < in.slots(); first += kWarp) {
-      const int64_t j = member(in, p.n, p.i, first + p.lane);
+  const PositionBias<A> bias(in, p.n, p.a);
+  const auto lane_member = [&](Offset first) -> LaneMember<A, Offset> {
+    const Offset j = members[p.member(first)];
+    const int steps = p.steps(first, members.slots);
+    const A dot_k = dots_of_members<kVector, kLanes>(q[p.i], k, j, steps, channels, p.lane);
+    const A dot_v = dots_of_members<kVector, kLanes>(go, v, j, steps, channels, p.lane);
+    if (j < 0) return {j, -std::numeric_limits<A>::infinity(), 0};
+    return {j, in.scale * dot_k + bias(bias.features(p.i, j)), dot_v};
+  };
+
+  const A* blank_k = in.blank_k + p.a * channels;
+  const A blank = in.scale * dot(q[p.i], blank_k, channels);
+  SoftmaxSums<A> softmax = {blank};
+  LaneMember<A, Offset> kept[kKeptChunks];
+  SEGCORE_UNROLL
+  for (int chunk = 0; chunk < kKeptChunks; ++chunk) {
+    if (chunk * kWarp >= members.slots) break;
+    kept[chunk] = lane_member(chunk * kWarp);
+    softmax.add(kept[chunk]);
+  }
+  for (Offset first = kKeptChunks * kWarp; first < members.slots; first += kWarp) {
+    softmax.add(lane_member(first));
+  }
+  const A blank_product = dot(go, in.blank_v + p.a * channels, channels);
+  TokenSums<A> token_sums = softmax.total(blank, blank_product);
+
+  for (Offset start = 0; start < channels; start += kVector * kLanes) {
+    const Offset c = start + p.lane * kVector;
+    const bool reads = c < channels;
+    A part[kVector] = {};
+    const auto add = [&](const LaneMember<A, Offset>& member, Offset first) {
       A grad = 0;
-      if (j >= 0) {
-        const OffsetFeatures<A> f = features(in, p.n, p.i, j);
-        const A weight = std::exp(logit<kVector>(in, f, p.n, p.i, j, p.a) - token_sums.log_sum);
-        grad = weight * (dot<kVector>(go, in.v.row(p.n, j, p.a), channels) - token_sums.mean);
-        if (start == 0) {
-          const A factors[] = {f.x, f.y, f.distance, f.sine, f.cosine, A(1)};
-          for (int k = 0; k <= kOffsetFeatures; ++k) token_sums.position[k] += grad * factors[k];
-        }
+      if (member.token >= 0) {
+        grad = std::exp(member.logit - token_sums.log_sum) * (member.product - token_sums.mean);
       }
-      const int count = chunk_size<kWarp>(in.slots(), first);
-      add_rows(in.k, p.n, p.a, j, grad, count, start, p.lane, channels, part);
-    }
-    for (int r = 0; r < kChannelsOfLane; ++r) {
-      const int64_t c = start + r * kWarp + p.lane;
-      if (p.active && c < channels) {
-        grad_q[p.triple * channels + c] = static_cast<T>(in.scale * part[r]);
+      if (member.token >= 0 && start == 0) {
+        const OffsetFeatures<A> f = bias.features(p.i, member.token);
+        const A factors[] = {f.x, f.y, f.distance, f.sine, f.cosine, A(1)};
+        for (int r = 0; r <= kOffsetFeatures; ++r) token_sums.position[r] += grad * factors[r];
       }
+      const int steps = p.steps(first, members.slots);
+      add_members<kLanes>(k, member.token, grad, steps, c, reads, part);
+    };
+    SEGCORE_UNROLL
+    for (int chunk = 0; chunk < kKeptChunks; ++chunk) {
+      if (chunk * kWarp >= members.slots) break;
+      add(kept[chunk], chunk * kWarp);
     }
+    for (Offset first = kKeptChunks * kWarp; first < members.slots; first += kWarp) {
+      add(lane_member(first), first);
+    }
+    add_groups<kLanes>(part);
+    if (p.group != 0 || !reads) continue;
+    for (int r = 0; r < kVector; ++r) {
+      part[r] = in.scale * (part[r] + token_sums.blank_grad * blank_k[c + r]);
+    }
+    store(grad_q + p.triple(in.sizes) * channels + c, part);
   }
   for (A& number : token_sums.position) number = sum_of_lanes<kWarp>(number);
-  if (p.active && p.lane == 0) sums[p.triple] = token_sums;
+  if (lane_of_warp() == 0) sums[p.triple(in.sizes)] = token_sums;
 }
 
-// Here the token of a warp is a key, and each lane has one of the tokens that see its cluster.
-template <typename T, int kVector>
+// Here the token of a warp is a key, and its members are the tokens that see its cluster.
+template <typename T, typename Offset, int kVector, int kLanes>
 __global__ void backward_keys_kernel(
     const BackwardInputs<T> all, const TokenSums<Accumulator<T>>* sums, T* grad_k, T* grad_v) {
   using A = Accumulator<T>;
   const Inputs<T>& in = all.forward;
   const ClusterAttentionSizes& s = in.sizes;
-  const Place p(s, in.triples());
-  const int64_t cluster = p.i / s.cluster_size;
+  const Place<Offset, kLanes> p(s);
+  if (!p.active) return;
+  const Offset channels = static_cast<Offset>(s.channels);
+  const HeadRows<T, Offset> q(in.q, p.n, p.a), go(all.grad_output, p.n, p.a);
+  const T *k = in.k.row(p.n, p.i, p.a), *v = in.v.row(p.n, p.i, p.a);
+  const PositionBias<A> bias(in, p.n, p.a);
+  const Offset cluster = p.i / static_cast<Offset>(s.cluster_size);
   const int64_t* offset = all.offsets + p.n * (s.clusters() + 1) + cluster;
-  const int32_t* queries = all.indices + p.n * s.tokens * s.clusters_per_token;
-  for (int64_t start = 0; start < s.channels; start += kPart) {
-    A part_k[kChannelsOfLane] = {}, part_v[kChannelsOfLane] = {};
-    for (int64_t first = offset[0]; first < offset[1]; first += kWarp) {
-      const int64_t query = first + p.lane < offset[1] ? queries[first + p.lane] : -1;
+  const int32_t* queries = all.indices + p.n * s.tokens * s.clusters_per_token + offset[0];
+  const Offset count = static_cast<Offset>(offset[1] - offset[0]);
+  const TokenSums<A>* head_sums = sums + p.n * s.tokens * s.heads + p.a;
+  for (Offset start = 0; start < channels; start += kVector * kLanes) {
+    const Offset c = start + p.lane * kVector;
+    const bool reads = c < channels;
+    A part_k[kVector] = {}, part_v[kVector] = {};
+    for (Offset first = 0; first < count; first += kWarp) {
+      const Offset query = p.member(first) < count ? queries[p.member(first)] : -1;
+      const int steps = p.steps(first, count);
+      const A dot_q = dots_of_members<kVector, kLanes>(k, q, query, steps, channels, p.lane);
+      const A dot_go = dots_of_members<kVector, kLanes>(v, go, query, steps, channels, p.lane);
       A weight = 0, grad = 0;
       if (query >= 0) {
-        const TokenSums<A>& query_sums = sums[(p.n * s.tokens + query) * s.heads + p.a];
-        const OffsetFeatures<A> f = features(in, p.n, query, p.i);
-        const T* go = all.grad_output.row(p.n, query, p.a);
-        weight = std::exp(logit<kVector>(in, f, p.n, query, p.i, p.a) - query_sums.log_sum);
-        grad = weight * (dot<kVector>(go, in.v.row(p.n, p.i, p.a), s.channels) - query_sums.mean);
+        const TokenSums<A>& query_sums = head_sums[query * s.heads];
+        const A logit = in.scale * dot_q + bias(bias.features(query, p.i));
+        weight = std::exp(logit - query_sums.log_sum);
+        grad = weight * (dot_go - query_sums.mean);
       }
-      const int count = chunk_size<kWarp>(offset[1], first);
-      add_rows(in.q, p.n, p.a, query, grad, count, start, p.lane, s.channels, part_k);
-      add_rows(all.grad_output, p.n, p.a, query, weight, count, start, p.lane, s.channels, part_v);
+      add_members<kLanes>(q, query, grad, steps, c, reads, part_k);
+      add_members<kLanes>(go, query, weight, steps, c, reads, part_v);
     }
-    for (int r = 0; r < kChannelsOfLane; ++r) {
-      const int64_t c = start + r * kWarp + p.lane;
-      if (!p.active || c >= s.channels) continue;
-      grad_k[p.triple * s.channels + c] = static_cast<T>(in.scale * part_k[r]);
-      grad_v[p.triple * s.channels + c] = static_cast<T>(part_v[r]);
-    }
+    add_groups<kLanes>(part_k);
+    add_groups<kLanes>(part_v);
+    if (p.group != 0 || !reads) continue;
+    for (A& number : part_k) number *= in.scale;
+    store(grad_k + p.triple(s) * channels + c, part_k);
+    store(grad_v + p.triple(s) * channels + c, part_v);
   }
 }
 
-// Numbers of one head among the gradients of the parameters.
-C10_HOST_DEVICE inline int64_t parameters_of_head(const ClusterAttentionSizes& s) {
-  return kOffsetFeatures + 1 + 2 * s.channels;
+// Tokens of the batch whose shares in the gradients of the parameters one warp adds up.
+constexpr int64_t kTokensOfChunk = 64;
+
+C10_HOST_DEVICE inline int64_t parameter_chunks(const ClusterAttentionSizes& s) {
+  return (s.batch * s.tokens + kTokensOfChunk - 1) / kTokensOfChunk;
 }
 
-// A warp adds up one number of the gradients of the parameters over all tokens.
+// Numbers of the gradients of pos_weight, pos_bias, blank_k and blank_v, which lie one after the other.
+C10_HOST_DEVICE inline int64_t parameter_count(const ClusterAttentionSizes& s) {
+  return s.heads * (kOffsetFeatures + 1 + 2 * s.channels);
+}
+
+// totals (chunks, parameters): a warp adds up one head of one chunk of tokens, a parameter a lane.
 template <typename T>
 __global__ void backward_parameters_kernel(
-    const BackwardInputs<T> all,
-    const TokenSums<Accumulator<T>>* sums,
-    Accumulator<T>* grad_pos_weight,
-    Accumulator<T>* grad_pos_bias,
-    Accumulator<T>* grad_blank_k,
-    Accumulator<T>* grad_blank_v) {
+    const BackwardInputs<T> all, const TokenSums<Accumulator<T>>* sums, double* totals) {
   using A = Accumulator<T>;
   const Inputs<T>& in = all.forward;
   const ClusterAttentionSizes& s = in.sizes;
-  const int64_t of_head = parameters_of_head(s);
-  const Group<kWarp> group(s.heads * of_head);
-  const int64_t a = group.item / of_head, which = group.item % of_head;
-  const int64_t c = (which - kOffsetFeatures - 1) % (s.channels > 0 ? s.channels : 1);
-  const bool of_position = which <= kOffsetFeatures;
-  const bool of_key = !of_position && which <= kOffsetFeatures + s.channels;
-  double sum = 0;
-  for (int64_t item = group.lane; item < s.batch * s.tokens; item += kWarp) {
-    const TokenSums<A>& token_sums = sums[item * s.heads + a];
-    const int64_t n = item / s.tokens, i = item % s.tokens;
-    if (of_position) {
-      sum += token_sums.position[which];
-    } else if (of_key) {
-      sum += token_sums.blank_grad * static_cast<A>(in.q.row(n, i, a)[c]);
+  const Group<kWarp> group(parameter_chunks(s) * s.heads);
+  if (!group.active) return;
+  const int64_t a = group.item % s.heads, chunk = group.item / s.heads;
+  const int64_t begin = chunk * kTokensOfChunk, rest = s.batch * s.tokens - begin;
+  const int64_t end = begin + (rest < kTokensOfChunk ? rest : kTokensOfChunk);
+  const TokenSums<A>* head_sums = sums + a;
+  double* pos_weight = totals + chunk * parameter_count(s);
+  double* pos_bias = pos_weight + s.heads * kOffsetFeatures;
+  double* blank_k = pos_bias + s.heads;
+  double* blank_v = blank_k + s.heads * s.channels;
+  if (group.lane <= kOffsetFeatures) {
+    A sum = 0;
+    for (int64_t i = begin; i < end; ++i) sum += head_sums[i * s.heads].position[group.lane];
+    if (group.lane < kOffsetFeatures) {
+      pos_weight[a * kOffsetFeatures + group.lane] = sum;
     } else {
-      sum += token_sums.blank_weight * static_cast<A>(all.grad_output.row(n, i, a)[c]);
+      pos_bias[a] = sum;
     }
   }
-  sum = sum_of_lanes<kWarp>(sum);
-  if (!group.active || group.lane != 0) return;
-  if (which < kOffsetFeatures) {
-    grad_pos_weight[a * kOffsetFeatures + which] = static_cast<A>(sum);
-  } else if (of_position) {
-    grad_pos_bias[a] = static_cast<A>(sum);
-  } else if (of_key) {
-    grad_blank_k[a * s.channels + c] = static_cast<A>(in.scale * sum);
-  } else {
-    grad_blank_v[a * s.channels + c] = static_cast<A>(sum);
+  for (int64_t c = group.lane; c < s.channels; c += kWarp) {
+    A sum_k = 0, sum_v = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const TokenSums<A>& token = head_sums[i * s.heads];
+      const int64_t n = i / s.tokens;
+      sum_k += token.blank_grad * static_cast<A>(in.q.row(n, i - n * s.tokens, a)[c]);
+      sum_v += token.blank_weight * static_cast<A>(all.grad_output.row(n, i - n * s.tokens, a)[c]);
+    }
+    blank_k[a * s.channels + c] = in.scale * sum_k;
+    blank_v[a * s.channels + c] = sum_v;
   }
 }
 

@@ -102,17 +102,17 @@ struct RowAccess {
 };
 
 // Calls `run` with the RowAccess for rows of `channels` numbers of type T: 16 bytes a lane, by as few
-// lanes as access a whole row at once; one channel a lane, with the same results, where channels or
-// addresses do not allow that.
-template <typename T, typename Run>
+// lanes as access a whole row at once, at most kMostLanes; one channel a lane, with the same results,
+// where channels or addresses do not allow that.
+template <typename T, int kMostLanes = kWarp, typename Run>
 void for_row_access(int64_t channels, bool aligned, const Run& run) {
   constexpr int kVector = kVectorBytes / sizeof(T);
-  if (!aligned || channels % kVector != 0) return run(RowAccess<1, 32>());
+  if (!aligned || channels % kVector != 0) return run(RowAccess<1, kMostLanes>());
   const int64_t lanes = channels / kVector;
   if (lanes <= 4) return run(RowAccess<kVector, 4>());
   if (lanes <= 8) return run(RowAccess<kVector, 8>());
-  if (lanes <= 16) return run(RowAccess<kVector, 16>());
-  run(RowAccess<kVector, 32>());
+  if (lanes <= 16 || kMostLanes == 16) return run(RowAccess<kVector, 16>());
+  if constexpr (kMostLanes == kWarp) run(RowAccess<kVector, kWarp>());
 }
 
 }  // namespace segcore

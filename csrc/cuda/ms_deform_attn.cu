@@ -16,15 +16,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using torch::stable::accelerator::DeviceGuard;
 
-// Calls `run` with how many channels a lane accesses at once, and how many lanes share a row.
-template <typename T, typename Run>
-void for_sharing(int64_t channels, const Run& run) {
-  constexpr int kVector = kVectorBytes / sizeof(T);
-  if (channels % kVector != 0) return run(RowAccess<1, 32>());
-  if (channels <= 4 * kVector) return run(RowAccess<kVector, 4>());
-  if (channels <= 8 * kVector) return run(RowAccess<kVector, 8>());
-  run(RowAccess<kVector, 16>());
-}
+// Lanes that share a row, at most: more would mean more sums in the registers of each.
+constexpr int kMostLanes = 16;
 
 // The arguments as the kernels read them.
 struct Prepared {
@@ -79,7 +72,7 @@ Tensor run_forward(const MsDeformAttnArguments& a, const MsDeformAttnLevels& s) 
   const cudaStream_t stream = current_stream(output);
   for_value_type(a.value.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    for_sharing<T>(s.channels, [&](auto access) {
+    for_row_access<T, kMostLanes>(s.channels, true, [&](auto access) {
       for_offset_type(prepared.largest_offset(), [&](auto offset) {
         launch_blocks(
             forward_kernel<T, decltype(offset), access.kVector, access.kLanes>, prepared.blocks(),
@@ -99,7 +92,7 @@ void launch_backward(
     Tensor& grad_locations,
     Tensor& grad_weights) {
   using A = Accumulator<T>;
-  for_sharing<T>(prepared.sizes.channels, [&](auto access) {
+  for_row_access<T, kMostLanes>(prepared.sizes.channels, true, [&](auto access) {
     for_offset_type(prepared.largest_offset(), [&](auto offset) {
       launch_blocks(
           backward_kernel<T, decltype(offset), access.kVector, access.kLanes>, prepared.blocks(),

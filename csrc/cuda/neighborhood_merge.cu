@@ -88,18 +88,12 @@ NeighborhoodMergeGradients run_backward(
           a.importance ? data_ptr<A>(grad_importance) : nullptr);
     });
   });
-  Tensor totals = sum_of_rows(grad_net, precision);
-  int64_t first = 0;
-  const auto parameter = [&](const Tensor& argument) {
-    Tensor part = torch::stable::narrow(totals, 0, first, argument.numel());
-    first += argument.numel();
-    return torch::stable::clone(torch::stable::reshape(part, argument.sizes()));
-  };
-  const Tensor grad_linear_weight = parameter(a.linear_weight);
-  const Tensor grad_linear_bias = parameter(a.linear_bias);
-  const Tensor grad_norm_weight = parameter(a.norm_weight);
+  Parts totals(sum_of_rows(grad_net, precision));
+  const Tensor grad_linear_weight = totals.next_like(a.linear_weight);
+  const Tensor grad_linear_bias = totals.next_like(a.linear_bias);
+  const Tensor grad_norm_weight = totals.next_like(a.norm_weight);
   return {grad_features,    grad_importance,  grad_linear_weight,
-          grad_linear_bias, grad_norm_weight, parameter(a.norm_bias)};
+          grad_linear_bias, grad_norm_weight, totals.next_like(a.norm_bias)};
 }
 
 }  // namespace

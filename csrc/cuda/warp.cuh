@@ -121,9 +121,9 @@ __device__ inline void add_scaled(A scale, const T* row, A (&sum)[kCount]) {
 }
 
 // Part of the product of two rows that one of kLanes lanes sums.
-template <int kVector, int kLanes, typename T>
+template <int kVector, int kLanes, typename T, typename U>
 __device__ inline Accumulator<T> dot_of_lane(
-    const T* a, const T* b, int64_t channels, int lane) {
+    const T* a, const U* b, int64_t channels, int lane) {
   Accumulator<T> sum = 0;
   for (int64_t c = lane * kVector; c < channels; c += kVector * kLanes) {
     Accumulator<T> left[kVector], right[kVector];
