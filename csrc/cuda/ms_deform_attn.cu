@@ -31,11 +31,10 @@ struct Prepared {
         weights(packed(a.attention_weights)) {
     STD_TORCH_CHECK(
         s.levels <= kMaxLevels, "spatial_shapes: expected at most ", kMaxLevels, " levels on CUDA");
-    STD_TORCH_CHECK(tiles() <= UINT32_MAX, "too large for one launch of a CUDA kernel");
   }
 
   template <typename T>
-  Inputs<T> inputs() const {
+  Inputs<T> inputs(Tile tile) const {
     using A = Accumulator<T>;
     Inputs<T> in = {};
     in.sizes = sizes;
@@ -43,25 +42,24 @@ struct Prepared {
     in.value = data_ptr<T>(value);
     in.locations = data_ptr<A>(locations);
     in.weights = data_ptr<A>(weights);
-    in.tiles = static_cast<unsigned>(tiles());
+    in.tiles = tiles(tile);
     return in;
   }
 
-  int64_t tiles() const {
-    if (sizes.queries != sizes.tokens) return tiles_along(sizes.queries, kTile);
+  int64_t tiles(Tile tile) const {
+    if (sizes.queries != sizes.tokens) return tile.rows(tile.columns(sizes.queries));
     int64_t count = 0;
     for (const Level& level : sizes.level) {
-      count += tiles_along(level.height, kTileHeight) * tiles_along(level.width, kTileWidth);
+      count += tile.rows(level.height) * tile.columns(level.width);
     }
     return count;
   }
-  int64_t blocks() const { return sizes.batch * tiles() * sizes.heads; }
 
   // Bound of the offsets in an image, those of lanes without work included.
   int64_t largest_offset() const {
     const int64_t numbers = std::max(2 * sizes.samples(), sizes.channels) * sizes.heads;
-    const int64_t rows = std::max(sizes.tokens, sizes.queries) + kTile;
-    return std::max(rows * numbers, rows * kTile);
+    const int64_t rows = std::max(sizes.tokens, sizes.queries);
+    return (rows + kForwardTile.height * kForwardTile.width) * std::max<int64_t>(numbers, kWarp);
   }
 };
 
@@ -74,9 +72,10 @@ Tensor run_forward(const MsDeformAttnArguments& a, const MsDeformAttnLevels& s) 
     using T = decltype(zero);
     for_row_access<T, kMostLanes>(s.channels, true, [&](auto access) {
       for_offset_type(prepared.largest_offset(), [&](auto offset) {
+        const Inputs<T> in = prepared.inputs<T>(kForwardTile);
         launch_blocks(
-            forward_kernel<T, decltype(offset), access.kVector, access.kLanes>, prepared.blocks(),
-            stream, prepared.inputs<T>(), data_ptr<T>(output));
+            forward_kernel<T, decltype(offset), access.kVector, access.kLanes>,
+            s.batch * in.tiles * s.heads, stream, in, data_ptr<T>(output));
       });
     });
   });
@@ -92,12 +91,15 @@ void launch_backward(
     Tensor& grad_locations,
     Tensor& grad_weights) {
   using A = Accumulator<T>;
-  for_row_access<T, kMostLanes>(prepared.sizes.channels, true, [&](auto access) {
+  // 16 bytes a lane of the gradient of value, which half types have in float.
+  for_row_access<A, kMostLanes>(prepared.sizes.channels, true, [&](auto access) {
     for_offset_type(prepared.largest_offset(), [&](auto offset) {
-      launch_blocks(
-          backward_kernel<T, decltype(offset), access.kVector, access.kLanes>, prepared.blocks(),
-          current_stream(grad_output), prepared.inputs<T>(), data_ptr<T>(grad_output), grad_value,
-          data_ptr<A>(grad_locations), data_ptr<A>(grad_weights));
+      const Inputs<T> in = prepared.inputs<T>(kBackwardTile<access.kLanes>);
+      launch(
+          backward_kernel<T, decltype(offset), access.kVector, access.kLanes>,
+          in.sizes.batch * in.sizes.heads * in.tiles * kWarp, current_stream(grad_output), in,
+          data_ptr<T>(grad_output), grad_value, data_ptr<A>(grad_locations),
+          data_ptr<A>(grad_weights));
     });
   });
 }
@@ -106,7 +108,7 @@ void launch_backward(
 template <typename T>
 Tensor gather_value_gradient(const Prepared& prepared, const Tensor& grad_output) {
   const MsDeformAttnLevels& s = prepared.sizes;
-  const Inputs<T> in = prepared.inputs<T>();
+  const Inputs<T> in = prepared.inputs<T>(kForwardTile);
   const cudaStream_t stream = current_stream(grad_output);
   const int64_t cells = corner_cells(in), samples = in.triples() * s.samples();
   Tensor keys = torch::stable::new_empty(prepared.value, {samples}, ScalarType::Long);

@@ -1,6 +1,5 @@
-// Kernels of multi-scale deformable attention. A warp works on kQueriesOfWarp neighboring queries of one
-// head. Each lane prepares one of their samples, kChunk of every query at a time, and shares it in
-// shared memory; then kLanes lanes gather the corners for one query, kVector neighboring channels each.
+// Kernels of multi-scale deformable attention. Each lane prepares a sample and shares it with its warp in
+// shared memory; then kLanes lanes read the corners for one query, kVector neighboring channels each.
 // Nothing here knows of PyTorch's tensors, so that tests/csrc can run the kernels without a GPU.
 //
 // Offset: integer type of offsets within an image, of 32 bits where sizes allow.
@@ -17,17 +16,25 @@ namespace segcore::ms_deform_attn {
 // The levels travel in the kernel's parameters, so that nothing has to be copied to the device.
 constexpr int kMaxLevels = 64;
 
+// Forward: neighboring queries of a warp, and samples of each that its lanes prepare at a time.
 constexpr int kQueriesOfWarp = 8, kChunk = kWarp / kQueriesOfWarp;
 
-// Queries of a block: a square of cells if the queries are the cells of the map, so that neighbors find
-// each other's corners in the cache, otherwise a row.
-constexpr int kTileHeight = kWarpsOfBlock, kTileWidth = kQueriesOfWarp;
-constexpr int kTile = kTileHeight * kTileWidth;
+// Queries that are worked on together, so that neighbors find each other's corners: a rectangle of cells if
+// the queries are the cells of the map, otherwise its rows one after the other.
+struct Tile {
+  int height, width;
 
-template <typename Offset>
-C10_HOST_DEVICE inline Offset tiles_along(Offset size, int tile) {
-  return (size + tile - 1) / tile;
-}
+  template <typename Offset>
+  C10_HOST_DEVICE Offset rows(Offset cells) const { return (cells + height - 1) / height; }
+  template <typename Offset>
+  C10_HOST_DEVICE Offset columns(Offset cells) const { return (cells + width - 1) / width; }
+};
+
+constexpr Tile kForwardTile = {kWarpsOfBlock, kQueriesOfWarp};  // of a block
+
+// Backward, of a warp: each group of lanes works on as many neighbors, one after the other, as it has lanes.
+template <int kLanes>
+constexpr Tile kBackwardTile = {kWarp / kLanes, kLanes};
 
 template <typename T>
 struct Inputs {
@@ -39,48 +46,43 @@ struct Inputs {
   const A* locations;  // (batch, queries, heads, levels, points, 2)
   const A* weights;    // (batch, queries, heads, levels, points)
 
-  unsigned tiles;      // of an image
+  int64_t tiles;       // of an image
 
   // Self-attention of an encoder, by all appearances: results do not depend on it.
   C10_HOST_DEVICE bool queries_are_cells() const { return sizes.queries == sizes.tokens; }
   C10_HOST_DEVICE int64_t triples() const { return sizes.batch * sizes.queries * sizes.heads; }
 };
 
-// The queries of a warp: `count` neighbors, of image n and head m.
+// Neighboring queries from `first` on.
 template <typename Offset>
-struct WarpQueries {
-  int64_t n;
-  Offset m, first, count;
-
-  template <typename T>
-  __device__ explicit WarpQueries(const Inputs<T>& in) {
-    const unsigned heads = static_cast<unsigned>(in.sizes.heads);
-    m = static_cast<Offset>(blockIdx.x % heads);
-    n = blockIdx.x / heads / in.tiles;
-    Offset tile = static_cast<Offset>(blockIdx.x / heads % in.tiles), end;
-    if (in.queries_are_cells()) {
-      for (int l = 0;; ++l) {
-        const Offset height = static_cast<Offset>(in.level[l].height);
-        const Offset width = static_cast<Offset>(in.level[l].width);
-        const Offset columns = tiles_along(width, kTileWidth);
-        const Offset count = tiles_along(height, kTileHeight) * columns;
-        if (tile >= count) {
-          tile -= count;
-          continue;
-        }
-        const Offset y = tile / columns * kTileHeight + warp_of_block();
-        const Offset row = static_cast<Offset>(in.level[l].first_token) + y * width;
-        first = row + tile % columns * kTileWidth;
-        end = y < height ? row + width : first;
-        break;
-      }
-    } else {
-      first = tile * kTile + warp_of_block() * kQueriesOfWarp;
-      end = static_cast<Offset>(in.sizes.queries);
-    }
-    count = end < first ? 0 : end - first < kQueriesOfWarp ? end - first : kQueriesOfWarp;
-  }
+struct QueryRun {
+  Offset first, count;
 };
+
+// A row of a tile.
+template <typename Offset, typename T>
+__device__ inline QueryRun<Offset> row_of_tile(
+    const Inputs<T>& in, Tile tile, Offset number, int row) {
+  Offset first = (number * tile.height + row) * tile.width;
+  Offset end = static_cast<Offset>(in.sizes.queries);
+  if (in.queries_are_cells()) {
+    for (int l = 0;; ++l) {
+      const Offset height = static_cast<Offset>(in.level[l].height);
+      const Offset width = static_cast<Offset>(in.level[l].width);
+      const Offset columns = tile.columns(width), count = tile.rows(height) * columns;
+      if (number >= count) {
+        number -= count;
+        continue;
+      }
+      const Offset y = number / columns * tile.height + row;
+      const Offset cells = static_cast<Offset>(in.level[l].first_token) + y * width;
+      first = cells + number % columns * tile.width;
+      end = y < height ? cells + width : first;
+      break;
+    }
+  }
+  return {first, end < first ? 0 : end - first < tile.width ? end - first : tile.width};
+}
 
 // What lanes share of a sample: its corners' weights, and offsets from the first channel of the head in
 // the image; the first is negative if the sample does not touch the map.
@@ -91,67 +93,42 @@ struct alignas(16) Corners {
 };
 
 // A sample as the lane that prepares it knows it.
-template <typename A, typename Offset>
+template <typename A>
 struct LaneSample {
-  Offset index = -1;  // among the samples of an image; negative if there is none
   A width = 0, height = 0, attention = 0;
   AxisSample<A> x = {}, y = {};
 };
 
-// The samples of a warp, kChunk of each query after the other: lane l prepares number l / kQueriesOfWarp
-// of query l % kQueriesOfWarp.
+// The samples of one image.
 template <typename T, typename Offset>
-struct SampleReader {
+struct Samples {
   using A = Accumulator<T>;
 
-  const A *locations, *weights;  // of the image
-  Offset index, count, number;   // of this lane: next sample, samples of its query, number among them
-  Offset level, point;
+  const A *locations, *weights;
+  Offset stride;  // of tokens
 
-  __device__ SampleReader(const Inputs<T>& in, const WarpQueries<Offset>& queries, int lane) {
-    const Offset query = lane % kQueriesOfWarp, samples = static_cast<Offset>(in.sizes.samples());
-    weights = in.weights + queries.n * in.sizes.queries * in.sizes.heads * in.sizes.samples();
-    locations = in.locations + 2 * (weights - in.weights);
-    number = lane / kQueriesOfWarp;
-    count = query < queries.count ? samples : 0;
-    const Offset heads = static_cast<Offset>(in.sizes.heads);
-    index = ((queries.first + query) * heads + queries.m) * samples + number;
-    level = 0;
-    point = number;
+  __device__ Samples(const Inputs<T>& in, int64_t n) {
+    const int64_t first = n * in.sizes.queries * in.sizes.heads * in.sizes.samples();
+    locations = in.locations + 2 * first;
+    weights = in.weights + first;
+    stride = static_cast<Offset>(in.sizes.heads * in.sizes.channels);
   }
 
-  __device__ LaneSample<A, Offset> next(const Inputs<T>& in, Corners<A, Offset>& corners) {
-    LaneSample<A, Offset> sample;
-    corners.offset[0] = -1;
-    if (number < count) {
-      const Offset points = static_cast<Offset>(in.sizes.points);
-      for (; point >= points; point -= points) ++level;
-      sample.index = index;
-      prepare(in, in.level[level], sample, corners);
-    }
-    number += kChunk;
-    index += kChunk;
-    point += kChunk;
-    return sample;
-  }
-
- private:
-  __device__ void prepare(
-      const Inputs<T>& in,
-      const Level& level,
-      LaneSample<A, Offset>& sample,
-      Corners<A, Offset>& corners) const {
+  // Sample `index` of the image, of this level.
+  __device__ LaneSample<A> prepare(
+      Offset index, const Level& level, Corners<A, Offset>& corners) const {
+    LaneSample<A> sample;
     A location[2];
-    load(locations + 2 * sample.index, location);
+    load(locations + 2 * index, location);
     const int width = static_cast<int>(level.width), height = static_cast<int>(level.height);
     sample.width = static_cast<A>(width);
     sample.height = static_cast<A>(height);
     const A x = cell_position(location[0], width), y = cell_position(location[1], height);
-    if (!touches_map(x, width) || !touches_map(y, height)) return;
+    corners.offset[0] = -1;
+    if (!touches_map(x, width) || !touches_map(y, height)) return sample;
     sample.x = sample_axis(x, width);
     sample.y = sample_axis(y, height);
-    sample.attention = weights[sample.index];
-    const Offset stride = static_cast<Offset>(in.sizes.heads * in.sizes.channels);
+    sample.attention = weights[index];
     for (int k = 0; k < 4; ++k) {
       const Offset cell_x = static_cast<Offset>(sample.x.cell[k % 2]);
       const Offset cell_y = static_cast<Offset>(sample.y.cell[k / 2]);
@@ -159,10 +136,12 @@ struct SampleReader {
       corners.offset[k] = token * stride;
       corners.weight[k] = sample.attention * sample.y.weight[k / 2] * sample.x.weight[k % 2];
     }
+    return sample;
   }
 };
 
-// How the lanes of a warp share its queries: kLanes lanes a query, kPasses queries one after the other.
+// How the lanes of a warp share its queries in the forward: kLanes lanes a query, kPasses queries one
+// after the other.
 template <int kLanes>
 struct Sharing {
   static constexpr int kGroups = kWarp / kLanes;
@@ -174,37 +153,50 @@ struct Sharing {
   __device__ int query(int pass) const { return pass * kGroups + group; }
 };
 
-// Part of the samples of a chunk.
-template <typename T>
-__device__ inline int samples_of_chunk(const Inputs<T>& in, int64_t first) {
-  return chunk_size<kChunk>(in.sizes.samples(), first);
-}
-
+// A warp works on kQueriesOfWarp queries of one head. Lane l prepares sample l / kQueriesOfWarp of each chunk
+// for query l % kQueriesOfWarp.
 template <typename T, typename Offset, int kVector, int kLanes>
 __global__ void forward_kernel(const Inputs<T> in, T* output) {
   using A = Accumulator<T>;
   using S = Sharing<kLanes>;
   __shared__ Corners<A, Offset> shared[kWarpsOfBlock][kWarp];
   Corners<A, Offset>* const corners = shared[warp_of_block()];
-  const WarpQueries<Offset> queries(in);
+  const unsigned block = blockIdx.x, all_heads = static_cast<unsigned>(in.sizes.heads);
+  const unsigned tiles = static_cast<unsigned>(in.tiles);
+  const int64_t n = block / all_heads / tiles;
+  const Offset m = static_cast<Offset>(block % all_heads);
+  const QueryRun<Offset> queries = row_of_tile<Offset>(
+      in, kForwardTile, static_cast<Offset>(block / all_heads % tiles), warp_of_block());
   if (queries.count == 0) return;
   const S sharing;
   const Offset channels = static_cast<Offset>(in.sizes.channels);
-  const Offset samples = static_cast<Offset>(in.sizes.samples());
+  const Offset count = static_cast<Offset>(in.sizes.samples());
+  const Offset points = static_cast<Offset>(in.sizes.points);
   const Offset heads = static_cast<Offset>(in.sizes.heads);
-  const T* value = in.value + queries.n * in.sizes.tokens * heads * channels;
-  output += queries.n * in.sizes.queries * heads * channels;
+  const Samples<T, Offset> samples(in, n);
+  const Offset lane_query = lane_of_warp() % kQueriesOfWarp;
+  const Offset lane_count = lane_query < queries.count ? count : 0;
+  const Offset lane_first = ((queries.first + lane_query) * heads + m) * count;
+  const T* value = in.value + n * in.sizes.tokens * heads * channels;
+  output += n * in.sizes.queries * heads * channels;
   for (Offset start = 0; start < channels; start += kVector * kLanes) {
     const Offset channel = start + sharing.lane * kVector;
-    const T* const head = value + queries.m * channels + channel;
+    const T* const head = value + m * channels + channel;
     const bool reads = channel < channels;
     A sum[S::kPasses][kVector] = {};
-    SampleReader<T, Offset> reader(in, queries, lane_of_warp());
-    for (Offset first = 0; first < samples; first += kChunk) {
-      reader.next(in, corners[lane_of_warp()]);
+    Offset number = lane_of_warp() / kQueriesOfWarp, point = number, level = 0;
+    for (Offset first = 0; first < count; first += kChunk) {
+      if (number < lane_count) {
+        for (; point >= points; point -= points) ++level;
+        samples.prepare(lane_first + number, in.level[level], corners[lane_of_warp()]);
+      } else {
+        corners[lane_of_warp()].offset[0] = -1;
+      }
+      number += kChunk;
+      point += kChunk;
       __syncwarp();
-      const int count = samples_of_chunk(in, first);
-      for (int i = 0; i < count; ++i) {
+      const int chunk = chunk_size<kChunk>(count, first);
+      for (int i = 0; i < chunk; ++i) {
         SEGCORE_UNROLL
         for (int pass = 0; pass < S::kPasses; ++pass) {
           const Corners<A, Offset> sample = corners[i * kQueriesOfWarp + sharing.query(pass)];
@@ -220,138 +212,130 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
     for (int pass = 0; pass < S::kPasses; ++pass) {
       const Offset query = sharing.query(pass);
       if (query >= queries.count || !reads) continue;
-      store(output + ((queries.first + query) * heads + queries.m) * channels + channel, sum[pass]);
+      store(output + ((queries.first + query) * heads + m) * channels + channel, sum[pass]);
     }
   }
 }
 
-// What one group of lanes adds to the gradient of value: rows that begin at the offsets; none where
-// the offset is negative.
+// Rows of the gradient of value that a group of lanes adds up in registers, as neighboring queries sample
+// the same cell of coarse levels and the next cell of their own: additions to memory are slower.
 template <typename A, typename Offset, int kVector>
 struct CornerGradients {
-  Offset offset[4];
-  A row[4][kVector];
+  A* target;
+  Offset offset[4] = {-1, -1, -1, -1};
+  bool used[4] = {};
+  A row[4][kVector] = {};
+
+  __device__ void add(const Corners<A, Offset>& corners, const A (&grad)[kVector]) {
+    bool same = true;
+    for (int k = 0; k < 4; ++k) same &= corners.offset[k] == offset[k];
+    if (!same) {
+      if (corners.offset[0] == offset[1] && corners.offset[2] == offset[3]) {  // the cell to the right
+        move(1, 0);
+        move(3, 2);
+      }
+      for (int k = 0; k < 4; ++k) {
+        if (corners.offset[k] != offset[k]) flush(k);
+        offset[k] = corners.offset[k];
+      }
+    }
+    for (int k = 0; k < 4; ++k) {
+      used[k] |= corners.weight[k] != 0;
+      for (int j = 0; j < kVector; ++j) row[k][j] += corners.weight[k] * grad[j];
+    }
+  }
+  __device__ void flush() {
+    for (int k = 0; k < 4; ++k) flush(k);
+  }
+
+ private:
+  __device__ void flush(int k) {
+    if (used[k]) atomic_add(target + offset[k], A(1), row[k]);
+    used[k] = false;
+    for (A& number : row[k]) number = 0;
+  }
+  // Row `to` goes to memory, row `from` takes its place.
+  __device__ void move(int from, int to) {
+    flush(to);
+    offset[to] = offset[from];
+    used[to] = used[from];
+    used[from] = false;
+    for (int j = 0; j < kVector; ++j) {
+      row[to][j] = row[from][j];
+      row[from][j] = 0;
+    }
+  }
 };
 
-// Adds up rows of one corner that groups of lanes hold for the same cell, those of the pairs of groups at
-// `distance`: the upper one keeps the sum.
-template <typename A, typename Offset, int kVector>
-__device__ inline void merge_same(CornerGradients<A, Offset, kVector>& grad, int k, int distance) {
-  const Offset other = __shfl_xor_sync(kWholeWarp, grad.offset[k], distance);
-  const bool same = other >= 0 && other == grad.offset[k];
-  if (!__any_sync(kWholeWarp, same)) return;
-  for (int j = 0; j < kVector; ++j) {
-    const A theirs = __shfl_xor_sync(kWholeWarp, grad.row[k][j], distance);
-    if (same) grad.row[k][j] += theirs;
-  }
-  if (same && (lane_of_warp() & distance) == 0) grad.offset[k] = -1;
-}
-
-// Adds corner `from` of each group to corner `to` of the next one where they are the same cell.
-template <int kLanes, typename A, typename Offset, int kVector>
-__device__ inline void merge_into_next(
-    CornerGradients<A, Offset, kVector>& grad, int from, int to) {
-  const Offset other = __shfl_up_sync(kWholeWarp, grad.offset[from], kLanes);
-  const bool takes = lane_of_warp() >= kLanes && other >= 0 && other == grad.offset[to];
-  if (!__any_sync(kWholeWarp, takes)) return;
-  for (int j = 0; j < kVector; ++j) {
-    const A theirs = __shfl_up_sync(kWholeWarp, grad.row[from][j], kLanes);
-    if (takes) grad.row[to][j] += theirs;
-  }
-  const int taken = __shfl_down_sync(kWholeWarp, static_cast<int>(takes), kLanes);
-  if (lane_of_warp() < kWarp - kLanes && taken) grad.offset[from] = -1;
-}
-
-// Adds the rows of the warp's groups to the gradient of value. Neighboring queries share corners: they
-// sample the same cell on coarse levels, the next cell on their own. Their rows are added up before
-// memory is, which is slower.
-template <int kLanes, typename A, typename Offset, int kVector>
-__device__ inline void scatter(CornerGradients<A, Offset, kVector>& grad, bool writes, A* target) {
-  const A one = 1;
-  SEGCORE_UNROLL
-  for (int distance = kLanes; distance < kWarp; distance *= 2) {
-    SEGCORE_UNROLL
-    for (int k = 0; k < 4; ++k) merge_same(grad, k, distance);
-  }
-  merge_into_next<kLanes>(grad, 1, 0);
-  merge_into_next<kLanes>(grad, 3, 2);
-  SEGCORE_UNROLL
-  for (int k = 0; k < 4; ++k) {
-    if (writes && grad.offset[k] >= 0) atomic_add(target + grad.offset[k], one, grad.row[k]);
-  }
-}
-
+// A group of lanes works on a row of the tile, one head of it, query after query, and each of its lanes
+// prepares one sample of every level and point: that of one of the queries.
+//
 // grad_value may be null, where value_gradients_kernel computes it.
 template <typename T, typename Offset, int kVector, int kLanes>
-__global__ void backward_kernel(
+__global__ void __launch_bounds__(kThreadsOfBlock, 2) backward_kernel(
     const Inputs<T> in,
     const T* grad_output,
     Accumulator<T>* grad_value,
     Accumulator<T>* grad_locations,
     Accumulator<T>* grad_weights) {
   using A = Accumulator<T>;
-  using S = Sharing<kLanes>;
   __shared__ Corners<A, Offset> shared[kWarpsOfBlock][kWarp];
   __shared__ Pack<A, 4> shared_dots[kWarpsOfBlock][kWarp];
-  Corners<A, Offset>* const corners = shared[warp_of_block()];
-  Pack<A, 4>* const dots = shared_dots[warp_of_block()];
-  const WarpQueries<Offset> queries(in);
-  if (queries.count == 0) return;
-  const S sharing;
-  const Offset channels = static_cast<Offset>(in.sizes.channels);
-  const Offset samples = static_cast<Offset>(in.sizes.samples());
-  const Offset heads = static_cast<Offset>(in.sizes.heads);
-  const int64_t image = queries.n * in.sizes.tokens * heads * channels;
-  const int64_t image_samples = queries.n * in.sizes.queries * heads * samples;
-  grad_output += queries.n * in.sizes.queries * heads * channels;
+  const MsDeformAttnSizes& s = in.sizes;
+  const Group<kWarp> warp(s.batch * s.heads * in.tiles);
+  if (!warp.active) return;
+  const int64_t n = warp.item / in.tiles / s.heads;
+  const Offset m = static_cast<Offset>(warp.item / in.tiles % s.heads);
+  const int lane = warp.lane % kLanes, group = warp.lane / kLanes;
+  Corners<A, Offset>* const corners = shared[warp_of_block()] + group * kLanes;
+  Pack<A, 4>* const dots = shared_dots[warp_of_block()] + group * kLanes;
+  const QueryRun<Offset> queries = row_of_tile<Offset>(
+      in, kBackwardTile<kLanes>, static_cast<Offset>(warp.item % in.tiles), group);
+
+  const Offset channels = static_cast<Offset>(s.channels), heads = static_cast<Offset>(s.heads);
+  const Offset count = static_cast<Offset>(s.samples());
+  const Samples<T, Offset> samples(in, n);
+  const int64_t image_samples = n * s.queries * heads * count;
+  grad_weights += image_samples;
+  grad_locations += 2 * image_samples;
+  grad_output += ((n * s.queries + queries.first) * heads + m) * channels;
   for (Offset start = 0; start == 0 || start < channels; start += kVector * kLanes) {
-    const Offset channel = start + sharing.lane * kVector;
-    const int64_t head = image + queries.m * channels + channel;
+    const Offset channel = start + lane * kVector;
+    const int64_t head = n * s.tokens * heads * channels + m * channels + channel;
     const bool reads = channel < channels;
-    A grad[S::kPasses][kVector] = {};
-    SEGCORE_UNROLL
-    for (int pass = 0; pass < S::kPasses; ++pass) {
-      const Offset query = queries.first + sharing.query(pass);
-      if (!reads || sharing.query(pass) >= queries.count) continue;
-      load(grad_output + (query * heads + queries.m) * channels + channel, grad[pass]);
-    }
-    SampleReader<T, Offset> reader(in, queries, lane_of_warp());
-    for (Offset first = 0; first < samples; first += kChunk) {
-      const LaneSample<A, Offset> lane_sample = reader.next(in, corners[lane_of_warp()]);
+    Offset index = ((queries.first + lane) * heads + m) * count;
+    for (Offset number = 0; number < count; ++number, ++index) {
+      const Level& level = in.level[number / static_cast<Offset>(s.points)];
+      corners[lane].offset[0] = -1;
+      if (lane < queries.count) samples.prepare(index, level, corners[lane]);
       __syncwarp();
-      const int count = samples_of_chunk(in, first);
-      for (int i = 0; i < count; ++i) {
-        SEGCORE_UNROLL
-        for (int pass = 0; pass < S::kPasses; ++pass) {
-          const int number = i * kQueriesOfWarp + sharing.query(pass);
-          const Corners<A, Offset> sample = corners[number];
-          const bool touches = sample.offset[0] >= 0;
-          CornerGradients<A, Offset, kVector> to_value;
-          A products[4] = {};
+      CornerGradients<A, Offset, kVector> to_value = {grad_value + head};
+      for (int i = 0; i < kLanes; ++i) {
+        const Corners<A, Offset> sample = corners[i];
+        A products[4] = {};
+        if (sample.offset[0] >= 0 && reads) {
+          A grad[kVector];
+          load(grad_output + i * heads * channels + channel, grad);
           for (int k = 0; k < 4; ++k) {
-            to_value.offset[k] = touches && sample.weight[k] != 0 ? sample.offset[k] : -1;
-            A corner[kVector] = {};
-            if (touches && reads) load(in.value + head + sample.offset[k], corner);
-            for (int j = 0; j < kVector; ++j) {
-              products[k] += grad[pass][j] * corner[j];
-              to_value.row[k][j] = sample.weight[k] * grad[pass][j];
-            }
+            A corner[kVector];
+            load(in.value + head + sample.offset[k], corner);
+            for (int j = 0; j < kVector; ++j) products[k] += grad[j] * corner[j];
           }
-          if (grad_value != nullptr) scatter<kLanes>(to_value, reads, grad_value + head);
-          const A product = spread_sums<kLanes>(products, sharing.lane);
-          if (sharing.lane < 4) dots[number].values[sharing.lane] = product;
+          if (grad_value != nullptr) to_value.add(sample, grad);
         }
+        const A product = spread_sums<kLanes>(products, lane);
+        if (lane < 4) dots[i].values[lane] = product;
       }
+      to_value.flush();
       __syncwarp();
-      if (lane_sample.index < 0) continue;
-      const SampleGradient<A> gradient =
-          sample_gradient(lane_sample.y, lane_sample.x, dots[lane_of_warp()].values);
-      A* to_weight = grad_weights + image_samples + lane_sample.index;
-      A* to_location = grad_locations + 2 * (image_samples + lane_sample.index);
-      const A weight = gradient.weight;
-      const A x = lane_sample.attention * lane_sample.width * gradient.x;
-      const A y = lane_sample.attention * lane_sample.height * gradient.y;
-      *to_weight = start == 0 ? weight : *to_weight + weight;
+      if (lane >= queries.count) continue;
+      // Prepared again: kept over the loop, it would take up registers.
+      const LaneSample<A> sample = samples.prepare(index, level, corners[lane]);
+      const SampleGradient<A> gradient = sample_gradient(sample.y, sample.x, dots[lane].values);
+      A* to_location = grad_locations + 2 * index;
+      const A x = sample.attention * sample.width * gradient.x;
+      const A y = sample.attention * sample.height * gradient.y;
+      grad_weights[index] = start == 0 ? gradient.weight : grad_weights[index] + gradient.weight;
       to_location[0] = start == 0 ? x : to_location[0] + x;
       to_location[1] = start == 0 ? y : to_location[1] + y;
     }

@@ -15,6 +15,7 @@
 #define __global__
 #define __device__
 #define __shared__ static  // warps run one after the other
+#define __launch_bounds__(...)
 
 struct float4 {
   float x, y, z, w;

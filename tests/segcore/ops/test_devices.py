@@ -44,7 +44,7 @@ def schema_arguments(name):
 @pytest.mark.parametrize("device", ["meta", "cuda"])
 @every_operator
 def test_without_data(name, device):
-    """As ``torch.compile`` runs operators: forward and backward, for a GPU that is not there too."""
+    """As ``torch.compile`` runs operators: forward and backward, also for a GPU that is absent."""
     if not is_compiled(name, "cpu"):
         pytest.skip("segcore/_C.abi3.so has not been built")
     arguments = schema_arguments(name)
