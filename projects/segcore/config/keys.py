@@ -12,6 +12,9 @@ def add_segcore_config(cfg: CfgNode) -> None:
     _add_custom_data_keys(cfg)
     _add_merging_keys(cfg)
 
+    # Train with torch.use_deterministic_algorithms: equal runs on a GPU to the bit, but slower; an
+    # operation of PyTorch that has no deterministic form raises an error.
+    cfg.DETERMINISTIC = False
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # Pairs [part of a parameter's name, factor of its learning rate], such as

@@ -113,6 +113,7 @@ add_rules(
         "SEED": Rule("an integer below 2**31", lambda value: type(value) is int and value < 2**31),
         "VIS_PERIOD": integer(0),
         "CUDNN_BENCHMARK": boolean(),
+        "DETERMINISTIC": boolean(),
     },
 )
 add_rules(

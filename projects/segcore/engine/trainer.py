@@ -24,7 +24,7 @@ from segcore.checkpoint import SafeCheckpointer
 from segcore.data.mappers import build_train_mapper
 from segcore.engine.logs import FILE_ONLY
 from segcore.engine.metrics_file import MetricsFile
-from segcore.engine.randomness import resolve_seed
+from segcore.engine.randomness import require_deterministic_algorithms, resolve_seed
 from segcore.engine.test_loader import build_test_loader
 from segcore.engine.train_loader import build_train_loader
 from segcore.engine.train_loop import TrainLoop, autocast_dtype
@@ -52,6 +52,8 @@ class Trainer(DefaultTrainer):
         self.keeps_seed_of_checkpoint = cfg.SEED < 0
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         cfg = _with_seed(cfg, resolve_seed(cfg.SEED))
+        if cfg.DETERMINISTIC:
+            require_deterministic_algorithms()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         device = next(model.parameters()).device

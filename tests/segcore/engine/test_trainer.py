@@ -1,5 +1,6 @@
 """Training steps: exact resume, precision, and the stop at a number that is not finite."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,18 @@ def test_resumed_run_equals_unbroken_run(cfg, workers, bfloat16):
     assert resumed.losses == unbroken.losses[3:]
     assert len(set(unbroken.losses)) == 7
     assert_same_weights(resumed.model, unbroken.model)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_deterministic_algorithms(cfg, deterministic, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the user's own stays
+    cfg.DETERMINISTIC = deterministic
+    try:
+        TinyTrainer(cfg)
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 def test_drawn_seed_is_kept(cfg):
