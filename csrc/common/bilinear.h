@@ -9,33 +9,35 @@
 
 namespace segcore {
 
+// Cell: the integer type of sizes and cells.
+
 // Position in cells of a location in [0, 1]; the center of cell i is at i.
-template <typename T>
-C10_HOST_DEVICE inline T cell_position(T location, int64_t size) {
+template <typename T, typename Cell>
+C10_HOST_DEVICE inline T cell_position(T location, Cell size) {
   return location * static_cast<T>(size) - static_cast<T>(0.5);
 }
 
 // True if a sample gets anything from the map; false for NaN. A position that passes can be
 // converted to an integer, whatever the location was.
-template <typename T>
-C10_HOST_DEVICE inline bool touches_map(T position, int64_t size) {
+template <typename T, typename Cell>
+C10_HOST_DEVICE inline bool touches_map(T position, Cell size) {
   return position > static_cast<T>(-1) && position < static_cast<T>(size);
 }
 
 // The two neighboring cells of a position that touches the map. A neighbor outside is clamped
 // into the map (so that it can be read) and has weight and slope zero.
-template <typename T>
+template <typename T, typename Cell>
 struct AxisSample {
-  int64_t cell[2];
+  Cell cell[2];
   T weight[2];
   T slope[2];  // derivative of the weight by the position
 };
 
-template <typename T>
-C10_HOST_DEVICE inline AxisSample<T> sample_axis(T position, int64_t size) {
+template <typename T, typename Cell>
+C10_HOST_DEVICE inline AxisSample<T, Cell> sample_axis(T position, Cell size) {
   const T low = std::floor(position);
   const T fraction = position - low;
-  const int64_t cell = static_cast<int64_t>(low);
+  const Cell cell = static_cast<Cell>(low);
   const bool has_low = cell >= 0;
   const bool has_high = cell + 1 < size;
   return {
@@ -52,9 +54,9 @@ struct SampleGradient {
   T weight, x, y;
 };
 
-template <typename T>
+template <typename T, typename Cell>
 C10_HOST_DEVICE inline SampleGradient<T> sample_gradient(
-    const AxisSample<T>& y, const AxisSample<T>& x, const T dots[4]) {
+    const AxisSample<T, Cell>& y, const AxisSample<T, Cell>& x, const T dots[4]) {
   const T top = x.weight[0] * dots[0] + x.weight[1] * dots[1];
   const T bottom = x.weight[0] * dots[2] + x.weight[1] * dots[3];
   const T left = y.weight[0] * dots[0] + y.weight[1] * dots[2];

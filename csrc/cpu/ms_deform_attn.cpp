@@ -55,7 +55,11 @@ struct Corners {
 
 template <typename T>
 SEGCORE_INLINE Corners<T> make_corners(
-    const AxisSample<T>& y, const AxisSample<T>& x, const Level& level, int64_t stride, T scale) {
+    const AxisSample<T, int64_t>& y,
+    const AxisSample<T, int64_t>& x,
+    const Level& level,
+    int64_t stride,
+    T scale) {
   const int64_t top = (level.first_token + y.cell[0] * level.width) * stride;
   const int64_t bottom = (level.first_token + y.cell[1] * level.width) * stride;
   const int64_t left = x.cell[0] * stride, right = x.cell[1] * stride;
@@ -79,8 +83,8 @@ SEGCORE_INLINE int64_t collect_samples(
       const T x = cell_position(location[0], level.width);
       const T y = cell_position(location[1], level.height);
       if (!touches_map(x, level.width) || !touches_map(y, level.height)) continue;
-      const AxisSample<T> rows = sample_axis(y, level.height);
-      const AxisSample<T> columns = sample_axis(x, level.width);
+      const AxisSample<T, int64_t> rows = sample_axis(y, level.height);
+      const AxisSample<T, int64_t> columns = sample_axis(x, level.width);
       samples[count++] = make_corners(rows, columns, level, in.sizes.channels, *weight);
     }
   }
@@ -197,8 +201,8 @@ SEGCORE_TARGET_CLONES void backward_level(
       if (!touches_map(x_position, level.width) || !touches_map(y_position, level.height)) {
         continue;  // its gradients are zero already
       }
-      const AxisSample<T> x = sample_axis(x_position, level.width);
-      const AxisSample<T> y = sample_axis(y_position, level.height);
+      const AxisSample<T, int64_t> x = sample_axis(x_position, level.width);
+      const AxisSample<T, int64_t> y = sample_axis(y_position, level.height);
       const T weight = in.weights[sample];
       const Corners<T> corners = make_corners(y, x, level, s.channels, weight);
       T dots[4] = {};

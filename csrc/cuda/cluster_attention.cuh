@@ -123,8 +123,8 @@ struct Members {
   }
 };
 
-// The product of row `x` with the row of the member of each lane, 0 where it has none (-1). `steps`:
-// members of a group.
+// The product of row `x` with the row of the member of each lane, anything where it has none (-1).
+// `steps`: members of a group.
 template <int kVector, int kLanes, typename T, typename Offset>
 __device__ inline Accumulator<T> dots_of_members(
     const T* x,
@@ -134,18 +134,18 @@ __device__ inline Accumulator<T> dots_of_members(
     Offset channels,
     int lane) {
   using A = Accumulator<T>;
+  const T* row[kLanes];  // token 0 for no member: a branch for each row would cost more
+  SEGCORE_UNROLL
+  for (int i = 0; i < kLanes; ++i) row[i] = rows[from_lane<kLanes>(member < 0 ? 0 : member, i)];
   A partial[kLanes] = {};
-  for (Offset c = lane * kVector, start = 0; start < channels;
-       c += kVector * kLanes, start += kVector * kLanes) {
-    A left[kVector] = {};
-    if (c < channels) load(x + c, left);
+  for (Offset c = lane * kVector; c < channels; c += kVector * kLanes) {
+    A left[kVector];
+    load(x + c, left);
     SEGCORE_UNROLL
     for (int i = 0; i < kLanes; ++i) {
-      if (i >= steps) break;
-      const Offset token = from_lane<kLanes>(member, i);
-      if (token < 0 || c >= channels) continue;
+      if (i >= steps) continue;
       A right[kVector];
-      load(rows[token] + c, right);
+      load(row[i] + c, right);
       for (int j = 0; j < kVector; ++j) partial[i] += left[j] * right[j];
     }
   }

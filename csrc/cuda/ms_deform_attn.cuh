@@ -96,7 +96,7 @@ struct alignas(16) Corners {
 template <typename A>
 struct LaneSample {
   A width = 0, height = 0, attention = 0;
-  AxisSample<A> x = {}, y = {};
+  AxisSample<A, int> x = {}, y = {};
 };
 
 // The samples of one image.

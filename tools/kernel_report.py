@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Registers, occupancy and estimated times of the main CUDA kernels, without a GPU.
+
+    python tools/kernel_report.py [--architectures 80 90] [--sources csrc/cuda]
+
+Compiles the kernels with nvcc and prints a Markdown table of what ptxas says of them, beside the
+least time that memory and first-level cache need for a workload; nothing is measured.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.cpp_extension import include_paths
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAGS = ["-std=c++20", "-O3", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+FLAGS += ["--expt-relaxed-constexpr", "-cubin", "--ptxas-options=-v"]
+WARPS_OF_BLOCK = 8
+LINE = 128  # bytes that the first-level cache of a multiprocessor, or its exchanges, move per clock
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A GPU of a compute capability; ``bandwidth`` as a copy reaches it, in bytes a second."""
+
+    name: str
+    multiprocessors: int
+    clock: float
+    bandwidth: float
+    shared_memory: int  # of a multiprocessor, bytes
+
+    def occupancy(self, registers: int, shared: int) -> int:
+        """Return the warps of a multiprocessor, of 64."""
+        registers = -(-registers // 8) * 8
+        blocks = [64 // WARPS_OF_BLOCK, 65536 // (registers * 32 * WARPS_OF_BLOCK)]
+        if shared:
+            blocks.append(self.shared_memory // (shared + 1024))  # 1 KB a block is the system's
+        return min(blocks) * WARPS_OF_BLOCK
+
+
+ARCHITECTURES = {
+    80: Architecture("A100", 108, 1.41e9, 1.7e12, 164 << 10),
+    90: Architecture("H200", 132, 1.98e9, 4.3e12, 228 << 10),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Traffic of one launch: bytes that device memory has to move at least; rows of channels that
+    pass the first-level cache; shuffles and accesses to shared memory of all warps."""
+
+    memory: float
+    rows: float
+    exchanges: float
+
+    def times(self, architecture: Architecture) -> tuple[float, float]:
+        """Return the microseconds that memory and cache need."""
+        cache = architecture.multiprocessors * architecture.clock * LINE
+        traffic = self.rows + LINE * self.exchanges
+        return self.memory / architecture.bandwidth * 1e6, traffic / cache * 1e6
+
+
+def deformable(size: int, backward: bool) -> Workload:
+    """One encoder call of an 800x1333 image: 8 heads of 32 channels, 12 samples."""
+    queries, heads, channels, samples = 22050, 8, 32, 12
+    value = queries * heads * channels * size
+    places = queries * heads * samples * 12  # locations and weights, float32
+    row = channels * size
+    lanes = 8 if backward or size == 4 else 4
+    warp_samples = queries * heads * samples * lanes / 32
+    corners = queries * heads * samples * 4 * row
+    if not backward:
+        return Workload(2 * value + places, corners, 2 * warp_samples)
+    gradient = queries * heads * channels * 4
+    memory = 2 * value + 2 * places + 2 * gradient
+    # Sample 2, sums of the four products 4 and their store 1.
+    return Workload(memory, corners + corners / 4, 7 * warp_samples)
+
+
+def cluster(size: int, part: str) -> Workload:
+    """Stage 1 of AFF-Tiny on a 512x512 image: 6 clusters of 8 tokens."""
+    tokens, heads, channels, members = 16384, 2, 32, 48
+    warps, lanes = tokens * heads, channels * size // 16
+    tensor = tokens * heads * channels * size
+    rows = warps * members * channels * size
+    groups, vector = 32 // lanes, 16 // size
+    chunks = -(-members // 32)
+    steps = -(-members // groups)
+    dots = steps + chunks * (lanes - 1)  # a member each, and their sums
+    sums = (lanes.bit_length() - 1, 5 - (lanes.bit_length() - 1))
+    add = 2 * steps + sums[1] * vector
+    if part == "forward":
+        return Workload(4 * tensor, 2 * rows, warps * (dots + 5 * chunks + add + 5))
+    if part == "queries":
+        return Workload(5 * tensor, 3 * rows, warps * (2 * dots + 5 * chunks + add + 8 * 5))
+    if part == "keys":
+        return Workload(6 * tensor, 4 * rows, warps * (2 * dots + 2 * add))
+    sums_of_tokens = tokens * heads * 40
+    return Workload(2 * tensor + sums_of_tokens, 2 * tensor, 0)
+
+
+# Title, source, kernel as ptxas has it (groups of an optional type of offsets), workload.
+KERNELS = [
+    (f"{title}, {short}", source, pattern.format(kind), workload(size))
+    for kind, short, size in (("float", "float32", 4), ("c10::Half", "float16", 2))
+    for title, source, pattern, workload in (
+        (
+            "MSDeformAttn forward",
+            "ms_deform_attn",
+            rf"::forward_kernel<{{}}, (int, )?{16 // size}, {2 * size}>",
+            lambda size: deformable(size, backward=False),
+        ),
+        (
+            "MSDeformAttn backward",
+            "ms_deform_attn",
+            r"::backward_kernel<{}, (int, 4, 8|4, 8|8, 4)>",
+            lambda size: deformable(size, backward=True),
+        ),
+        (
+            "cluster attention forward",
+            "cluster_attention",
+            rf"::forward_kernel<{{}}, (int, {16 // size}, {2 * size}|{16 // size})>",
+            lambda size: cluster(size, "forward"),
+        ),
+        (
+            "cluster attention, gradient of queries",
+            "cluster_attention",
+            rf"::backward_queries_kernel<{{}}, (int, {16 // size}, {2 * size}|{16 // size})>",
+            lambda size: cluster(size, "queries"),
+        ),
+        (
+            "cluster attention, gradient of keys and values",
+            "cluster_attention",
+            rf"::backward_keys_kernel<{{}}, (int, {16 // size}, {2 * size}|{16 // size})>",
+            lambda size: cluster(size, "keys"),
+        ),
+        (
+            "cluster attention, gradient of parameters",
+            "cluster_attention",
+            r"::backward_parameters_kernel<{}>",
+            lambda size: cluster(size, "parameters"),
+        ),
+    )
+]
+
+
+def resources(source: Path, capability: int) -> dict[str, tuple[int, int, int]]:
+    """Return registers, spilled bytes and bytes of shared memory by name of the kernel."""
+    includes = [f"-I{path}" for path in include_paths()]
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["nvcc", *FLAGS, *includes, f"-arch=sm_{capability}", source]
+        run = subprocess.run(
+            [*command, "-o", Path(folder, "kernels.cubin")], capture_output=True, text=True
+        )
+    if run.returncode != 0:
+        sys.exit(f"tools/kernel_report.py: {source}: {run.stderr.strip().splitlines()[-1]}")
+    names = subprocess.run(["c++filt"], input=run.stderr, capture_output=True, text=True).stdout
+    pattern = (
+        r"entry function '(.+?)' for.*?(\d+) bytes spill stores.*?Used (\d+) registers([^\n]*)"
+    )
+    found = {}
+    for name, spills, registers, rest in re.findall(pattern, names, re.DOTALL):
+        shared = re.search(r"(\d+) bytes smem", rest)
+        found[name] = (int(registers), int(spills), int(shared[1]) if shared else 0)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architectures", type=int, nargs="+", default=[80, 90], metavar="80")
+    parser.add_argument("--sources", type=Path, default=ROOT / "csrc" / "cuda", metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    for tool in ("nvcc", "c++filt"):
+        if shutil.which(tool) is None:
+            sys.exit(f"tools/kernel_report.py: {tool} is not on the PATH")
+    print("| kernel | GPU | registers | spills | shared KB | warps of 64 | memory us | cache us |")
+    print("|---|---|---|---|---|---|---|---|")
+    for capability in options.architectures:
+        architecture = ARCHITECTURES[capability]
+        files = {source for _, source, _, _ in KERNELS}
+        compiled = {
+            name: use
+            for source in files
+            for name, use in resources(options.sources / f"{source}.cu", capability).items()
+        }
+        for title, source, pattern, workload in KERNELS:
+            (registers, spills, shared), *_ = (
+                use for name, use in compiled.items() if re.search(f"::{source}{pattern}", name)
+            )
+            memory, cache = workload.times(architecture)
+            warps = architecture.occupancy(registers, shared)
+            print(
+                f"| {title} | {architecture.name} | {registers} | {spills} | {shared / 1024:.0f} "
+                f"| {warps} | {memory:.1f} | {cache:.1f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
