@@ -148,6 +148,44 @@ KERNELS = [
         ),
     )
 ]
+# The others at a row of 32 numbers, without an estimate.
+KERNELS += [
+    (f"{title}, float32", source, pattern, None)
+    for title, source, pattern in (
+        ("MSDeformAttn, deterministic", "ms_deform_attn", "::value_gradients_kernel<float, 4, 8>"),
+        ("point_deform_attn forward", "point_deform_attn", "::forward_kernel<float, 4, 8>"),
+        ("point_deform_attn backward", "point_deform_attn", "::backward_kernel<float, 4, 8>"),
+        (
+            "point_deform_attn, deterministic",
+            "point_deform_attn",
+            "::value_gradients_kernel<float, 4, 8>",
+        ),
+        ("point_gather forward", "point_gather", "::forward_kernel<float, 4, 8>"),
+        (
+            "point_gather, gradient of weights",
+            "point_gather",
+            "::weight_gradients_kernel<float, 4, 8>",
+        ),
+        (
+            "point_gather, gradient of features",
+            "point_gather",
+            "::feature_gradients_kernel<float, 4, 8>",
+        ),
+        ("neighborhood_merge forward", "neighborhood_merge", "::forward_kernel<float, 4, 8>"),
+        (
+            "neighborhood_merge, gradient of weights",
+            "neighborhood_merge",
+            "::net_gradients_kernel<float, 4, 8>",
+        ),
+        (
+            "neighborhood_merge, gradient of features",
+            "neighborhood_merge",
+            "::token_gradients_kernel<float, 4, 8>",
+        ),
+        ("knn, up to 8 neighbors", "knn", "::search_kernel<8>"),
+        ("balanced_clusters, keys", "balanced_clusters", "::patch_keys_kernel"),
+    )
+]
 
 
 def resources(source: Path, capability: int) -> dict[str, tuple[int, int, int]]:
@@ -187,18 +225,23 @@ def main(arguments: list[str] | None = None) -> None:
         files = {source for _, source, _, _ in KERNELS}
         compiled = {
             name: use
-            for source in files
+            for source in sorted(files)
             for name, use in resources(options.sources / f"{source}.cu", capability).items()
         }
         for title, source, pattern, workload in KERNELS:
-            (registers, spills, shared), *_ = (
+            found = [
                 use for name, use in compiled.items() if re.search(f"::{source}{pattern}", name)
-            )
-            memory, cache = workload.times(architecture)
+            ]
+            if not found:
+                print(f"{title}: not among the kernels of {source}.cu", file=sys.stderr)
+                continue
+            registers, spills, shared = found[0]
+            times = workload.times(architecture) if workload else ()
+            memory, cache = (f"{time:.1f}" for time in times) if times else ("", "")
             warps = architecture.occupancy(registers, shared)
             print(
                 f"| {title} | {architecture.name} | {registers} | {spills} | {shared / 1024:.0f} "
-                f"| {warps} | {memory:.1f} | {cache:.1f} |"
+                f"| {warps} | {memory} | {cache} |"
             )
 
 
