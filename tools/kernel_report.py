@@ -209,40 +209,44 @@ def resources(source: Path, capability: int) -> dict[str, tuple[int, int, int]]:
     return found
 
 
+def row(title: str, source: str, pattern: str, workload: Workload | None, compiled: dict) -> str:
+    """Return the line of a kernel: a number for each architecture in every column."""
+    columns = []
+    for capability, kernels in compiled.items():
+        found = [use for name, use in kernels.items() if re.search(f"::{source}{pattern}", name)]
+        if not found:
+            sys.exit(f"tools/kernel_report.py: {title}: not among the kernels of {source}.cu")
+        registers, spills, shared = found[0]
+        architecture = ARCHITECTURES[capability]
+        warps = architecture.occupancy(registers, shared)
+        times = workload.times(architecture) if workload else ()
+        columns.append([registers, spills, f"{shared / 1024:.0f}", warps])
+        columns[-1] += [f"{time:.1f}" for time in times] or ["", ""]
+    cells = (", ".join(filter(None, map(str, column))) for column in zip(*columns, strict=True))
+    return f"| {title} | {' | '.join(cells)} |"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--architectures", type=int, nargs="+", default=[80, 90], metavar="80")
+    parser.add_argument(
+        "--architectures", type=int, nargs="+", default=[80, 90], choices=ARCHITECTURES
+    )
     parser.add_argument("--sources", type=Path, default=ROOT / "csrc" / "cuda", metavar="FOLDER")
     options = parser.parse_args(arguments)
     for tool in ("nvcc", "c++filt"):
         if shutil.which(tool) is None:
             sys.exit(f"tools/kernel_report.py: {tool} is not on the PATH")
-    print("| kernel | GPU | registers | spills | shared KB | warps of 64 | memory us | cache us |")
-    print("|---|---|---|---|---|---|---|---|")
+    compiled = {}
     for capability in options.architectures:
-        architecture = ARCHITECTURES[capability]
-        files = {source for _, source, _, _ in KERNELS}
-        compiled = {
-            name: use
-            for source in sorted(files)
-            for name, use in resources(options.sources / f"{source}.cu", capability).items()
-        }
-        for title, source, pattern, workload in KERNELS:
-            found = [
-                use for name, use in compiled.items() if re.search(f"::{source}{pattern}", name)
-            ]
-            if not found:
-                print(f"{title}: not among the kernels of {source}.cu", file=sys.stderr)
-                continue
-            registers, spills, shared = found[0]
-            times = workload.times(architecture) if workload else ()
-            memory, cache = (f"{time:.1f}" for time in times) if times else ("", "")
-            warps = architecture.occupancy(registers, shared)
-            print(
-                f"| {title} | {architecture.name} | {registers} | {spills} | {shared / 1024:.0f} "
-                f"| {warps} | {memory} | {cache} |"
-            )
+        compiled[capability] = {}
+        for source in sorted({source for _, source, _, _ in KERNELS}):
+            file = options.sources / f"{source}.cu"
+            compiled[capability] |= resources(file, capability)
+    print("| kernel | registers | spills | shared KB | warps | memory us | cache us |")
+    print("|---|---|---|---|---|---|---|")
+    for kernel in KERNELS:
+        print(row(*kernel, compiled))
 
 
 if __name__ == "__main__":
