@@ -3,6 +3,7 @@ tuple of prepared arguments."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from inspect import signature
 from typing import Any, ParamSpec
 
 import torch
@@ -23,7 +24,7 @@ def operator(
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Define an operator by a function that checks and prepares its arguments.
 
-    The decorated function has the name, the signature and the docstring of the public function, and
+    The decorated function has the name, the parameters and the docstring of the public function, and
     returns ``arguments``. The public function passes these to the kernel, compiled or in Triton,
     where there is one for the device of the first, otherwise to ``reference``. Its attribute
     ``reference`` is the twin: the same function with ``reference`` on every device.
@@ -59,6 +60,10 @@ def operator(
             # One code object each: torch.compile limits the recompilations of a code object, and
             # tracebacks show its name.
             function.__code__ = function.__code__.replace(co_name=function.__name__)
+            # Help shows the type of the results, not that of the prepared arguments.
+            function.__signature__ = signature(prepare).replace(
+                return_annotation=signature(reference).return_annotation
+            )
         public.reference = twin
         if add_operator(name):
             torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *a: fake(arguments(*a)))

@@ -80,11 +80,11 @@ def test_offsets_beyond_2_to_the_31_are_64_bit(shape, strides, bits):
 @pytest.mark.parametrize(
     ("present", "problem"),
     [
-        ({"triton", "gcc", "Python.h"}, ""),
-        ({"triton", "clang", "Python.h"}, ""),
-        ({"gcc", "Python.h"}, "Triton is not installed"),
-        ({"triton", "Python.h"}, "needs a C compiler: gcc, clang"),
-        ({"triton", "gcc"}, "needs Python's headers"),
+        (("triton", "gcc", "Python.h"), ""),
+        (("triton", "clang", "Python.h"), ""),
+        (("gcc", "Python.h"), "Triton is not installed"),
+        (("triton", "Python.h"), "needs a C compiler: gcc, clang"),
+        (("triton", "gcc"), "needs Python's headers"),
     ],
     ids=str,
 )
