@@ -24,10 +24,10 @@ def operator(
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Define an operator by a function that checks and prepares its arguments.
 
-    The decorated function has the name, the parameters and the docstring of the public function, and
-    returns ``arguments``. The public function passes these to the kernel, compiled or in Triton,
-    where there is one for the device of the first, otherwise to ``reference``. Its attribute
-    ``reference`` is the twin: the same function with ``reference`` on every device.
+    The decorated function has the name, the parameters and the docstring of the public function,
+    and returns ``arguments``. The public function passes these to the kernel, compiled or in
+    Triton, where there is one for the device of the first, otherwise to ``reference``. Its
+    attribute ``reference`` is the twin: the same function with ``reference`` on every device.
 
     Args:
         arguments: NamedTuple with the arguments of the operator's schema in ``csrc/ops.cpp``
