@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
         source.images,
         args.output,
         components=args.components,
+        problems=source.problems,
         max_pixels=args.max_pixels,
     )
-    result.problems[:0] = source.problems
     print(summary(source, categories, result, args.output))
     return INCOMPLETE if result.problems else 0
 
@@ -69,7 +69,7 @@ def summary(source: Source, categories: list[Category], result: Conversion, outp
     if result.problems:
         lines.append(f"{list_problems('file', result.problems)}\nall: {output / PROBLEMS_NAME}")
     lines.append(
-        f"next: name {printable(output / CONFIG_NAME)} last in the _BASE_ of a config, and check it: "
+        f"next: name {printable(output / CONFIG_NAME)} last in the _BASE_ of a config; check it by "
         "python train_net.py --config-file CONFIG --check-data"
     )
     return "\n".join(lines)

@@ -63,6 +63,7 @@ def convert(
     output: Path,
     *,
     components: bool = False,
+    problems: Sequence[Problem] = (),
     max_pixels: int = MAX_PIXELS,
     progress: bool = True,
 ) -> Conversion:
@@ -73,6 +74,7 @@ def convert(
         images: folder of the photos.
         output: a folder that does not exist, is empty, or is of an earlier conversion.
         components: see :func:`segcore.data.convert.painting.paint`.
+        problems: files that could not be listed.
 
     Raises:
         OutputError: ``output`` has other files in it, or cannot be written.
@@ -83,7 +85,7 @@ def convert(
         done = _read_log(output / LOG_NAME)
         options = (FORMAT_VERSION, sorted(map(json.dumps, categories)), components)
         work = _Work(images, output, thing_category_ids(categories), components, max_pixels)
-        result, entries = Conversion(), []
+        result, entries = Conversion(problems=list(problems)), []
         tasks = [
             _Task(split, photo, work.fingerprint(split, photo, options))
             for split, photos in splits.items()
