@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import pycocotools.mask as mask_util
+from scipy.ndimage import label as connected_components
 
 from segcore.data.check_json import MAX_SEGMENTS_OF_A_PHOTO
 from segcore.data.panoptic_format import Segment, bounding_boxes, count_pixels
@@ -171,12 +171,12 @@ def _paint_labels(
             shared[label.category_id] = len(segments)
     ids = id_of_value[values]
     for value in in_components:
-        num_components, parts = cv2.connectedComponents((values == value).astype(np.uint8))
-        _require_few(len(segments) + num_components - 1)
+        parts, num_components = connected_components(values == value, np.ones((3, 3)))
+        _require_few(len(segments) + num_components)
         ids = np.where(parts > 0, parts + len(segments), ids)
         category_id = annotation.labels[value].category_id
         first = len(segments) + 1
-        segments += [_segment(first + i, category_id, False) for i in range(num_components - 1)]
+        segments += [_segment(first + i, category_id, False) for i in range(num_components)]
     _require_few(len(segments))
     ids, segments = _measured(ids.astype(np.int32), segments)
     return PanopticMap(ids, segments)

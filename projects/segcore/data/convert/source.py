@@ -130,17 +130,6 @@ def split_name(name: str) -> str:
     return SPLIT_NAMES.get(name.lower(), name)
 
 
-def files_below(folder: Path, pattern: str) -> list[Path]:
-    """Return the files of a pattern in the order of their names.
-
-    Raises:
-        DataError: there are none.
-    """
-    if paths := sorted(path for path in folder.glob(pattern) if path.is_file()):
-        return paths
-    raise DataError(f"{printable(folder)}: expected files {pattern}, got none")
-
-
 def find_photo(images: Path, name: object, near: str = "") -> str:
     """Return the name, relative to ``images``, of the photo that an annotation names.
 

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from segcore.data.convert.painting import paint
 from segcore.data.convert.source import AnnotatedPhoto
-from segcore.data.derived import FAST_COMPRESSION, locked
-from segcore.data.images import MAX_PIXELS, encode_image, load_image
+from segcore.data.derived import encode_png, locked
+from segcore.data.images import MAX_PIXELS, load_image
 from segcore.data.panoptic_format import Category, num_workers, thing_category_ids
 from segcore.data.record_rules import file_name_fault
 from segcore.data.report import Problem
@@ -212,8 +212,7 @@ class _Work:
                 "not converted", photo.file_name, str(error).removeprefix(f"{printable(path)}: ")
             )
         png = os.path.splitext(photo.file_name)[0] + ".png"
-        content = encode_image(id2rgb(panoptic.ids), "PNG", compress_level=FAST_COMPRESSION)
-        write_bytes(content, self.output / task.split / "panoptic" / png)
+        write_bytes(encode_png(id2rgb(panoptic.ids)), self.output / task.split / "panoptic" / png)
         return {
             "fingerprint": task.fingerprint,
             "split": task.split,

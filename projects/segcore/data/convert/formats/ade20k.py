@@ -11,12 +11,12 @@ from segcore.data.convert.source import (
     Request,
     Source,
     SourceClass,
-    files_below,
     register_format,
     split_name,
 )
 from segcore.data.datasets.ade20k_files import read_classes, read_instances
 from segcore.data.datasets.categories import load_categories
+from segcore.data.listing import list_files
 from segcore.data.report import Problem
 from segcore.text import printable
 
@@ -40,7 +40,7 @@ def read_ade20k(request: Request) -> Source:
     ]
     thing_ids = frozenset(c.id for c in classes if c.is_thing)
     photos, problems = [], []
-    for path in files_below(root / "annotations", "*/*.png"):
+    for path in list_files(root / "annotations", "*/*.png"):
         folder = path.parent.name
         name = f"{folder}/{path.stem}.jpg"
         if not (images / name).is_file():

@@ -12,13 +12,13 @@ from segcore.data.convert.source import (
     Request,
     Source,
     SourceClass,
-    files_below,
     find_photo,
     register_format,
     relative_folder,
     split_name,
 )
 from segcore.data.json_file import read_json
+from segcore.data.listing import list_files
 from segcore.data.record_rules import category_faults, photo_faults
 from segcore.data.report import Problem
 from segcore.errors import DataError
@@ -57,7 +57,7 @@ def read_coco(request: Request) -> Source:
 def _jsons(split: str, path: Path) -> list[tuple[str, Path]]:
     if not path.is_dir():
         return [(split, path)]
-    paths = files_below(path, f"**/{ROBOFLOW_NAME}")
+    paths = list_files(path, f"**/{ROBOFLOW_NAME}")
     is_split = len(paths) > 1 or paths[0].parent != path
     return [(split or (split_name(p.parent.name) if is_split else ""), p) for p in paths]
 

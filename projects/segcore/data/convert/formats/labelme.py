@@ -19,12 +19,12 @@ from segcore.data.convert.source import (
     Request,
     Source,
     SourceClass,
-    files_below,
     find_photo,
     register_format,
     relative_folder,
 )
 from segcore.data.json_file import read_json
+from segcore.data.listing import list_files
 from segcore.data.record_rules import integer_rule
 from segcore.data.report import Problem
 from segcore.errors import DataError
@@ -47,7 +47,7 @@ def read_labelme(request: Request) -> Source:
     jsons = [
         (split, json)
         for split, path in request.sources
-        for json in (files_below(path, "**/*.json") if path.is_dir() else [path])
+        for json in (list_files(path, "**/*.json") if path.is_dir() else [path])
     ]
     images = request.images_or(jsons[0][1].parent)
     listed, problems, labels = [], [], set()

@@ -13,11 +13,11 @@ from segcore.data.convert.source import (
     Request,
     Source,
     SourceClass,
-    files_below,
     register_format,
     split_name,
 )
 from segcore.data.json_file import read_json
+from segcore.data.listing import list_files
 from segcore.data.report import Problem
 from segcore.errors import DataError
 from segcore.text import printable
@@ -40,7 +40,7 @@ def read_mapillary(request: Request) -> Source:
     config = next((root / name for name in CONFIGS if (root / name).is_file()), root / CONFIGS[1])
     classes = _classes(config)
     photos, problems = [], []
-    for path in files_below(root, "*/instances/*.png"):
+    for path in list_files(root, "*/instances/*.png"):
         folder = path.parts[-3]
         name = f"{folder}/images/{path.stem}.jpg"
         if (images / name).is_file():

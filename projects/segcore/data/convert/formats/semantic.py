@@ -13,13 +13,13 @@ from segcore.data.convert.source import (
     Request,
     Source,
     SourceClass,
-    files_below,
     photos_by_stem,
     register_format,
 )
-from segcore.data.convert.text_file import read_text
 from segcore.data.images import read_ids
+from segcore.data.listing import list_files
 from segcore.data.report import Problem
+from segcore.data.text_file import read_text
 from segcore.errors import DataError
 from segcore.text import printable
 
@@ -39,7 +39,7 @@ def read_semantic(request: Request) -> Source:
     photo_names = photos_by_stem(images)
     photos, problems = [], []
     for split, folder in request.sources:
-        for path in files_below(folder, "**/*.png"):
+        for path in list_files(folder, "**/*.png"):
             stem = os.path.splitext(path.relative_to(folder))[0]
             name = photo_names.get(stem) or photo_names.get(f"{folder.name}/{stem}")
             if name is None:

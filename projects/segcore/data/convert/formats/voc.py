@@ -16,14 +16,14 @@ from segcore.data.convert.source import (
     Request,
     Source,
     SourceClass,
-    files_below,
     photos_by_stem,
     register_format,
     split_name,
 )
-from segcore.data.convert.text_file import read_text
 from segcore.data.images import read_ids
+from segcore.data.listing import list_files
 from segcore.data.report import Problem
+from segcore.data.text_file import read_text
 from segcore.errors import DataError
 from segcore.text import printable, short_repr
 
@@ -45,7 +45,7 @@ def read_voc(request: Request) -> Source:
         DataError: there are no such PNGs, or labelmap.txt is faulty.
     """
     root = request.source_folder
-    maps = files_below(root / "SegmentationClass", "**/*.png")
+    maps = list_files(root / "SegmentationClass", "**/*.png")
     images = request.images_or(root / "JPEGImages")
     label_map = root / "labelmap.txt"
     colors = read_label_map(label_map) if label_map.is_file() else _standard_colors()

@@ -19,8 +19,8 @@ from segcore.data.convert.source import (
     register_format,
     split_name,
 )
-from segcore.data.convert.text_file import read_text
 from segcore.data.report import Problem
+from segcore.data.text_file import read_text
 from segcore.errors import DataError
 from segcore.text import printable, short_repr
 
