@@ -77,7 +77,10 @@ def test_the_data_set_loads_from_its_downloads(cityscapes, empty_catalogs):
         for segment in record["segments_info"]
     ]
     road = 40 * 15 - 24 - 48 - 18 - 40
-    assert segments == [(7, 0, 0, road), (23, 10, 0, 200), (26, 13, 1, 18)] + [
+    assert segments == [
+        (7, 0, 0, road),
+        (23, 10, 0, 200),
+        (26, 13, 1, 18),
         (26000, 13, 0, 24),
         (26001, 13, 0, 48),
     ]

@@ -58,7 +58,7 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A map (H, W) of integers in [0, 2^24); a value without a label is unlabeled."""
+    """A map (H, W) of integers from 0, not large; a value without a label is unlabeled."""
 
     values: np.ndarray
     labels: Mapping[int, Label]
@@ -151,11 +151,10 @@ def _paint_labels(
     id_of_value = np.zeros(len(counts), dtype=np.int32)
     segments: list[Segment] = []
     shared: dict[int, int] = {}  # category -> id of its stuff or crowd
-    unlabeled, in_components = 0, []
+    in_components = []
     for value in np.flatnonzero(counts).tolist():
         label = annotation.labels.get(value)
         if label is None:
-            unlabeled += int(counts[value])
             continue
         is_thing = label.category_id in thing_ids
         if is_thing and components and not label.is_instance:

@@ -106,7 +106,7 @@ def _photos(
         try:
             if faults:
                 raise DataError(faults[0])
-            name = find_photo(images, record["file_name"], near)
+            name = find_photo(images, record.get("file_name"), near)
         except DataError as error:
             fault = f"'images' number {position + 1}: {error}"
             problems.append(Problem("broken record", str(path), fault))

@@ -121,12 +121,12 @@ def _splits(root: Path) -> dict[str, str]:
 def _read(files: tuple[Path, ...], classes: list[SourceClass], size: tuple[int, int]) -> LabelMap:
     codes, is_color = _codes(files[0])
     ids = {_code(c.color) if is_color else c.id: c.id for c in classes}
-    if len(files) == 1:
-        return LabelMap(codes, {code: Label(id_) for code, id_ in ids.items()})
-    instances, is_color = _codes(files[1])
+    instances, void = np.zeros_like(codes), VOID
+    if len(files) > 1:
+        instances, is_color = _codes(files[1])
+        void = _code(VOID_COLOR) if is_color else VOID
     if instances.shape != codes.shape:
         raise DataError(f"{printable(files[1])}: has another size than {printable(files[0])}")
-    void = _code(VOID_COLOR) if is_color else VOID
     pairs, values = np.unique(
         codes.astype(np.int64) << 24 | instances.astype(np.int64), return_inverse=True
     )
