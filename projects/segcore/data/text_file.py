@@ -7,14 +7,15 @@ from segcore.errors import DataError
 from segcore.files import relative_to
 from segcore.text import printable
 
-MAX_BYTES = 2**26
+MAX_BYTES = 2**24
 
 
-def read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str, max_bytes: int = MAX_BYTES) -> str:
     """Return the content of a regular file of UTF-8 text.
 
     Args:
-        what: the file is, for the error.
+        what: the kind of file, for the error.
+        max_bytes: refuse larger files.
 
     Raises:
         DataError: it cannot be read, or is too large or no text.
@@ -23,9 +24,9 @@ def read_text(path: Path, what: str) -> str:
         if not stat.S_ISREG(path.stat().st_mode):
             raise DataError(f"{printable(path)}: expected {what}, got a folder, pipe or device")
         with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise DataError(f"{printable(path)}: has more than {MAX_BYTES >> 20} MiB")
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise DataError(f"{printable(path)}: has more than {max_bytes >> 20} MiB")
         return content.decode("utf-8-sig")
     except OSError as error:
         reason = error.strerror or error

@@ -79,12 +79,19 @@ class Request:
     class_list: Path | None = None
 
     @property
-    def source_folder(self) -> Path:
-        """The one source, of formats that are a folder with fixed names in it."""
-        if len(self.sources) != 1 or not self.sources[0][1].is_dir():
+    def single(self) -> Path:
+        """The one source, of formats that take no more."""
+        if len(self.sources) > 1:
             names = ", ".join(printable(path) for _, path in self.sources)
-            raise DataError(f"{names}: expected one folder as the source of this format")
+            raise DataError(f"expected one source of this format, got {names}")
         return self.sources[0][1]
+
+    @property
+    def folder(self) -> Path:
+        """The one source, of formats that are a folder with fixed names in it."""
+        if not self.single.is_dir():
+            raise DataError(f"{printable(self.single)}: expected a folder, got a file")
+        return self.single
 
     def images_or(self, folder: Path) -> Path:
         """Return the folder of photos, ``folder`` unless the user names one.

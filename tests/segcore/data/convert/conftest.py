@@ -1,68 +1,20 @@
-"""Photos and annotations drawn for the converters: names in other scripts, holes, overlaps."""
+"""Photos drawn for the converters, and the command with a check of what it writes."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from segcore.data.check import check_panoptic_dataset
+from convert_inputs import PHOTOS, Converted, save
 from segcore.data.convert.__main__ import build_parser, run
-from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
-
-# (height, width), odd and different, by name: a photo in a folder, with names in other scripts.
-PHOTOS = {"größe/Фото 1.jpg": (41, 57), "写真.png": (32, 40)}
 
 
 @pytest.fixture
 def images(tmp_path) -> Path:
     rng = np.random.default_rng(0)
     for name, size in PHOTOS.items():
-        path = tmp_path / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+        save(rng.integers(0, 256, (*size, 3), dtype=np.uint8), tmp_path / "images" / name)
     return tmp_path / "images"
-
-
-class Converted:
-    """A data set that a conversion wrote, as read back."""
-
-    def __init__(self, output: Path, images: Path, code: int, printed: str):
-        self.output, self.images, self.code, self.printed = output, images, code, printed
-
-    def json(self, split: str = "train") -> dict:
-        return read_panoptic_json(self.output / split / "panoptic.json")
-
-    def annotation(self, name: str, split: str = "train") -> tuple[np.ndarray, list[dict]]:
-        """Ids (H, W) and segments of a photo."""
-        data = self.json(split)
-        (image_id,) = (photo["id"] for photo in data["images"] if photo["file_name"] == name)
-        (record,) = (a for a in data["annotations"] if a["image_id"] == image_id)
-        ids = read_panoptic_png(self.output / split / "panoptic" / record["file_name"])
-        return ids, record["segments_info"]
-
-    def masks(self, name: str, split: str = "train") -> list[tuple[str, np.ndarray, int]]:
-        """Class, mask (H, W) and iscrowd of each segment of a photo."""
-        ids, segments = self.annotation(name, split)
-        classes = {category["id"]: category["name"] for category in self.json(split)["categories"]}
-        return [(classes[s["category_id"]], ids == s["id"], s["iscrowd"]) for s in segments]
-
-    def semantic(self, name: str, split: str = "train") -> np.ndarray:
-        """Category ids (H, W), -1 where unlabeled."""
-        ids, segments = self.annotation(name, split)
-        table = np.full(ids.max() + 1, -1)
-        for segment in segments:
-            table[segment["id"]] = segment["category_id"]
-        return table[ids]
-
-    def assert_sound(self) -> None:
-        for path in self.output.glob("*/panoptic.json"):
-            split = path.parent
-            report = check_panoptic_dataset(
-                self.images, path, split / "panoptic", evaluation=True, progress=False
-            )
-            assert report.problems == []
 
 
 @pytest.fixture
@@ -80,25 +32,3 @@ def convert(tmp_path, capsys):
         return converted
 
     return convert
-
-
-def write_json(content: object, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    return path
-
-
-def save(pixels: np.ndarray, path: Path, palette: list[int] | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
-    if palette:
-        image.putpalette(palette)
-    image.save(path)
-    return path
-
-
-def ring(size: tuple[int, int]) -> np.ndarray:
-    """A mask with a hole."""
-    y, x = np.mgrid[: size[0], : size[1]]
-    radius = np.hypot(y - size[0] / 2, x - size[1] / 2)
-    return (radius < 14) & (radius > 7)

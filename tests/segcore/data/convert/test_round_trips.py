@@ -12,12 +12,11 @@ from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from convert_inputs import PHOTOS, ring, save, write_json
 from segcore.data.convert.formats.voc import standard_palette
 from segcore.data.datasets.ade20k_files import make_panoptic
 from segcore.data.json_file import read_json
 from segcore.data.panoptic_format import read_panoptic_png
-
-from .conftest import PHOTOS, ring, save, write_json
 
 FIRST, SECOND = PHOTOS
 POLYGONS = {

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from convert_inputs import save, write_json
 from segcore.data.convert.__main__ import build_parser, run
 from segcore.data.convert.options import assign_splits, parse_splits
 from segcore.data.convert.source import FORMATS, AnnotatedPhoto
 from segcore.errors import ConfigError, DataError, OutputError
-
-from .conftest import save, write_json
 
 SIZE = (20, 30)
 
@@ -266,12 +265,16 @@ def test_z_order_of_coco(photos, convert):
     assert "left out: 1 segments that others cover completely" in converted.printed
 
 
+MERGES = "\n".join(f"k{n}: &k{n} {{<<: [{', '.join([f'*k{n - 1}'] * 9)}]}}" for n in range(1, 30))
 YOLO_FAULTS = {
-    "names: !!python/object/apply:os.system ['echo']": "no valid YAML",
-    "names: 7": "expected a list of class names",
+    "names: !!python/object/apply:os.system ['echo']": "class names under 'names'.* got 0",
+    "names: 7": "class names under 'names'.* got 0",
+    "path: .": "class names under 'names'.* got 0",
     "names: {1: a}": "expected 'names' of the classes 0 to 0",
+    "names: [[a]]": "'names': expected a text",
     "a: [": "no valid YAML",
     "[" * 10_000: "no valid YAML",
+    f"k0: &k0 {{a: b}}\n{MERGES}\nnames: *k29": "expected 'names' of the classes",
 }
 
 
@@ -302,6 +305,12 @@ def test_faulty_yolo_labels(photos, line, message):
     arguments = [photos, "--from", "yolo", "--output", photos / "output"]
     assert run(build_parser().parse_args(list(map(str, arguments)))) == 1
     assert message in (photos / "output" / "problems.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["voc", "yolo", "cityscapes", "mapillary", "ade20k"])
+def test_formats_of_one_folder(photos, convert, name):
+    with pytest.raises(DataError, match=r"expected one source of this format, got .*photos, "):
+        convert(photos, photos, "--from", name, images=photos)
 
 
 @pytest.mark.parametrize("name", FORMATS)

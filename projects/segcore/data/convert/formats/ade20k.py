@@ -31,7 +31,7 @@ def read_ade20k(request: Request) -> Source:
     Raises:
         DataError: there are no annotations.
     """
-    root = request.source_folder
+    root = request.folder
     images = request.images_or(root / "images")
     categories = load_categories("ade20k_150")
     classes = [

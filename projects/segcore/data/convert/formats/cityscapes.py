@@ -32,7 +32,7 @@ def read_cityscapes(request: Request) -> Source:
     Raises:
         DataError: there are no annotations.
     """
-    root = request.source_folder
+    root = request.folder
     images = request.images_or(root / "leftImg8bit")
     photos, problems = [], []
     for path in list_files(root / "gtFine", f"*/*/*{ANNOTATION}"):

@@ -35,7 +35,7 @@ def read_mapillary(request: Request) -> Source:
     Raises:
         DataError: there is no config, or no annotation.
     """
-    root = request.source_folder
+    root = request.folder
     images = request.images_or(root)
     config = next((root / name for name in CONFIGS if (root / name).is_file()), root / CONFIGS[1])
     classes = _classes(config)

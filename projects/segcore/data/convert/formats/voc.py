@@ -44,7 +44,7 @@ def read_voc(request: Request) -> Source:
     Raises:
         DataError: there are no such PNGs, or labelmap.txt is faulty.
     """
-    root = request.source_folder
+    root = request.folder
     maps = list_files(root / "SegmentationClass", "**/*.png")
     images = request.images_or(root / "JPEGImages")
     label_map = root / "labelmap.txt"

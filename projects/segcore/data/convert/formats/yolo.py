@@ -27,6 +27,7 @@ from segcore.text import printable, short_repr
 BOX_ONLY = "lines that are a box, not a polygon"
 SPLITS = ("train", "val", "valid", "test")
 BOX_NUMBERS = 4
+MAX_YAML_BYTES = 2**20
 
 
 @register_format("yolo", "data.yaml, or its folder")
@@ -39,7 +40,7 @@ def read_yolo(request: Request) -> Source:
     Raises:
         DataError: data.yaml names no classes, or there are no text files.
     """
-    split, path = request.sources[0]
+    path, split = request.single, request.sources[0][0]
     path = path / "data.yaml" if path.is_dir() else path
     classes = _classes(path)
     images = request.images_or(path.parent)
@@ -71,18 +72,29 @@ def _key(stem: str) -> str:
 
 
 def _classes(path: Path) -> list[SourceClass]:
-    text = read_text(path, "data.yaml")
+    """Read the class names of data.yaml, from the graph of its nodes: nothing is constructed."""
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        root = yaml.compose(read_text(path, "data.yaml", MAX_YAML_BYTES), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "nested too deep"
         raise DataError(f"{printable(path)}: no valid YAML: {printable(reason)}") from error
-    names = content.get("names") if isinstance(content, dict) else None
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not 1 <= len(names) <= MAX_CATEGORIES:
-        raise DataError(f"{printable(path)}: expected a list of class names under 'names'")
-    if set(names) != set(range(len(names))):
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    node = next((value for key, value in pairs if key.value == "names"), None)
+    match node:
+        case yaml.SequenceNode(tag="tag:yaml.org,2002:seq"):
+            names = {str(index): item.value for index, item in enumerate(node.value)}
+        case yaml.MappingNode(tag="tag:yaml.org,2002:map"):
+            names = {
+                key.value: item.value for key, item in node.value if isinstance(key.value, str)
+            }
+        case _:
+            names = {}
+    if not 1 <= len(names) <= MAX_CATEGORIES:
+        raise DataError(
+            f"{printable(path)}: expected 1 to {MAX_CATEGORIES} class names under 'names', a list "
+            f"or a number and a name a line, got {len(names)}"
+        )
+    if set(names) != set(map(str, range(len(names)))):
         raise DataError(
             f"{printable(path)}: expected 'names' of the classes 0 to {len(names) - 1}, got "
             f"{short_repr(list(names))}"
@@ -90,7 +102,7 @@ def _classes(path: Path) -> list[SourceClass]:
     for name in names.values():
         if fault := name_fault(name):
             raise DataError(f"{printable(path)}: 'names': {fault}")
-    return [SourceClass(index, names[index]) for index in range(len(names))]
+    return [SourceClass(index, names[str(index)]) for index in range(len(names))]
 
 
 def _read(path: Path, num_classes: int, size: tuple[int, int]) -> Regions:
