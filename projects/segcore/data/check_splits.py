@@ -1,11 +1,12 @@
 """Problems of data that are sound by themselves: of the splits with each other and the config."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 
-from segcore.data.panoptic_format import PanopticJson, thing_category_ids
+from segcore.data.panoptic_format import PanopticJson, Photo, thing_category_ids
 from segcore.data.report import Problem
 from segcore.text import printable, short_repr
 
@@ -51,11 +52,50 @@ def split_problems(
         yield from _narrow_photos(jsons[split], content, (max_ratios or {}).get(split, math.inf))
 
 
-def _narrow_photos(json: Path, data: PanopticJson, max_ratio: float) -> Iterator[Problem]:
+def shared_photo_problems(
+    json: Path, images: Mapping[str, Path], data: Mapping[str, PanopticJson]
+) -> Iterator[Problem]:
+    """Find photos that stand in both splits, equal by content whatever their names.
+
+    Args:
+        json: of the test split.
+        images, data: folders of photos and contents of the JSONs, by split; they passed the check.
+    """
+    if len(data) < 2:
+        return
+    paths = {
+        split: [images[split] / photo["file_name"] for photo in _annotated_photos(content)]
+        for split, content in data.items()
+    }
+    sizes = {path.stat().st_size for path in paths["TRAIN"]}
+    candidates = [path for path in paths["TEST"] if path.stat().st_size in sizes]
+    sizes = {path.stat().st_size for path in candidates}
+    seen = {_digest(path): path for path in paths["TRAIN"] if path.stat().st_size in sizes}
+    shared = [(path, seen[digest]) for path in candidates if (digest := _digest(path)) in seen]
+    if shared:
+        test, train = (printable(path.name) for path in shared[0])
+        yield Problem(
+            "photos in both splits",
+            str(json),
+            f"{len(shared)} photos of TEST are in TRAIN too, equal by content, such as '{test}' "
+            f"and '{train}': results say less about new photos; remove them from one",
+            is_error=False,
+        )
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _annotated_photos(data: PanopticJson) -> list[Photo]:
     annotated = {annotation["image_id"] for annotation in data["annotations"]}
-    for photo in data["images"]:
+    return [photo for photo in data["images"] if photo["id"] in annotated]
+
+
+def _narrow_photos(json: Path, data: PanopticJson, max_ratio: float) -> Iterator[Problem]:
+    for photo in _annotated_photos(data):
         sides = photo["height"], photo["width"]
-        if photo["id"] in annotated and max(sides) >= max_ratio * min(sides):
+        if max(sides) >= max_ratio * min(sides):
             yield Problem(
                 "narrow photo",
                 str(json),

@@ -19,7 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from segcore.data.check import check_panoptic_dataset
-from segcore.data.check_splits import split_problems
+from segcore.data.check_splits import shared_photo_problems, split_problems
 from segcore.data.datasets.catalog import Derivation
 from segcore.data.derived import DerivedFiles, PanopticSource, derive, locked
 from segcore.data.kinds import configured_kind
@@ -107,6 +107,8 @@ def check_custom_data(cfg: CfgNode, explicit_num_classes: int | None = None) -> 
     if reports and all(report.ok for report in reports):
         data = {split: read_panoptic_json(source.json) for split, source in sources.items()}
         reports[-1].problems += _split_problems(cfg, sources, data, explicit_num_classes)
+        images = {split: source.images for split, source in sources.items()}
+        reports[-1].problems += shared_photo_problems(Path(reports[-1].source), images, data)
     return reports
 
 

@@ -34,7 +34,7 @@ from segcore.data.panoptic_format import (
     to_semantic,
 )
 from segcore.data.record_rules import photo_faults
-from segcore.errors import OutputError
+from segcore.errors import DataError, OutputError
 from segcore.files import atomic_folder
 from segcore.text import printable
 
@@ -126,6 +126,22 @@ def derive(source: PanopticSource, folder: Path) -> DerivedFiles:
     return files
 
 
+def both_exist(first: Path, second: Path) -> bool:
+    """Return whether two paths that are made together exist.
+
+    Raises:
+        DataError: one of them does.
+    """
+    present = [path for path in (first, second) if path.exists()]
+    if len(present) == 1:
+        absent = second if present == [first] else first
+        raise DataError(
+            f"{printable(absent)}: does not exist, but {printable(present[0])} does, and one is "
+            f"made with the other: remove {printable(present[0])} to have both made"
+        )
+    return bool(present)
+
+
 def derive_semantic_maps(
     data: PanopticJson, pngs: Path, contiguous: dict[int, int], folder: Path
 ) -> None:
@@ -159,7 +175,12 @@ def derive_semantic_maps(
 
 def _semantic_png(index: np.ndarray, segments: list[Segment], contiguous: dict[int, int]) -> bytes:
     semantic = to_semantic(index, segments, contiguous)
-    return encode_image(semantic, "PNG", compress_level=FAST_COMPRESSION)
+    return encode_png(semantic)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encode ids, fast rather than small."""
+    return encode_image(pixels, "PNG", compress_level=FAST_COMPRESSION)
 
 
 def _write(source: PanopticSource, files: DerivedFiles) -> None:

@@ -4,20 +4,20 @@ from typing import Any
 
 INSTANCES = (
     "COCO instance annotation (annotations with 'bbox' or 'segmentation', no 'segments_info'), "
-    "which is to be converted to panoptic: see 'Other formats' in docs/custom_data.md"
+    "which python -m segcore.data.convert --from coco converts: see docs/convert.md"
 )
 # Keys of the top-level object, or of the first entry of a top-level list -> format
 FORMATS_OF_OBJECTS = {
-    ("shapes", "imagePath"): "the annotation of one image by LabelMe",
+    ("shapes", "imagePath"): "the annotation of one image by LabelMe: see docs/convert.md",
     ("_via_img_metadata",): "a project of VIA",
-    ("objects", "imgHeight"): "the polygons of one image of Cityscapes",
+    ("objects", "imgHeight"): "the polygons of one image of Cityscapes: see docs/convert.md",
     ("items", "categories", "info"): "Datumaro's own format: let it export COCO panoptic",
     ("type", "features"): "GeoJSON",
 }
 FORMATS_OF_LISTS = {
     ("segments_info", "image_id"): "a list of panoptic predictions, not the ground truth",
     ("score", "image_id"): "a list of detections (COCO results), not the ground truth",
-    ("data", "annotations"): "an export of Label Studio",
+    ("data", "annotations"): "an export of Label Studio: see docs/convert.md",
 }
 
 

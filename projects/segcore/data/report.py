@@ -73,7 +73,7 @@ class Report:
         """Raise a DataError that lists the errors, if there are any."""
         if not self.ok:
             raise DataError(
-                f"{self.title}: the data cannot be used\n{_listing('error', self.errors)}"
+                f"{self.title}: the data cannot be used\n{list_problems('error', self.errors)}"
             )
 
     def summary(self) -> str:
@@ -148,12 +148,12 @@ def _listings(reports: Sequence[Report]) -> list[str]:
                 groups.setdefault(owners, []).append(problem)
         for owners, group in groups.items():
             where = f" in {' and '.join(owners)}" * (len(reports) > 1)
-            listings.append(_listing(severity, group, where))
+            listings.append(list_problems(severity, group, where))
     return listings
 
 
-def _listing(severity: str, problems: list[Problem], where: str = "") -> str:
-    """The problems by kind, with a few examples of each."""
+def list_problems(severity: str, problems: list[Problem], where: str = "") -> str:
+    """Return the problems by kind, with a few examples of each: for people."""
     by_kind: dict[str, list[Problem]] = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(problem)

@@ -154,6 +154,23 @@ def test_splits_must_agree(cfg, folder, tmp_path, change, difference):
     assert "different categories" in check_custom_data(cfg)[-1].summary()
 
 
+def test_photos_in_both_splits_are_counted(cfg, folder, tmp_path):
+    other = type(folder)(tmp_path / "other")
+    other.data["images"][0]["file_name"] = "renamed.jpg"
+    (other.images / "a.jpg").rename(other.images / "renamed.jpg")
+    Image.new("RGB", (30, 20)).save(other.images / "more" / "b.png")
+    other.write()
+    folder.put_into(cfg, "TRAIN")
+    other.put_into(cfg, "TEST")
+    train, test = check_custom_data(cfg)
+    assert train.ok and test.ok and not train.warnings
+    (problem,) = test.warnings
+    assert "1 photos of TEST are in TRAIN too" in str(problem)
+    assert "'renamed.jpg' and 'a.jpg'" in str(problem)
+    Image.new("RGB", (32, 24)).save(other.images / "renamed.jpg")
+    assert not check_custom_data(cfg)[1].warnings
+
+
 def test_bad_data_stop_the_set_up(cfg, folder):
     folder.ids["a.png"][0, 0] = 4
     folder.write()

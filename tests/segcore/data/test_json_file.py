@@ -79,7 +79,7 @@ OTHER_FORMATS = {
             "categories": [{"id": 1, "name": "car"}],
             "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
         },
-        r"COCO instance annotation.*docs/custom_data\.md",
+        r"COCO instance annotation.*docs/convert\.md",
     ),
     "panoptic predictions": (
         {"annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": []}]},

@@ -39,7 +39,7 @@ def register_ade20k(root: str) -> None:
         instances_json = f"{ade}/ade20k_instance_{split}.json"
         panoptic = f"{ade}/ade20k_panoptic_{split}"
         semantic_maps = f"{ade}/annotations_detectron2/{folder}"
-        derivations = _derivations(ade, folder, semantic_maps, instances_json, panoptic)
+        derivations = ade20k_derivations(root, split)
         register_panoptic(
             f"ade20k_panoptic_{split}",
             categories,
@@ -88,11 +88,21 @@ def load_instances(instances_json: str, images: str, categories: list[Category])
     return records
 
 
-def _derivations(
-    ade: str, folder: str, semantic_maps: str, instances_json: str, panoptic: str
-) -> dict[str, Derivation]:
-    images, annotations, instance_annotations = (
-        f"{ade}/{name}/{folder}" for name in ("images", "annotations", "annotations_instance")
+def ade20k_derivations(root: str, split: str, *, official: bool = True) -> dict[str, Derivation]:
+    """Return path -> how it is made of the downloads.
+
+    Args:
+        split: "train" or "val".
+        official: see :func:`segcore.data.datasets.ade20k_files.make_panoptic`.
+    """
+    ade, folder = f"{root}/ADEChallengeData2016", FOLDERS[split]
+    images, annotations, instance_annotations, semantic_maps = (
+        f"{ade}/{name}/{folder}"
+        for name in ("images", "annotations", "annotations_instance", "annotations_detectron2")
+    )
+    instances_json, panoptic = (
+        f"{ade}/ade20k_instance_{split}.json",
+        f"{ade}/ade20k_panoptic_{split}",
     )
     texts = {
         images: "photos",
@@ -104,7 +114,8 @@ def _derivations(
         paths = map(Path, (*sources, *targets))
         return Derivation({path: texts[path] for path in sources}, partial(make, *paths))
 
-    both = derivation(make_panoptic, tuple(texts), panoptic, f"{panoptic}.json")
+    make = partial(make_panoptic, official=official)
+    both = derivation(make, tuple(texts), panoptic, f"{panoptic}.json")
     instances = (images, instance_annotations)
     return {
         semantic_maps: derivation(make_semantic_maps, (annotations,), semantic_maps),

@@ -5,25 +5,21 @@ The annotation of a photo is two PNGs: ``annotations`` holds classes of the Scen
 (1 to 100) and in green the number of the instance in the photo, from 1.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from panopticapi.utils import id2rgb, rgb2id
-from tqdm import tqdm
 
 from segcore.data.datasets.categories import load_categories
-from segcore.data.derived import FAST_COMPRESSION, locked
-from segcore.data.images import encode_image, open_image, read_ids, stored_size
+from segcore.data.derived import both_exist, encode_png, locked
+from segcore.data.images import open_image, read_ids, stored_size
+from segcore.data.listing import for_each, list_files
 from segcore.data.panoptic_format import (
     MAX_SEGMENT_ID,
     Segment,
     bounding_boxes,
     count_pixels,
     locate_segments,
-    num_workers,
     thing_category_ids,
     to_instances,
 )
@@ -34,8 +30,6 @@ from segcore.text import printable
 NUM_CLASSES = 150
 MAX_INSTANCES = 255  # of a photo, in 8 bits
 
-Result = TypeVar("Result")
-
 
 def make_semantic_maps(annotations: Path, target: Path) -> None:
     """Make the folder of semantic maps: contiguous class ids, 255 where unlabeled.
@@ -44,17 +38,17 @@ def make_semantic_maps(annotations: Path, target: Path) -> None:
         DataError: a file is no PNG of classes.
         OutputError: the folder cannot be written.
     """
-    paths = _files(annotations, "*.png")
+    paths = list_files(annotations, "*.png")
     with locked(target):
         if target.exists():
             return
         with atomic_folder(target) as unfinished:
 
             def convert(path: Path) -> None:
-                content = _png(read_classes(path) - np.uint8(1))  # 0 becomes 255
+                content = encode_png(read_classes(path) - np.uint8(1))  # 0 becomes 255
                 (unfinished / path.name).write_bytes(content)
 
-            _for_each(convert, paths, target)
+            for_each(convert, paths, f"Making {target}")
 
 
 def make_instances_json(images: Path, annotations: Path, target: Path) -> None:
@@ -81,7 +75,7 @@ def make_instances_json(images: Path, annotations: Path, target: Path) -> None:
     with locked(target):
         if target.exists():
             return
-        results = _for_each(convert, _files(images, "*.jpg"), target)
+        results = for_each(convert, list_files(images, "*.jpg"), f"Making {target}")
         instances = [instance for _, annotated in results for instance in annotated]
         content = {
             "images": [record for record, _ in results],
@@ -98,12 +92,20 @@ def make_instances_json(images: Path, annotations: Path, target: Path) -> None:
 
 
 def make_panoptic(
-    images: Path, annotations: Path, instance_annotations: Path, pngs: Path, target: Path
+    images: Path,
+    annotations: Path,
+    instance_annotations: Path,
+    pngs: Path,
+    target: Path,
+    *,
+    official: bool = True,
 ) -> None:
     """Make panoptic PNGs and their JSON: stuff of the one annotation, things of the other over it.
 
-    Areas and boxes are those before things cover stuff, and stuff that is covered altogether stays
-    listed, as in the official files, by which published figures were measured.
+    Args:
+        official: as the official files, by which published figures were measured: areas and boxes
+            are those before things cover stuff, and stuff that is covered altogether stays listed.
+            Otherwise they are measured, and it is not.
 
     Raises:
         DataError: a PNG is missing or faulty, or the folder ``pngs`` is there without its JSON.
@@ -116,21 +118,17 @@ def make_panoptic(
         semantic = read_classes(annotations / name, record)
         numbers, classes = read_instances(instance_annotations / name, record)
         ids, segments = paste(semantic, numbers, classes, categories)
-        (unfinished / name).write_bytes(_png(id2rgb(ids)))
+        if not official:
+            segments = measured(ids, segments)
+        (unfinished / name).write_bytes(encode_png(id2rgb(ids)))
         annotation = {"image_id": record["id"], "file_name": name, "segments_info": segments}
         return record, annotation
 
     with locked(pngs):
-        if pngs.exists() and target.exists():
+        if both_exist(pngs, target):
             return
-        if pngs.exists() or target.exists():
-            present, absent = (pngs, target) if pngs.exists() else (target, pngs)
-            raise DataError(
-                f"{absent}: does not exist, but {present} does, and one is made with the other: "
-                f"remove {present} to have both made"
-            )
         with atomic_folder(pngs) as unfinished:
-            results = _for_each(convert, _files(images, "*.jpg"), pngs)
+            results = for_each(convert, list_files(images, "*.jpg"), f"Making {pngs}")
         content = {
             "images": [record for record, _ in results],
             "annotations": [annotation for _, annotation in results],
@@ -236,6 +234,18 @@ def paste(
     return ids[np.where(things < none, things, stuff)], segments
 
 
+def measured(ids: np.ndarray, segments: list[Segment]) -> list[Segment]:
+    """Return the segments that have pixels, with the areas and boxes of these."""
+    index = locate_segments(ids, segments)
+    areas = count_pixels(index, len(segments) + 1).tolist()
+    boxes = bounding_boxes(index, len(segments))
+    return [
+        {**segment, "area": area, "bbox": list(box)}
+        for segment, area, box in zip(segments, areas, boxes, strict=False)
+        if area
+    ]
+
+
 def _free_id(category_id: int, used: np.ndarray, colors: list[int]) -> int:
     """Return the class color, or where a segment has it, the next number that is none's."""
     candidate = colors[category_id]
@@ -251,20 +261,3 @@ def _require_size(pixels: np.ndarray, path: Path, record: dict | None) -> None:
             f"{printable(path)}: is {width} x {height}, but its photo {record['file_name']} "
             f"{record['width']} x {record['height']}"
         )
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    return encode_image(pixels, "PNG", compress_level=FAST_COMPRESSION)
-
-
-def _files(folder: Path, pattern: str) -> list[Path]:
-    """Return the files of a folder in the order of their names; a DataError if there are none."""
-    if paths := sorted(folder.glob(pattern)):
-        return paths
-    raise DataError(f"{printable(folder)}: expected files {pattern}, got none")
-
-
-def _for_each(convert: Callable[[Path], Result], paths: list[Path], target: Path) -> list[Result]:
-    """Call ``convert`` on each path, in threads; results are in the order of the paths."""
-    with ThreadPoolExecutor(num_workers([])) as pool:
-        return list(tqdm(pool.map(convert, paths), f"Making {target}", len(paths), delay=1))
