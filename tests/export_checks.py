@@ -31,4 +31,5 @@ def assert_exports(
     ).module()
     for other in other_sizes:
         images = torch.randn(2, 3, *other)
-        torch.testing.assert_close(exported(images), network(images), rtol=1e-5, atol=1e-5)
+        # The exported program multiplies with another library, which sums in another order.
+        torch.testing.assert_close(exported(images), network(images), rtol=1e-4, atol=1e-4)

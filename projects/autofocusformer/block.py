@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from autofocusformer.tokens import Tokens
-from segcore.layers import FeedForward
+from segcore.layers import FeedForward, Linear
 from segcore.ops import NUM_OFFSET_FEATURES, ClusterNeighborhood, cluster_attention
 
 
@@ -17,14 +17,14 @@ class NeighborhoodAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"num_heads: expected a divisor of {dim} channels, got {num_heads}")
         self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
         # Head by head, first the channels of the key, then those of the value.
-        self.kv = nn.Linear(dim, 2 * dim)
+        self.kv = Linear(dim, 2 * dim)
         # Of the offset (dx, dy, d, sin, cos) to a member, to the bias of each head.
         self.pos_embed = nn.Linear(NUM_OFFSET_FEATURES, num_heads)
         self.blank_k = nn.Parameter(torch.randn(dim))
         self.blank_v = nn.Parameter(torch.randn(dim))
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, neighborhood: ClusterNeighborhood) -> Tensor:

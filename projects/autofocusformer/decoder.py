@@ -12,6 +12,7 @@ from mask2former.transformer_decoder import (
     TRANSFORMER_DECODER_REGISTRY,
     MultiScaleMaskedTransformerDecoder,
 )
+from segcore.layers import Linear
 from segcore.ops import take
 
 
@@ -44,7 +45,7 @@ class PointMaskedTransformerDecoder(MultiScaleMaskedTransformerDecoder):
 
     @staticmethod
     def _projection(in_channels: int, out_channels: int) -> nn.Module:
-        return nn.Linear(in_channels, out_channels)
+        return Linear(in_channels, out_channels)
 
     def forward(self, levels: Sequence[Tokens], mask_features: Tokens) -> dict[str, Any]:
         """Predict a class and a mask for each query.

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from autofocusformer.tokens import Tokens
+from segcore.layers import Linear
 from segcore.ops import (
     NUM_OFFSET_FEATURES,
     ClusterNeighborhood,
@@ -33,7 +34,7 @@ class NeighborhoodMerge(nn.Module):
             nn.Linear(NUM_OFFSET_FEATURES, 4), nn.LayerNorm(4), nn.GELU()
         )
         self.norm = nn.LayerNorm(4 * dim)
-        self.linear = nn.Linear(4 * dim, out_dim)
+        self.linear = Linear(4 * dim, out_dim)
         self.center_minus_member = center_minus_member
 
     def merge(

@@ -14,7 +14,7 @@ from autofocusformer.deformable_attention import PointDeformAttn, TokenLevels
 from autofocusformer.downsampling import NeighborhoodMerge
 from autofocusformer.position_encoding import TokenPositionEncoding
 from autofocusformer.tokens import Tokens
-from segcore.layers import DeformableEncoder, level_positions
+from segcore.layers import DeformableEncoder, Linear, level_positions
 from segcore.ops import knn
 
 NUM_LEVELS = 3
@@ -125,7 +125,7 @@ class PointPixelDecoder(nn.Module):
         self.layer_1 = nn.Sequential(
             PointConvolution(conv_dim, conv_dim), nn.LayerNorm(conv_dim), nn.ReLU()
         )
-        self.mask_features = nn.Linear(conv_dim, mask_dim)
+        self.mask_features = Linear(conv_dim, mask_dim)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -177,4 +177,4 @@ class PointPixelDecoder(nn.Module):
 
 
 def _linear_norm(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(in_channels, out_channels), nn.LayerNorm(out_channels))
+    return nn.Sequential(Linear(in_channels, out_channels), nn.LayerNorm(out_channels))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mask2former.checkpoint_names import rename_official
 from mask2former.criterion import build_criterion
 from mask2former.postprocess import mask_prediction
+from segcore.backbones.resnet import backbone_features
 from segcore.checkpoint import rename_on_load
 from segcore.inference import MaskPrediction, PanopticMerging, ResultMaker
 from segcore.layers import pad_to
@@ -131,7 +132,7 @@ class MaskFormer(SegmentationModel):
 
     def network(self, images: Tensor) -> MaskOutputs:
         """Class and mask logits of normalized images (B, 3, H, W), in evaluation."""
-        outputs = self.sem_seg_head(self.backbone(images))
+        outputs = self.sem_seg_head(backbone_features(self.backbone, images))
         return MaskOutputs(outputs["pred_logits"], outputs["pred_masks"])
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -146,7 +147,7 @@ class MaskFormer(SegmentationModel):
         images = self.preprocess_images(batched_inputs).tensor
         for target in targets:
             target["masks"] = pad_to(target["masks"], images.shape[-2:])
-        return self.criterion(self.sem_seg_head(self.backbone(images)), targets)
+        return self.criterion(self.sem_seg_head(backbone_features(self.backbone, images)), targets)
 
     def mask_prediction(
         self,

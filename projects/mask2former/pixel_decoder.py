@@ -17,8 +17,10 @@ from segcore.functional import at_least_float32
 from segcore.layers import (
     DeformableEncoder,
     SinePositionEncoding,
+    convolve,
     flatten_levels,
     grid_reference_points,
+    has_hooks,
     level_positions,
     token_encodings,
 )
@@ -160,17 +162,20 @@ class MSDeformAttnPixelDecoder(nn.Module):
 
     def _decode(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         projected = [
-            projection(features[name])
+            _project(projection, features[name])
             for projection, name in zip(self.input_proj, self.transformer_in_features, strict=True)
         ]
         maps = self.transformer(projected)
         for name, lateral, output in self.fpn_levels:
-            skip = getattr(self, lateral)(features[name])
+            skip = convolve(getattr(self, lateral), features[name])
             coarse = F.interpolate(
-                maps[-1], size=skip.shape[-2:], mode="bilinear", align_corners=False
+                maps[-1].contiguous(memory_format=torch.channels_last),
+                size=skip.shape[-2:],
+                mode="bilinear",
+                align_corners=False,
             )
-            maps.append(getattr(self, output)(skip + coarse))
-        return self.mask_features(maps[-1]), maps[0], maps[:NUM_MULTI_SCALE_MAPS]
+            maps.append(convolve(getattr(self, output), coarse.add_(skip)))
+        return convolve(self.mask_features, maps[-1]), maps[0], maps[:NUM_MULTI_SCALE_MAPS]
 
 
 def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -178,6 +183,13 @@ def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)
     return nn.Sequential(convolution, nn.GroupNorm(32, out_channels))
+
+
+def _project(projection: nn.Sequential, x: Tensor) -> Tensor:
+    if has_hooks(projection):
+        return projection(x)
+    convolution, group_norm = projection
+    return group_norm(convolve(convolution, x))
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=None):

@@ -11,7 +11,14 @@ from detectron2.layers import Conv2d
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from segcore.layers import MLP, MultiHeadAttention, SinePositionEncoding, token_encodings
+from segcore.layers import (
+    MLP,
+    Linear,
+    MultiHeadAttention,
+    SinePositionEncoding,
+    linear,
+    token_encodings,
+)
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = """
@@ -69,15 +76,13 @@ class FFNLayer(_ResidualLayer):
 
     def __init__(self, dim: int, feedforward_dim: int, pre_norm: bool = False):
         super().__init__(dim, pre_norm)
-        self.linear1 = nn.Linear(dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.linear1 = Linear(dim, feedforward_dim, activation="relu")
+        self.linear2 = Linear(feedforward_dim, dim)
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, queries: Tensor) -> Tensor:
-        return self._residual(
-            queries, lambda q: self.linear2(F.relu(self.linear1(q), inplace=True))
-        )
+        return self._residual(queries, lambda q: self.linear2(self.linear1(q)))
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()
@@ -270,7 +275,12 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
 def _mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
     """Products of query (B, Q, C) and pixel embeddings (B, C, H, W): (B, Q, H, W)."""
-    return torch.einsum("bqc,bchw->bqhw", mask_embedding, mask_features)
+    if mask_features.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.einsum("bqc,bchw->bqhw", mask_embedding, mask_features)
+    # Each image's pixels are the weight of a linear layer, whose product is the faster one.
+    pixels = mask_features.flatten(2).transpose(1, 2)
+    logits = [linear(queries, image) for queries, image in zip(mask_embedding, pixels, strict=True)]
+    return torch.stack(logits).unflatten(2, mask_features.shape[2:])
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from panoptic_segformer.padding import Size
 from segcore.backbones.features import required_divisor
+from segcore.backbones.resnet import backbone_features
 from segcore.layers import pad_to
 from segcore.meta_arch import batch_images
 
@@ -60,7 +61,8 @@ class SeparateSizes(PaddingPolicy):
 
     def features(self, backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
         size = common_size([images], required_divisor(backbone))
-        features, shapes, cut = backbone(pad_to(images, size)), backbone.output_shape(), {}
+        features = backbone_features(backbone, pad_to(images, size))
+        shapes, cut = backbone.output_shape(), {}
         for name, feature in features.items():
             height, width = map_size(image_size(images), shapes[name].stride)
             cut[name] = feature[..., :height, :width]
@@ -77,7 +79,7 @@ class OfficialPadding(PaddingPolicy):
         return [ImageBatch(batch, sizes if padded else None, list(range(len(images))))]
 
     def features(self, backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        return backbone(images)
+        return backbone_features(backbone, images)
 
 
 def padding_policy_of(panoptic_segformer: CfgNode) -> PaddingPolicy:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.functional import at_least_float32
-from segcore.layers import MLP, MSDeformAttn, MultiHeadAttention
+from segcore.layers import MLP, Linear, MSDeformAttn, MultiHeadAttention
 
 # Classes are improbable at first (focal loss, section 4.1).
 PRIOR_PROBABILITY = 0.01
@@ -51,8 +50,8 @@ class LocationDecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim)
         self.cross_attn = MSDeformAttn(embed_dim, num_levels, num_heads, num_points)
         self.norm2 = nn.LayerNorm(embed_dim)
-        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
+        self.linear1 = Linear(embed_dim, feedforward_dim, activation="relu")
+        self.linear2 = Linear(feedforward_dim, embed_dim)
         self.norm3 = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.linear1.weight)
@@ -81,7 +80,7 @@ class LocationDecoderLayer(nn.Module):
             queries + positions, reference_points, memory, spatial_shapes, padding_mask
         )
         queries = self.norm2(queries + self.dropout(attended))
-        hidden = self.dropout(F.relu(self.linear1(queries)))
+        hidden = self.dropout(self.linear1(queries))
         return self.norm3(queries + self.dropout(self.linear2(hidden)))
 
 

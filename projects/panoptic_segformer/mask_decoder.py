@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segcore.functional import bilinear
-from segcore.layers import FeedForward, pad_to
+from segcore.layers import FeedForward, Linear, pad_to
 
 # Levels of the encoder that masks are made from: strides 8, 16 and 32 as published.
 NUM_MASK_LEVELS = 3
@@ -41,8 +41,8 @@ class AttentionMask(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(embed_dim, embed_dim)
-        self.k = nn.Linear(embed_dim, embed_dim)
+        self.q = Linear(embed_dim, embed_dim)
+        self.k = Linear(embed_dim, embed_dim)
         self.mask_level = nn.ModuleList(
             nn.Linear(num_heads, num_heads) for _ in range(NUM_MASK_LEVELS)
         )
@@ -108,8 +108,8 @@ class MaskAttention(AttentionMask):
 
     def __init__(self, embed_dim: int, num_heads: int):
         super().__init__(embed_dim, num_heads)
-        self.v = nn.Linear(embed_dim, embed_dim)
-        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.v = Linear(embed_dim, embed_dim)
+        self.proj = Linear(embed_dim, embed_dim)
 
     def forward(
         self, queries: Tensor, memory: Tensor, spatial_shapes: SpatialShapes, with_mask: bool = True
@@ -135,8 +135,8 @@ class SelfAttention(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
-        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.qkv = Linear(embed_dim, 3 * embed_dim)
+        self.proj = Linear(embed_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
+from segcore.layers import convolve
+
 
 class ChannelMapper(nn.Module):
     """1x1 convolutions of every feature, and one more level of half the last one's size."""
@@ -26,8 +28,10 @@ class ChannelMapper(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """(B, C_l, H_l, W_l), fine to coarse -> one more maps (B, C, H_l, W_l)."""
-        maps = [conv(feature) for conv, feature in zip(self.lateral, features, strict=True)]
-        return maps + [conv(features[-1]) for conv in self.extra]
+        maps = [
+            convolve(conv, feature) for conv, feature in zip(self.lateral, features, strict=True)
+        ]
+        return maps + [convolve(conv, features[-1]) for conv in self.extra]
 
 
 def _conv_norm(in_channels: int, out_channels: int, **options: int) -> Conv2d:

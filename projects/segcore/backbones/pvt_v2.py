@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from segcore.backbones.features import FEATURES, drop_path_rates
+from segcore.layers import Linear
 
 # Of the norms of blocks and stages; those of embeddings and reduced keys have PyTorch's 1e-5.
 EPSILON = 1e-6
@@ -51,9 +52,9 @@ class SpatialReductionAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.reduction = reduction
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
         if reduction > 1:
             self.sr = nn.Conv2d(dim, dim, reduction, reduction)
             self.norm = nn.LayerNorm(dim)
@@ -93,9 +94,9 @@ class ConvFeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.dwconv = DepthwiseConv(hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.dwconv(self.fc1(x))))

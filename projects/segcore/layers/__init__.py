@@ -1,6 +1,7 @@
 """Building blocks that several networks share."""
 
 from segcore.layers.attention import MultiHeadAttention
+from segcore.layers.convolution import convolve, has_hooks
 from segcore.layers.deformable_encoder import (
     DeformableEncoder,
     DeformableEncoderLayer,
@@ -15,6 +16,7 @@ from segcore.layers.levels import (
     pad_to,
     token_encodings,
 )
+from segcore.layers.linear import Linear, linear
 from segcore.layers.mlp import MLP, FeedForward
 from segcore.layers.ms_deform_attn import DeformAttnProjections, MSDeformAttn
 from segcore.layers.position_encoding import SinePositionEncoding
@@ -25,13 +27,17 @@ __all__ = [
     "DeformableEncoder",
     "DeformableEncoderLayer",
     "FeedForward",
+    "Linear",
     "MSDeformAttn",
     "MultiHeadAttention",
     "SinePositionEncoding",
+    "convolve",
     "encoder_layers",
     "flatten_levels",
     "grid_reference_points",
+    "has_hooks",
     "level_positions",
+    "linear",
     "offset_normalizer",
     "pad_to",
     "run_layers",

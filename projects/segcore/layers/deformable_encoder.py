@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.layers.by_rows import by_rows
+from segcore.layers.linear import Linear
 from segcore.layers.ms_deform_attn import MSDeformAttn
 
 
@@ -31,8 +32,8 @@ class DeformableEncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = attention(embed_dim, num_levels, num_heads, num_points)
         self.norm1 = nn.LayerNorm(embed_dim)
-        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
+        self.linear1 = Linear(embed_dim, feedforward_dim, activation="relu")
+        self.linear2 = Linear(feedforward_dim, embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.linear1.weight)
@@ -49,8 +50,11 @@ class DeformableEncoderLayer(nn.Module):
         attended = self.self_attn(
             tokens + positions, reference_points, tokens, spatial_shapes, padding_mask
         )
+        return by_rows(self._update, tokens, attended)
+
+    def _update(self, tokens: Tensor, attended: Tensor) -> Tensor:
         tokens = self.norm1(tokens + self.dropout(attended))
-        hidden = self.dropout(F.relu(self.linear1(tokens), inplace=True))
+        hidden = self.dropout(self.linear1(tokens))
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))
 
 

@@ -2,8 +2,10 @@
 
 from itertools import pairwise
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segcore.layers.by_rows import by_rows
+from segcore.layers.linear import Linear
 
 
 class MLP(nn.Module):
@@ -17,12 +19,16 @@ class MLP(nn.Module):
         if num_layers < 1:
             raise ValueError(f"num_layers: expected at least 1, got {num_layers}")
         widths = [in_features, *[hidden_features] * (num_layers - 1), out_features]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        activations = [*["relu"] * (num_layers - 1), "none"]
+        self.layers = nn.ModuleList(
+            Linear(*pair, activation=activation)
+            for pair, activation in zip(pairwise(widths), activations, strict=True)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        return self.layers[-1](x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
 
 class FeedForward(nn.Module):
@@ -30,9 +36,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim, activation="gelu")
+        self.fc2 = Linear(hidden_dim, dim)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        return by_rows(self._forward, x.flatten(0, -2)[None]).view(x.shape)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.fc1(x))))

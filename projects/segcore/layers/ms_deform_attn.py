@@ -6,7 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from segcore.functional import short_softmax
+from segcore.layers.by_rows import by_rows
 from segcore.layers.levels import offset_normalizer
+from segcore.layers.linear import Linear
 from segcore.ops import ms_deform_attn
 
 
@@ -46,10 +49,10 @@ class DeformAttnProjections(nn.Module):
         self.num_heads = num_heads
         self.num_points = num_points
         samples = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(embed_dim, samples * 2)
-        self.attention_weights = nn.Linear(embed_dim, samples)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.sampling_offsets = Linear(embed_dim, samples * 2)
+        self.attention_weights = Linear(embed_dim, samples)
+        self.value_proj = Linear(embed_dim, embed_dim)
+        self.output_proj = Linear(embed_dim, embed_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -75,7 +78,7 @@ class DeformAttnProjections(nn.Module):
         samples = (self.num_heads, self.num_levels, self.num_points)
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
         precision = torch.promote_types(weights.dtype, torch.float32)
-        weights = weights.softmax(-1, dtype=precision).view(*query.shape[:2], *samples)
+        weights = short_softmax(weights.to(precision)).view(*query.shape[:2], *samples)
         offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))
         return offsets.to(precision), weights
 
@@ -84,7 +87,11 @@ class DeformAttnProjections(nn.Module):
         value = self.value_proj(value)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0)
-        return value.unflatten(-1, (self.num_heads, -1))
+        values = value.unflatten(-1, (self.num_heads, -1))
+        if values.device.type == "cpu" and not torch.compiler.is_compiling():
+            # Head by head, as the operators of a CPU read them, so that no call copies them again.
+            values = values.transpose(1, 2).contiguous().transpose(1, 2)
+        return values
 
 
 class MSDeformAttn(DeformAttnProjections):
@@ -114,10 +121,14 @@ class MSDeformAttn(DeformAttnProjections):
             ValueError, TypeError: an argument has a wrong shape or type
         """
         self._check(query, reference_points, value, spatial_shapes, padding_mask)
-        offsets, weights = self.offsets_and_weights(query)
-        locations = self._locations(offsets, reference_points, spatial_shapes)
-        value = self.values(value, padding_mask)
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+        values = self.values(value, padding_mask)
+
+        def attend(query: Tensor, reference_points: Tensor) -> Tensor:
+            offsets, weights = self.offsets_and_weights(query)
+            locations = self._locations(offsets, reference_points, spatial_shapes)
+            return self.output_proj(ms_deform_attn(values, spatial_shapes, locations, weights))
+
+        return by_rows(attend, query, reference_points)
 
     def _locations(
         self,
@@ -131,7 +142,11 @@ class MSDeformAttn(DeformAttnProjections):
         )
         if reference.shape[-1] == 4:
             return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
-        return reference + offsets / offset_normalizer(spatial_shapes, like=offsets)[:, None]
+        # In full, as loops over two coordinates are slow on a CPU.
+        sizes = offset_normalizer(spatial_shapes, like=offsets)[:, None]
+        sizes = sizes.expand(offsets.shape[2:]).contiguous()
+        reference = reference.expand(-1, -1, -1, -1, self.num_points, -1).contiguous()
+        return reference + offsets / sizes
 
     def _check(
         self,

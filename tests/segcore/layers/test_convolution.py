@@ -1,0 +1,86 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from torch import nn
+
+from segcore.layers import convolve
+
+
+def make(norm, kernel_size=3, **options):
+    torch.manual_seed(0)
+    module = Conv2d(
+        6, 8, kernel_size, padding=kernel_size // 2, bias=norm is None, norm=norm, **options
+    )
+    if hasattr(norm, "running_var"):
+        with torch.no_grad():
+            for tensor in (norm.weight, norm.running_var):
+                tensor.uniform_(0.5, 2)
+            for tensor in (norm.bias, norm.running_mean):
+                tensor.normal_()
+    return module
+
+
+NORMS = {
+    "none": lambda: None,
+    "frozen": lambda: FrozenBatchNorm2d(8),
+    "batch": lambda: nn.BatchNorm2d(8),
+    "group": lambda: nn.GroupNorm(2, 8),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 2}, {"activation": F.relu}])
+def test_equals_module_sum_and_activation(norm, kernel_size, options):
+    module = make(NORMS[norm](), kernel_size, **options).eval()
+    x = torch.randn(2, 6, 9, 11)
+    expected = module(x)
+    added = torch.randn_like(expected)
+    with torch.no_grad():
+        torch.testing.assert_close(convolve(module, x), expected)
+        torch.testing.assert_close(convolve(module, x, "relu"), expected.relu())
+        before = added.clone()
+        sums = convolve(module, x, "relu", added)
+        torch.testing.assert_close(sums, (expected + added).relu())
+        assert torch.equal(added, before)
+        sums = convolve(module, x, "relu", added.clone(), overwrite_added=True)
+        torch.testing.assert_close(sums, (expected + added).relu())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_gradients(norm, kernel_size):
+    module = make(NORMS[norm](), kernel_size)
+    x = torch.randn(2, 6, 9, 11, requires_grad=True)
+    added = torch.randn(2, 8, 9, 11, requires_grad=True)
+    tensors = (x, added, *module.parameters())
+    weights = torch.randn(2, 8, 9, 11)
+    expected = torch.autograd.grad(((module(x) + added).relu() * weights).sum(), tensors)
+    actual = convolve(module, x, "relu", added, overwrite_added=True)
+    actual = torch.autograd.grad((actual * weights).sum(), tensors)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda module: module.weight.mul_(2),
+        lambda module: module.norm.running_mean.add_(1),
+        lambda module: setattr(module, "norm", FrozenBatchNorm2d(8)),
+    ],
+)
+def test_a_changed_tensor_counts(change):
+    module, x = make(FrozenBatchNorm2d(8)), torch.randn(1, 6, 9, 11)
+    convolve(module, x)
+    change(module)
+    torch.testing.assert_close(convolve(module, x), module(x))
+
+
+@torch.no_grad()
+def test_hooks_are_called():
+    module, calls = make(None), []
+    module.register_forward_hook(lambda *arguments: calls.append(1))
+    convolve(module, torch.randn(1, 6, 9, 11))
+    assert calls
