@@ -25,8 +25,7 @@ def rate_masks(scores: Tensor, masks: Tensor, rating: MaskRating) -> RatedMasks:
         scores: (N,) class scores.
         masks: (N, H, W) mask values.
     """
-    indices = torch.arange(len(masks), device=masks.device)
-    binary, sums, areas = measure_masks(masks, indices, lambda values: values, rating)
+    binary, sums, areas = measure_masks(masks, rating)
     return RatedMasks(rating.scores(scores, sums, areas), binary, areas)
 
 

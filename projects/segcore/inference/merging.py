@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from segcore.inference.mask_wise import RatedMasks, is_thing, merge_mask_wise, per_kind, rate_masks
-from segcore.inference.pixel_wise import merge_pixel_wise
+from segcore.inference.pixel_wise import PixelWiseMerge, merge_pixel_wise
 from segcore.inference.rating import MaskRating
 from segcore.inference.segments import PanopticResult
 
@@ -132,13 +132,7 @@ class PanopticMerging:
             has a pixel.
         """
         if self.strategy == "mask_wise":
-            return merge_mask_wise(
-                rated or self.rate(scores, masks),
-                labels,
-                thing_ids=thing_ids,
-                quality_thresholds=self.quality_thresholds,
-                overlap_thresholds=self.overlap_thresholds,
-            )
+            return self.mask_wise(rated or self.rate(scores, masks), labels, thing_ids)
         return merge_pixel_wise(
             scores,
             labels,
@@ -146,5 +140,34 @@ class PanopticMerging:
             thing_ids=thing_ids,
             score_threshold=self.score_threshold,
             mask_threshold=self.mask_threshold,
-            min_visible_share=self.min_visible_share if self.strategy == "mask2former" else 0.0,
+            min_visible_share=self._min_visible_share,
         )
+
+    def mask_wise(
+        self, rated: RatedMasks, labels: Tensor, thing_ids: Collection[int]
+    ) -> PanopticResult:
+        """Apply :func:`merge_mask_wise` with the thresholds of this merging."""
+        return merge_mask_wise(
+            rated,
+            labels,
+            thing_ids=thing_ids,
+            quality_thresholds=self.quality_thresholds,
+            overlap_thresholds=self.overlap_thresholds,
+        )
+
+    def pixel_wise(
+        self, scores: Tensor, labels: Tensor, size: tuple[int, int], thing_ids: Collection[int]
+    ) -> PixelWiseMerge:
+        """Start a pixel-wise merge of :meth:`candidates` with the thresholds of this merging."""
+        return PixelWiseMerge(
+            scores,
+            labels,
+            size,
+            thing_ids=thing_ids,
+            mask_threshold=self.mask_threshold,
+            min_visible_share=self._min_visible_share,
+        )
+
+    @property
+    def _min_visible_share(self) -> float:
+        return self.min_visible_share if self.strategy == "mask2former" else 0.0

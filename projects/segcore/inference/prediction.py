@@ -81,7 +81,8 @@ class MaskPrediction:
         A CPU computes the last elements of a tensor, which do not fill a vector register, by
         another formula; equal masks would no longer tie there.
         """
-        padded = F.pad(logits.flatten(), (0, -logits.numel() % _VECTOR_ELEMENTS))
+        missing = -logits.numel() % _VECTOR_ELEMENTS
+        padded = F.pad(logits.flatten(), (0, missing)) if missing else logits.flatten()
         return self.activation(padded)[: logits.numel()].view(logits.shape)
 
     @property

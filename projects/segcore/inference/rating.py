@@ -1,13 +1,13 @@
 """Binary masks, and scores of masks."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from segcore.inference.masks import MASKS_PER_CHUNK, mask_areas, sum_inside
+from segcore.inference.masks import PIXELS_PER_CHUNK, mask_areas, sum_inside
+from segcore.inference.windows import Window, row_windows
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,41 @@ class MeasuredMasks(NamedTuple):
     areas: Tensor  # (n,) int64, pixels
 
 
-def measure_masks(
-    masks: Tensor, indices: Tensor, activation: Callable[[Tensor], Tensor], rating: MaskRating
-) -> MeasuredMasks:
-    """Measure the masks with these indices (n,).
+class MeasuredWindows:
+    """:class:`MeasuredMasks` of masks that arrive window by window.
 
     Args:
-        masks: (N, H, W) logits.
-        activation: function from logits to mask values.
+        indices: (n,) int64, the masks to measure.
+        size: (H, W) of the masks.
+        dtype: of the mask values.
     """
-    binary = torch.empty((len(indices), *masks.shape[1:]), dtype=torch.bool, device=masks.device)
-    # At least float32: a half cannot count pixels.
-    dtype = torch.promote_types(masks.dtype, torch.float32)
-    sums = torch.zeros(len(indices), dtype=dtype, device=masks.device)
-    for chunk, inside, target in zip(
-        indices.split(MASKS_PER_CHUNK),
-        binary.split(MASKS_PER_CHUNK),
-        sums.split(MASKS_PER_CHUNK),
-        strict=True,
+
+    def __init__(
+        self, indices: Tensor, size: tuple[int, int], rating: MaskRating, dtype: torch.dtype
     ):
-        logits = masks[chunk]
-        values = activation(logits)
-        inside.copy_(rating.inside(logits, values))
-        target.copy_(sum_inside(values, inside))
-    return MeasuredMasks(binary, sums, mask_areas(binary))
+        self.indices = indices
+        self.rating = rating
+        self._binary = torch.empty((len(indices), *size), dtype=torch.bool, device=indices.device)
+        self._sums = torch.zeros(len(indices), dtype=torch.float64, device=indices.device)
+        self._dtype = torch.promote_types(dtype, torch.float32)  # a half cannot count pixels
+
+    def add(self, window: Window, logits: Tensor, values: Tensor) -> None:
+        """Add logits and values (N, rows, columns) of all masks in a window."""
+        values = values[self.indices]
+        inside = self.rating.inside(logits[self.indices], values)
+        self._binary[:, window.rows, window.columns] = inside
+        self._sums += sum_inside(values, inside)
+
+    def result(self) -> MeasuredMasks:
+        """Return the masks and what was measured."""
+        return MeasuredMasks(self._binary, self._sums.to(self._dtype), mask_areas(self._binary))
+
+
+def measure_masks(masks: Tensor, rating: MaskRating) -> MeasuredMasks:
+    """Measure masks (N, H, W), which hold mask values."""
+    indices = torch.arange(len(masks), device=masks.device)
+    measured = MeasuredWindows(indices, masks.shape[1:], rating, masks.dtype)
+    for window in row_windows(masks.shape[1:], PIXELS_PER_CHUNK):
+        rows = masks[:, window.rows]
+        measured.add(window, rows, rows)
+    return measured.result()

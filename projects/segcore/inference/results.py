@@ -12,11 +12,11 @@ from segcore.functional import masks_to_boxes
 from segcore.inference import compact
 from segcore.inference.instance import sorted_instances
 from segcore.inference.mask_wise import RatedMasks
-from segcore.inference.masks import resize_mask_logits
 from segcore.inference.merging import PanopticMerging
 from segcore.inference.prediction import MaskPrediction, PanopticPrediction
-from segcore.inference.rating import measure_masks
+from segcore.inference.rating import MeasuredWindows
 from segcore.inference.semantic import semantic_inference
+from segcore.inference.windows import ResizedMasks
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,45 @@ class ResultMaker:
         """
         if prediction.resize_scores:
             padded_size, image_size, output_size = prediction.sizes
-            masks = resize_mask_logits(prediction.masks, padded_size)
-            scores = semantic_inference(prediction.class_weights, masks, prediction.activation)
+            resized = ResizedMasks(prediction.masks, padded_size)
+            scores = _empty_scores(prediction, resized)
+            for window in compact.windows(prediction, resized, sum(prediction.class_weights.shape)):
+                scores[:, window.rows, window.columns] = _semantic_scores(
+                    prediction, resized.window(window)
+                )
             return {"sem_seg": sem_seg_postprocess(scores, image_size, *output_size)}
         prediction = self._relevant(prediction)
-        masks = resize_mask_logits(prediction.masks, *prediction.sizes)
-        activation = prediction.activation
-        results = {}
+        resized, panoptic, instances = prediction.resized, prediction.panoptic, prediction.instances
+        merging, dtype, results = self.merging, prediction.masks.dtype, {}
         if self.semantic_on:
-            results["sem_seg"] = semantic_inference(prediction.class_weights, masks, activation)
-        rated = None
+            results["sem_seg"] = _empty_scores(prediction, resized)
+        measured = panoptic_rows = merged = rated = None
         if self.instance_on:
-            instances = prediction.instances
             indices, rows, panoptic_rows = self._measured(prediction)
-            measured = measure_masks(masks, indices, activation, instances.rating)
+            measured = MeasuredWindows(indices, resized.size, instances.rating, dtype)
+        if self.panoptic_on and merging.strategy != "mask_wise":
+            merged = merging.pixel_wise(
+                panoptic.scores, panoptic.labels, resized.size, self.thing_ids
+            )
+        elif self.panoptic_on and panoptic_rows is None:
+            rated = MeasuredWindows(panoptic.masks, resized.size, merging.rating, dtype)
+        # One pass over the pixels: what is computed of a window of all masks stays in the cache.
+        num_maps = len(resized) + self.semantic_on * len(prediction.class_weights)
+        for window in compact.windows(prediction, resized, num_maps):
+            logits = resized.window(window)
+            values = prediction.values(logits)
+            if self.semantic_on:
+                results["sem_seg"][:, window.rows, window.columns] = _semantic_scores(
+                    prediction, logits, values
+                )
+            for masks in (measured, rated):
+                if masks is not None:
+                    masks.add(window, logits, values)
+            if merged is not None:
+                merged.add(window, values[panoptic.masks])
+
+        if self.instance_on:
+            measured = measured.result()
             results["instances"] = sorted_instances(
                 instances.rating.scores(
                     instances.scores, measured.sums[rows], measured.areas[rows]
@@ -74,15 +99,17 @@ class ResultMaker:
                 rows,
                 topk=self.topk_per_image,
             )
-            if panoptic_rows is not None:
-                binary, sums, areas = (part[panoptic_rows] for part in measured)
-                scores = instances.rating.scores(prediction.panoptic.scores, sums, areas)
-                rated = RatedMasks(scores, binary, areas)
-        if self.panoptic_on:
-            scores, labels = prediction.panoptic.scores, prediction.panoptic.labels
+        if merged is not None:
+            results["panoptic_seg"] = merged.result()
+        elif self.panoptic_on:
             if rated is None:
-                masks = activation(masks[prediction.panoptic.masks])
-            results["panoptic_seg"] = self.merging(scores, labels, masks, self.thing_ids, rated)
+                binary, sums, areas = (part[panoptic_rows] for part in measured)
+            else:
+                binary, sums, areas = rated.result()
+            scores = merging.rating.scores(panoptic.scores, sums, areas)
+            results["panoptic_seg"] = merging.mask_wise(
+                RatedMasks(scores, binary, areas), panoptic.labels, self.thing_ids
+            )
         return results
 
     @torch.no_grad()
@@ -161,3 +188,15 @@ class ResultMaker:
             panoptic=panoptic._replace(masks=row[panoptic.masks]),
             instances=instances._replace(masks=row[instances.masks]),
         )
+
+
+def _empty_scores(prediction: MaskPrediction, resized: ResizedMasks) -> Tensor:
+    return prediction.masks.new_empty((len(prediction.class_weights), *resized.size))
+
+
+def _semantic_scores(
+    prediction: MaskPrediction, logits: Tensor, values: Tensor | None = None
+) -> Tensor:
+    """Return the semantic scores (K, h, w) of a window."""
+    values = prediction.values(logits) if values is None else values
+    return semantic_inference(prediction.class_weights, values, lambda values: values)

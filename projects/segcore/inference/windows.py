@@ -33,6 +33,14 @@ class Window(NamedTuple):
         return height * width
 
 
+def row_windows(size: Size, num_pixels: int) -> Iterator[Window]:
+    """Yield windows of whole rows that cover a map, each of about so many pixels."""
+    height, width = size
+    rows = max(1, num_pixels // max(1, width))
+    for top in range(0, height, rows):
+        yield Window(slice(top, min(top + rows, height)), slice(0, width))
+
+
 class AxisResize:
     """Linear interpolation along one axis, with the arithmetic of PyTorch's CPU kernel.
 
