@@ -212,11 +212,11 @@ def test_out_of_memory_on_the_gpu_retries(build_small_model, monkeypatch):
     """Detectron2's retry catches the first failure of a step."""
     calls = []
 
-    def fails_once(weights, masks, activation):
+    def fails_once(weights, masks, activation, **options):
         calls.append(masks.device)
         if len(calls) == 1:
             raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
-        return semantic_inference(weights, masks, activation)
+        return semantic_inference(weights, masks, activation, **options)
 
     monkeypatch.setattr("segcore.inference.results.semantic_inference", fails_once)
     model = build_small_model(semantic_on=True).eval()

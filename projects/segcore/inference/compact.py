@@ -21,7 +21,7 @@ from segcore.inference.prediction import MaskPrediction
 from segcore.inference.rating import MaskRating
 from segcore.inference.run_lengths import RunLengthEncoder
 from segcore.inference.segments import PanopticResult
-from segcore.inference.windows import ResizedMasks, Window
+from segcore.inference.windows import Window
 
 # Approximate temporary memory of one window in bytes.
 WINDOW_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
@@ -55,7 +55,7 @@ def class_map(prediction: MaskPrediction) -> Tensor:
     dtypes = (torch.uint8, torch.int16, torch.int32)
     dtype = next(dtype for dtype in dtypes if num_classes - 1 <= torch.iinfo(dtype).max)
     classes = torch.empty(resized.size, dtype=dtype)
-    for window in windows(prediction, prediction.resized, len(resized) + num_classes):
+    for window in _windows(prediction, len(resized) + num_classes):
         low, high = (bound.clamp(max=1) for bound in _value_bounds(prediction, window))
         least = (weights * low).sum(dim=1).max() * (1 - _slack(weights.dtype))
         most = (weights * high).sum(dim=1) * (1 + _slack(weights.dtype))
@@ -74,7 +74,7 @@ def encode_masks(prediction: MaskPrediction, masks: Tensor, rating: MaskRating) 
     resized = prediction.resized
     encoder = RunLengthEncoder(len(masks), resized.size)
     sums = torch.zeros(len(masks), dtype=torch.float64, device=masks.device)
-    for window in windows(prediction, prediction.resized, len(masks)):
+    for window in _windows(prediction, len(masks)):
         high = (
             resized.bounds(window)[1] if rating.of_logits else _value_bounds(prediction, window)[1]
         )
@@ -177,7 +177,7 @@ def merge_pixel_wise(
     areas = torch.zeros(count, dtype=torch.int64, device=masks.device)
     sums = torch.zeros(count, dtype=torch.float64, device=masks.device)
     slack = _slack(scores.dtype)
-    for window in windows(prediction, prediction.resized, count):
+    for window in _windows(prediction, count):
         low, high = (bound[masks] for bound in _value_bounds(prediction, window))
         least = (low.clamp(max=1) * scores).max() * (1 - slack)
         rivals = ~(high.clamp(max=1) * scores * (1 + slack) < least)  # all where there is a NaN
@@ -222,11 +222,11 @@ def window_bytes(device: torch.device) -> int:
     return WINDOW_BYTES.get(device.type, WINDOW_BYTES["cuda"])
 
 
-def windows(prediction: MaskPrediction, resized: ResizedMasks, count: int) -> Iterator[Window]:
-    """Yield windows of resized masks, with memory for so many maps."""
+def _windows(prediction: MaskPrediction, count: int) -> Iterator[Window]:
+    """Yield windows of the image for which ``count`` maps fit into the temporary memory."""
     masks = prediction.masks
     bytes_per_pixel = max(1, count) * _COPIES * max(4, masks.element_size())
-    return resized.windows(bytes_per_pixel, window_bytes(masks.device))
+    return prediction.resized.windows(bytes_per_pixel, window_bytes(masks.device))
 
 
 def _slack(dtype: torch.dtype) -> float:
@@ -297,7 +297,7 @@ def _paint(
     # The first mask has the largest rank.
     ranks = torch.arange(len(masks), 0, -1, dtype=torch.int16, device=masks.device)
     lookup = torch.tensor([0, *reversed(ids)], dtype=torch.int32, device=masks.device)
-    for window in windows(prediction, prediction.resized, len(masks)):
+    for window in _windows(prediction, len(masks)):
         present = ~(_value_bounds(prediction, window)[1][masks] <= rating.threshold)
         present = present.nonzero()[:, 0]
         if len(present) == 0:

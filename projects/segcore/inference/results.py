@@ -16,7 +16,10 @@ from segcore.inference.merging import PanopticMerging
 from segcore.inference.prediction import MaskPrediction, PanopticPrediction
 from segcore.inference.rating import MeasuredWindows
 from segcore.inference.semantic import semantic_inference
-from segcore.inference.windows import ResizedMasks
+from segcore.inference.windows import ResizedMasks, Window, row_windows
+
+# Pixels of all masks that are computed at a time, so that they stay in a CPU's cache.
+_PIXELS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,8 @@ class ResultMaker:
             padded_size, image_size, output_size = prediction.sizes
             resized = ResizedMasks(prediction.masks, padded_size)
             scores = _empty_scores(prediction, resized)
-            for window in compact.windows(prediction, resized, sum(prediction.class_weights.shape)):
-                scores[:, window.rows, window.columns] = _semantic_scores(
-                    prediction, resized.window(window)
-                )
+            for window in row_windows(resized.size, _PIXELS):
+                _add_semantic_scores(scores, window, prediction, resized.window(window))
             return {"sem_seg": sem_seg_postprocess(scores, image_size, *output_size)}
         prediction = self._relevant(prediction)
         resized, panoptic, instances = prediction.resized, prediction.panoptic, prediction.instances
@@ -71,14 +72,12 @@ class ResultMaker:
         elif self.panoptic_on and panoptic_rows is None:
             rated = MeasuredWindows(panoptic.masks, resized.size, merging.rating, dtype)
         # One pass over the pixels: what is computed of a window of all masks stays in the cache.
-        num_maps = len(resized) + self.semantic_on * len(prediction.class_weights)
-        for window in compact.windows(prediction, resized, num_maps):
+        for window in row_windows(resized.size, _PIXELS):
             logits = resized.window(window)
             values = prediction.values(logits)
             if self.semantic_on:
-                results["sem_seg"][:, window.rows, window.columns] = _semantic_scores(
-                    prediction, logits, values
-                )
+                scores = results["sem_seg"]
+                _add_semantic_scores(scores, window, prediction, logits, values)
             for masks in (measured, rated):
                 if masks is not None:
                     masks.add(window, logits, values)
@@ -194,9 +193,15 @@ def _empty_scores(prediction: MaskPrediction, resized: ResizedMasks) -> Tensor:
     return prediction.masks.new_empty((len(prediction.class_weights), *resized.size))
 
 
-def _semantic_scores(
-    prediction: MaskPrediction, logits: Tensor, values: Tensor | None = None
-) -> Tensor:
-    """Return the semantic scores (K, h, w) of a window."""
+def _add_semantic_scores(
+    scores: Tensor,
+    window: Window,
+    prediction: MaskPrediction,
+    logits: Tensor,
+    values: Tensor | None = None,
+) -> None:
+    """Write the semantic scores of a window of whole rows into those of the image (K, H, W)."""
     values = prediction.values(logits) if values is None else values
-    return semantic_inference(prediction.class_weights, values, lambda values: values)
+    semantic_inference(
+        prediction.class_weights, values, lambda values: values, out=scores[:, window.rows]
+    )
