@@ -192,3 +192,15 @@ def test_no_tensor_is_larger_than_a_map(strategy):
     with LargestTensor() as largest:
         result_maker.compact(prediction)
     assert largest.bytes <= 4 * height * width
+
+
+def test_ordinary_results_hold_no_resized_logits_either(monkeypatch):
+    monkeypatch.setattr("segcore.inference.results._PIXELS", 1 << 12)
+    height, width = output_size = 300, 401
+    prediction = logits_prediction(((64, 96), (61, 83), output_size), count=20)
+    with LargestTensor() as largest:
+        maker("mask2former", instance_on=False)(prediction)
+    assert largest.bytes <= 8 * height * width * 4  # the semantic scores of 7 classes
+    with LargestTensor() as largest:
+        maker("mask2former", instance_on=False, semantic_on=False)(prediction)
+    assert largest.bytes <= 4 * height * width
