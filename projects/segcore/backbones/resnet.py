@@ -1,5 +1,6 @@
 """A faster forward pass of Detectron2's ResNet on CPUs."""
 
+import torch
 import torch.nn.functional as F
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 from torch import Tensor, nn
@@ -11,14 +12,15 @@ from segcore.layers.convolution import convolve, has_hooks
 def backbone_features(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return ``backbone(images)``, {feature name: map}, by the fastest way for the backbone.
 
-    The convolutions of a :class:`ResNet` on a CPU take norm, residual and activation with them.
+    Without gradients, the convolutions of a :class:`ResNet` on a CPU take norm, residual and
+    activation with them.
 
     Args:
         images: (B, C, H, W).
     """
     if type(backbone) is not ResNet or backbone.num_classes is not None or has_hooks(backbone):
         return backbone(images)
-    if not onednn.is_usable(images):
+    if torch.is_grad_enabled() or not onednn.is_usable(images):
         return backbone(images)
     x = _stem(backbone.stem, images)
     features = {"stem": x}
@@ -37,7 +39,7 @@ def _stem(stem: nn.Module, images: Tensor) -> Tensor:
 
 
 def _block(block: nn.Module, x: Tensor, overwrite: bool) -> Tensor:
-    """Args: overwrite: the memory of ``x`` may be used for the result, without gradients."""
+    """Args: overwrite: the memory of ``x`` may be used for the result."""
     if type(block) is BottleneckBlock:
         convolutions = (block.conv1, block.conv2, block.conv3)
     elif type(block) is BasicBlock:

@@ -48,18 +48,14 @@ def test_equals_module_sum_and_activation(norm, kernel_size, options):
         torch.testing.assert_close(sums, (expected + added).relu())
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("kernel_size", [1, 3])
-def test_gradients(norm, kernel_size):
-    module = make(NORMS[norm](), kernel_size)
+def test_gradients_flow_into_everything():
+    module = make(nn.BatchNorm2d(8))
     x = torch.randn(2, 6, 9, 11, requires_grad=True)
     added = torch.randn(2, 8, 9, 11, requires_grad=True)
     tensors = (x, added, *module.parameters())
-    weights = torch.randn(2, 8, 9, 11)
-    expected = torch.autograd.grad(((module(x) + added).relu() * weights).sum(), tensors)
-    actual = convolve(module, x, "relu", added, overwrite_added=True)
-    actual = torch.autograd.grad((actual * weights).sum(), tensors)
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    expected = torch.autograd.grad((module(x) + added).relu().square().sum(), tensors)
+    actual = convolve(module, x, "relu", added, overwrite_added=True).square().sum()
+    torch.testing.assert_close(torch.autograd.grad(actual, tensors), expected)
 
 
 @torch.no_grad()
