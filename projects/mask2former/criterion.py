@@ -32,6 +32,8 @@ class SetCriterion(nn.Module):
         deep_supervision: compute the losses of the auxiliary predictions too.
         num_points, oversample_ratio, importance_sample_ratio: see
             :func:`segcore.losses.uncertain_points`.
+        normalize_by_matched: divide the mask losses by the number of matched pairs, not by that of
+            the targets; they differ if an image has more targets than there are queries.
         draw_points: source of the random points; called for each prediction in turn for
             (M, oversample_ratio * num_points) candidates of its M pairs, then for the (M, rest).
     """
@@ -47,6 +49,7 @@ class SetCriterion(nn.Module):
         oversample_ratio: float,
         importance_sample_ratio: float,
         deep_supervision: bool = True,
+        normalize_by_matched: bool = False,
         draw_points: DrawPoints = uniform_points,
     ) -> None:
         super().__init__()
@@ -57,6 +60,7 @@ class SetCriterion(nn.Module):
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
         self.deep_supervision = deep_supervision
+        self.normalize_by_matched = normalize_by_matched
         self.draw_points = draw_points
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
@@ -137,7 +141,10 @@ class SetCriterion(nn.Module):
             predicted.append(point_sample(masks.unsqueeze(1), points).squeeze(1))
             true.append(sampler(target, points))
         predicted, true = torch.stack(predicted), torch.stack(true)
-        num_masks = mean_over_workers([sum(len(t["labels"]) for t in targets)], like=predicted)
+        num_masks = predicted.shape[1]
+        if not self.normalize_by_matched:
+            num_masks = sum(len(target["labels"]) for target in targets)
+        num_masks = mean_over_workers([num_masks], like=predicted)
         cross_entropy = sigmoid_ce_loss(predicted, true).sum(1) / num_masks
         return cross_entropy, dice_loss(predicted, true).sum(1) / num_masks
 
@@ -156,26 +163,39 @@ class SetCriterion(nn.Module):
 def build_criterion(cfg: CfgNode) -> SetCriterion:
     """The criterion that ``MODEL.MASK_FORMER`` and ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` describe."""
     mask_former = cfg.MODEL.MASK_FORMER
-    weights = {
-        "loss_ce": mask_former.CLASS_WEIGHT,
-        "loss_mask": mask_former.MASK_WEIGHT,
-        "loss_dice": mask_former.DICE_WEIGHT,
-    }
     # DEC_LAYERS counts predictions: the last is the final one.
-    num_aux = mask_former.DEC_LAYERS - 1 if mask_former.DEEP_SUPERVISION else 0
-    suffixes = ["", *(f"_{i}" for i in range(num_aux))]
+    return criterion_of(mask_former, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, mask_former.DEC_LAYERS - 1)
+
+
+def criterion_of(
+    section: CfgNode, num_classes: int, num_aux: int, *, normalize_by_matched: bool = False
+) -> SetCriterion:
+    """Build the criterion that the keys of a system's section describe.
+
+    Args:
+        section: has the keys of ``MODEL.MASK_FORMER`` that the losses depend on.
+        num_aux: number of auxiliary predictions; ``DEEP_SUPERVISION`` False leaves them out.
+        normalize_by_matched: see :class:`SetCriterion`.
+    """
+    weights = {
+        "loss_ce": section.CLASS_WEIGHT,
+        "loss_mask": section.MASK_WEIGHT,
+        "loss_dice": section.DICE_WEIGHT,
+    }
+    suffixes = ["", *(f"_{i}" for i in range(num_aux if section.DEEP_SUPERVISION else 0))]
     return SetCriterion(
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        num_classes=num_classes,
         matcher=HungarianMatcher(
-            class_weight=mask_former.CLASS_WEIGHT,
-            mask_weight=mask_former.MASK_WEIGHT,
-            dice_weight=mask_former.DICE_WEIGHT,
-            num_points=mask_former.TRAIN_NUM_POINTS,
+            class_weight=section.CLASS_WEIGHT,
+            mask_weight=section.MASK_WEIGHT,
+            dice_weight=section.DICE_WEIGHT,
+            num_points=section.TRAIN_NUM_POINTS,
         ),
         weight_dict={name + s: weight for s in suffixes for name, weight in weights.items()},
-        no_object_weight=mask_former.NO_OBJECT_WEIGHT,
-        num_points=mask_former.TRAIN_NUM_POINTS,
-        oversample_ratio=mask_former.OVERSAMPLE_RATIO,
-        importance_sample_ratio=mask_former.IMPORTANCE_SAMPLE_RATIO,
-        deep_supervision=mask_former.DEEP_SUPERVISION,
+        no_object_weight=section.NO_OBJECT_WEIGHT,
+        num_points=section.TRAIN_NUM_POINTS,
+        oversample_ratio=section.OVERSAMPLE_RATIO,
+        importance_sample_ratio=section.IMPORTANCE_SAMPLE_RATIO,
+        deep_supervision=section.DEEP_SUPERVISION,
+        normalize_by_matched=normalize_by_matched,
     )

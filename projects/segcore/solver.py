@@ -1,7 +1,7 @@
 """Optimizer and learning-rate schedule from ``cfg.SOLVER``."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 import torch
@@ -13,6 +13,8 @@ from detectron2.solver.lr_scheduler import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler, ParamScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
+
+from segcore.registry import NamedRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,20 @@ NORMS = (
 )
 # Position parameters other than nn.Embedding (Swin Transformer, appendix A2).
 POSITIONS = ("relative_position_bias_table", "absolute_pos_embed")
+
+BuildScheduler = Callable[[CfgNode, torch.optim.Optimizer], LRScheduler]
+# Schedules of systems, beside those of :func:`build_lr_scheduler`.
+LR_SCHEDULERS: NamedRegistry[BuildScheduler] = NamedRegistry("SOLVER.LR_SCHEDULER_NAME")
+
+
+def register_lr_scheduler(name: str) -> Callable[[BuildScheduler], BuildScheduler]:
+    """Decorate a function that builds a schedule, for ``SOLVER.LR_SCHEDULER_NAME``."""
+
+    def register(build: BuildScheduler) -> BuildScheduler:
+        LR_SCHEDULERS.register(name, build)
+        return build
+
+    return register
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -86,8 +102,13 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
       nn.Embedding, ``WEIGHT_DECAY_POSITION`` for position biases of the backbone,
       ``WEIGHT_DECAY`` for all others, biases too.
     * ``WEIGHT_DECAY_1D``, unless None, takes precedence for parameters of one dimension.
+    * A model may offer ``parameter_options(cfg)``, {full parameter name: options of its group}:
+      "lr_factor" comes in the place of ``BACKBONE_MULTIPLIER``; others stay in the group, where a
+      schedule finds them.
     """
     solver = cfg.SOLVER
+    offered = getattr(model, "parameter_options", None)
+    options = offered(cfg) if offered else {}
     multipliers = _checked_multipliers(solver.LR_MULTIPLIERS)
     groups, seen = {}, set()
     for path, module in model.named_modules():
@@ -98,7 +119,9 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
             seen.add(parameter)
             full_name = f"{path}.{name}"
             factors = (factor for part, factor in multipliers if part in full_name)
-            lr = solver.BASE_LR * next(factors, default)
+            group = dict(options.get(full_name, {}))
+            default_factor = group.pop("lr_factor", default)
+            lr = solver.BASE_LR * next(factors, default_factor)
             if solver.WEIGHT_DECAY_1D is not None and parameter.dim() <= 1:
                 weight_decay = solver.WEIGHT_DECAY_1D
             elif isinstance(module, nn.Embedding):
@@ -109,8 +132,9 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
                 weight_decay = solver.WEIGHT_DECAY_POSITION
             else:
                 weight_decay = solver.WEIGHT_DECAY
-            group = {"params": [], "lr": lr, "weight_decay": weight_decay}
-            groups.setdefault((lr, weight_decay), group)["params"].append(parameter)
+            group |= {"lr": lr, "weight_decay": weight_decay}
+            key = tuple(sorted(group.items()))
+            groups.setdefault(key, {"params": [], **group})["params"].append(parameter)
     return list(groups.values())
 
 
@@ -127,11 +151,14 @@ def _checked_multipliers(multipliers: Sequence[Sequence]) -> list[tuple[str, flo
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """Build the schedule ``SOLVER.LR_SCHEDULER_NAME``: "WarmupPolyLR", or one of Detectron2's.
+    """Build the schedule ``SOLVER.LR_SCHEDULER_NAME``: "WarmupPolyLR", one that a system has
+    registered, or one of Detectron2's.
 
     "WarmupCosineLR" goes down to ``SOLVER.BASE_LR_END``, which Detectron2 v0.6 does not know.
     """
     solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME in LR_SCHEDULERS:
+        return LR_SCHEDULERS[solver.LR_SCHEDULER_NAME](cfg, optimizer)
     if solver.WARMUP_ITERS > solver.MAX_ITER:
         logger.warning(
             "SOLVER.WARMUP_ITERS %d is more than SOLVER.MAX_ITER %d: the learning rate never "

@@ -55,6 +55,8 @@ class SafeCheckpointer(DetectionCheckpointer):
       table and kept in ``report``.
     * A model may offer ``checkpoint_renames`` (see ``names.Renaming``) for the names of other
       layouts, which are then renamed before shapes are compared, or dropped.
+    * A model may offer ``adapt_checkpoint(state, source)``, which returns the state dict of another
+      layout as one of its own, where renaming is not enough.
     * Classes are matched by their names, if the model offers ``class_rows`` (see
       ``classes.ClassRows``).
     * Files are written atomically and take the config and the names of the classes along.
@@ -206,6 +208,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any], *, resumes: bool = False) -> None:
         # A copy, with module versions: the next steps change names and rows in place.
         state = without_wrapper_prefix(copy.copy(checkpoint.pop("model")))
+        if hasattr(self.model, "adapt_checkpoint"):
+            state = self.model.adapt_checkpoint(state, self.report.source)
         renames = find_renames(self.model, state, checkpoint, self.report.source)
         state = self._match_classes(state, renames, class_metadata(checkpoint), resumes)
         load_state(self.model, state, renames, self.report)

@@ -51,6 +51,12 @@ def optimizers() -> Collection[str]:
     return OPTIMIZERS
 
 
+def lr_schedulers() -> Collection[str]:
+    from segcore.solver import LR_SCHEDULERS
+
+    return ["WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR", *LR_SCHEDULERS]
+
+
 side = integer(1, MAX_SIDE)
 sides = list_of(side)
 device = Rule(
@@ -270,7 +276,7 @@ add_rules(
     "SOLVER",
     {
         "OPTIMIZER": named(optimizers),
-        "LR_SCHEDULER_NAME": one_of("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"),
+        "LR_SCHEDULER_NAME": named(lr_schedulers),
         "MAX_ITER": integer(1),
         "CHECKPOINT_PERIOD": integer(1),
         "IMS_PER_BATCH": integer(1, 10**6),

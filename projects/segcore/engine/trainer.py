@@ -43,6 +43,7 @@ class Trainer(DefaultTrainer):
       holds optimizer, schedule, loss scale and seed, and all random numbers follow from the seed
       and the iteration (a negative ``SEED`` draws one and keeps it);
     * so does its ``metrics.json``, except for times and memory (see ``MetricsFile``);
+    * a model may offer ``training_hooks()``, a list of hooks of its own;
     * the training data are opened when ``train`` starts, at the iteration it starts from.
     """
 
@@ -89,7 +90,9 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        return [*super().build_hooks(), self.metrics_file]
+        model = getattr(self.model, "module", self.model)
+        offered = getattr(model, "training_hooks", list)
+        return [*super().build_hooks(), *offered(), self.metrics_file]
 
     def build_writers(self) -> list[EventWriter]:
         os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
