@@ -115,7 +115,7 @@ class ResizeTransform(T.Transform):
     width: int
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
         pixels = F.resize(pixels, [self.height, self.width], antialias=True)
         return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 

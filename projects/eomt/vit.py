@@ -65,6 +65,8 @@ class TimmViT(nn.Module):
             # Models that average the tokens normalize the mean instead.
             self.vit = _create(name, arguments | {"use_fc_norm": False})
         _require_tokens(name, self.vit)
+        if getattr(self.vit, "attn_pool", None) is not None:
+            self.vit.attn_pool = None  # the classifier's, which nothing here trains
         self.embed_dim = self.vit.embed_dim
         self.num_prefix_tokens = self.vit.num_prefix_tokens
         self.patch_size = tuple(self.vit.patch_embed.patch_size)
