@@ -59,7 +59,7 @@ class ColorJitter(T.Augmentation):
         )
 
     def _draw(self, change: Callable, bounds: tuple[float, float]) -> list[tuple[Callable, float]]:
-        return [(change, self._rand_range(*bounds))] if self._rand_range() < 0.5 else []
+        return [(change, float(self._rand_range(*bounds)))] if self._rand_range() < 0.5 else []
 
 
 @dataclass
@@ -148,7 +148,7 @@ class RandomCropWithPadding(T.Augmentation):
 
     def get_transform(self, image: np.ndarray) -> "CropTransform":
         top, left = (
-            int(self._rand_range(high=max(0, side - crop) + 1))
+            int(self._rand_range(max(0, side - crop) + 1))
             for side, crop in zip(image.shape, self.size, strict=False)
         )
         return CropTransform(top, left, self.size, self.ignore_label)
