@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SYSTEMS = {"autofocusformer", "mask2former", "panoptic_segformer"}
+SYSTEMS = {"autofocusformer", "eomt", "mask2former", "panoptic_segformer"}
 NAMES = re.compile(
-    r"mask_?2?_?former|seg_?former|auto_?focus_?former|\baff\b|_aff_"
+    r"mask_?2?_?former|seg_?former|auto_?focus_?former|\baff\b|_aff_|eomt"
     r"|image_?folder|image_classification|accuracy",  # what only AutoFocusFormer has
     re.IGNORECASE,
 )
@@ -87,6 +87,7 @@ def test_shared_code_imports_and_names_no_system(path):
         "if name == 'panoptic_segformer': pass",
         "f'such as AutoFocusFormer {x}'",
         "class MaskFormerMapper: pass",
+        "register_mapper('eomt_panoptic')",
         "def segformer(x): pass",
         "f(aff=1)",
     ],
