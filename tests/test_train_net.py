@@ -69,6 +69,14 @@ def trained(data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> P
 
 OTHER_SYSTEMS = {
     "autofocusformer_demo": {},
+    "eomt_tiny": {  # resumed while the masks of attention go
+        "MODEL.EOMT.TRAIN_NUM_POINTS": 64,
+        "MODEL.EOMT.ANNEALING.START_STEPS": "(0, 1)",
+        "MODEL.EOMT.ANNEALING.END_STEPS": "(4, 5)",
+        "MODEL.EOMT.TEST.OBJECT_MASK_THRESHOLD": 0.0,
+        "MODEL.EOMT.TEST.OVERLAP_THRESHOLD": 0.0,
+        "SOLVER.WARMUP_STAGES": "(1, 0)",
+    },
     "panoptic_segformer_R18": {"INPUT.DATASET_MAPPER_NAME": "panoptic_segformer"},
 }
 
