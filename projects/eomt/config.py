@@ -5,6 +5,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from mask2former.config import MASK_CLASSIFICATION_RULES
 from segcore.config.rules import (
     Rule,
     add_rules,
@@ -14,7 +15,6 @@ from segcore.config.rules import (
     list_of,
     number,
     relation,
-    share,
     text,
 )
 
@@ -98,24 +98,12 @@ add_rules(
         "NUM_OBJECT_QUERIES": integer(1, 65_536),
         "NUM_BLOCKS": integer(1, 256),
         "MASKED_ATTENTION": boolean(),
-        "DEEP_SUPERVISION": boolean(),
         "DELTA_BASE": text(),
         "ANNEALING.ENABLED": boolean(),
         "ANNEALING.START_STEPS": list_of(integer(0), least=0),
         "ANNEALING.END_STEPS": list_of(integer(0), least=0),
         "ANNEALING.POWER": number(0, 100, above=True),
-        "CLASS_WEIGHT": number(0),
-        "MASK_WEIGHT": number(0),
-        "DICE_WEIGHT": number(0),
-        "NO_OBJECT_WEIGHT": number(0),
-        "TRAIN_NUM_POINTS": integer(1, 10**7),
-        "OVERSAMPLE_RATIO": number(1, 1000),
-        "IMPORTANCE_SAMPLE_RATIO": share(),
-        "TEST.SEMANTIC_ON": boolean(),
-        "TEST.INSTANCE_ON": boolean(),
-        "TEST.PANOPTIC_ON": boolean(),
-        "TEST.OBJECT_MASK_THRESHOLD": share(),
-        "TEST.OVERLAP_THRESHOLD": share(),
+        **MASK_CLASSIFICATION_RULES,
         "TEST.WINDOWS": boolean(),
         "TEST.MASKED_ATTENTION": boolean(),
     },

@@ -83,14 +83,26 @@ def transformer_decoders() -> Collection[str]:
     return dict(TRANSFORMER_DECODER_REGISTRY)
 
 
+# Keys of mask classification, which other systems have in sections of their own.
+MASK_CLASSIFICATION_RULES = {
+    "DEEP_SUPERVISION": boolean(),
+    "NO_OBJECT_WEIGHT": number(0),
+    "CLASS_WEIGHT": number(0),
+    "DICE_WEIGHT": number(0),
+    "MASK_WEIGHT": number(0),
+    "TRAIN_NUM_POINTS": integer(1, 10**7),
+    "OVERSAMPLE_RATIO": number(1, 1000),
+    "IMPORTANCE_SAMPLE_RATIO": share(),
+    "TEST.SEMANTIC_ON": boolean(),
+    "TEST.INSTANCE_ON": boolean(),
+    "TEST.PANOPTIC_ON": boolean(),
+    "TEST.OBJECT_MASK_THRESHOLD": share(),
+    "TEST.OVERLAP_THRESHOLD": share(),
+}
 add_rules(
     "MODEL.MASK_FORMER",
     {
-        "DEEP_SUPERVISION": boolean(),
-        "NO_OBJECT_WEIGHT": number(0),
-        "CLASS_WEIGHT": number(0),
-        "DICE_WEIGHT": number(0),
-        "MASK_WEIGHT": number(0),
+        **MASK_CLASSIFICATION_RULES,
         "NHEADS": integer(1, 1024),
         "DROPOUT": dropout(),
         "DIM_FEEDFORWARD": integer(1, 65_536),
@@ -102,14 +114,6 @@ add_rules(
         "ENFORCE_INPUT_PROJ": boolean(),
         "SIZE_DIVISIBILITY": integer(-1, 4096),
         "TRANSFORMER_DECODER_NAME": named(transformer_decoders),
-        "TRAIN_NUM_POINTS": integer(1, 10**7),
-        "OVERSAMPLE_RATIO": number(1, 1000),
-        "IMPORTANCE_SAMPLE_RATIO": share(),
-        "TEST.SEMANTIC_ON": boolean(),
-        "TEST.INSTANCE_ON": boolean(),
-        "TEST.PANOPTIC_ON": boolean(),
-        "TEST.OBJECT_MASK_THRESHOLD": share(),
-        "TEST.OVERLAP_THRESHOLD": share(),
         "TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": boolean(),
     },
 )

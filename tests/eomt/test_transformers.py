@@ -63,3 +63,20 @@ def test_eomt_dinov3(masked):
     theirs = build(transformers.EomtDinov3ForUniversalSegmentation, config)
     name = "vit_small_patch16_dinov3_qkvb"
     assert_equal_outputs(theirs, "MODEL.EOMT.VIT.NAME", name, masked=masked)
+
+
+def test_pretrained_dinov3():
+    sizes = {key: SIZES[key] for key in ("hidden_size", "num_hidden_layers", "image_size")}
+    sizes |= {"num_attention_heads": 2, "intermediate_size": 128, "num_register_tokens": 4}
+    theirs = build(transformers.DINOv3ViTModel, transformers.DINOv3ViTConfig(**sizes))
+    model = small_model("MODEL.EOMT.VIT.NAME", "vit_small_patch16_dinov3_qkvb").eval()
+    model.load_state_dict(theirs.state_dict(), strict=False)
+    backbone = model.transformer.backbone
+    images = torch.randn(2, 3, 64, 64, generator=torch.manual_seed(1))
+    with torch.no_grad():
+        expected = theirs(pixel_values=images).last_hidden_state
+        tokens = backbone.tokens(images)
+        actual = tokens.values
+        for index in range(len(backbone.blocks)):
+            actual = backbone.run_block(index, actual, tokens.rotary)
+    torch.testing.assert_close(backbone.normalize(actual), expected, rtol=1e-4, atol=1e-4)
