@@ -229,7 +229,9 @@ def _run_in_group(
     _create_local_process_group(local_size)
     comm.synchronize()
     result = main_func(*args)
-    # Only after success: with a failed peer this could wait forever.
+    # Only after success: with a failed peer this could wait forever. Together, as a process that
+    # closes its connections while others use them can end in an abort.
+    comm.synchronize()
     dist.destroy_process_group()
     return result
 
