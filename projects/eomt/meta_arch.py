@@ -14,29 +14,27 @@ from eomt.annealing import MaskAnnealing, MaskAnnealingHook, build_annealing
 from eomt.checkpoint import adapt_checkpoint, adapt_on_load
 from eomt.config import input_size
 from eomt.images import cut_windows, fit_inside, fit_short_side, pad_to_size, stitch_windows
-from eomt.network import EncoderOnlyMaskTransformer, MaskOutputs
+from eomt.network import EncoderOnlyMaskTransformer
 from eomt.optimizer import vit_options
 from eomt.vit import TimmViT
 from mask2former.criterion import criterion_of
-from mask2former.postprocess import mask_prediction
-from segcore.functional import bilinear
-from segcore.inference import MaskPrediction, PanopticMerging, ResultMaker, semantic_inference
-from segcore.meta_arch import (
-    SegmentationModel,
-    checked_target,
-    image_name,
-    output_size,
-    thing_ids_of,
+from mask2former.mask_classification import (
+    DEFAULT_MERGING,
+    MaskClassificationModel,
+    MaskOutputs,
+    result_options,
 )
+from segcore.functional import bilinear
+from segcore.inference import PanopticMerging, semantic_inference
+from segcore.meta_arch import checked_target, image_name, output_size
 
 Size = tuple[int, int]
 
-DEFAULT_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_share=0.8)
 VIT = "transformer.backbone.vit."
 
 
 @META_ARCH_REGISTRY.register()
-class EoMT(SegmentationModel):
+class EoMT(MaskClassificationModel):
     """Encoder-only mask transformer: a ViT that takes queries in (Kerssies et al., 2025).
 
     Images are padded with black to one size, then normalized; larger ones are resized to fit.
@@ -81,23 +79,25 @@ class EoMT(SegmentationModel):
             windows: compute semantic results in square windows along the longer side of an image.
             delta_base: file of the ViT that a published file holds the difference to.
         """
-        super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=0)
+        super().__init__(
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            size_divisibility=0,
+            semantic_on=semantic_on,
+            instance_on=instance_on,
+            panoptic_on=panoptic_on,
+            thing_ids=thing_ids,
+            panoptic_merging=panoptic_merging,
+            topk_per_image=topk_per_image,
+        )
         self.transformer = transformer
         self.criterion = criterion
         self.input_size = input_size
         self.masked_attention = masked_attention
         self.masked_attention_in_tests = masked_attention_in_tests
         self.annealing = annealing
-        self.topk_per_image = topk_per_image
         self.windows = windows
         self.delta_base = delta_base
-        self.result_maker = ResultMaker(
-            panoptic_merging,
-            frozenset(thing_ids),
-            semantic_on=semantic_on,
-            instance_on=instance_on,
-            panoptic_on=panoptic_on,
-        )
         adapt_on_load(self)
 
     @classmethod
@@ -121,23 +121,11 @@ class EoMT(SegmentationModel):
             "criterion": criterion_of(
                 eomt, num_classes, eomt.NUM_BLOCKS, normalize_by_matched=True
             ),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_size": input_size(cfg),
             "masked_attention": eomt.MASKED_ATTENTION,
             "masked_attention_in_tests": test.MASKED_ATTENTION,
             "annealing": build_annealing(cfg),
-            "semantic_on": test.SEMANTIC_ON,
-            "instance_on": test.INSTANCE_ON,
-            "panoptic_on": test.PANOPTIC_ON,
-            "thing_ids": thing_ids_of(cfg.DATASETS.TRAIN, num_classes),
-            "panoptic_merging": PanopticMerging.from_config(
-                cfg,
-                DEFAULT_MERGING.strategy,
-                score_threshold=test.OBJECT_MASK_THRESHOLD,
-                min_visible_share=test.OVERLAP_THRESHOLD,
-            ),
-            "topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            **result_options(cfg, cls.config_section),
             "windows": test.WINDOWS,
             "delta_base": eomt.DELTA_BASE,
         }
@@ -213,23 +201,6 @@ class EoMT(SegmentationModel):
         image = fit_short_side(inputs["image"].to(self.device), side)
         windows = self.normalized(cut_windows(image, side))
         return windowed_scores(self.network(windows), tuple(image.shape[-2:]), output_size(inputs))
-
-    def mask_prediction(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        padded_size: Size,
-        image_size: Size,
-        output_size: Size,
-    ) -> MaskPrediction:
-        """Prediction for one image from class logits (Q, K+1) and mask logits (Q, h, w)."""
-        return mask_prediction(
-            class_logits,
-            mask_logits,
-            (padded_size, image_size, output_size),
-            topk=self.topk_per_image,
-            thing_ids=self.result_maker.thing_ids if self.result_maker.panoptic_on else None,
-        )
 
     def preprocess_images(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
         """The images as the network sees them: padded with black, then normalized."""

@@ -2,25 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from eomt.attention_mask import DrawUniform, QueryRowsMask, release, visible_patches
 from eomt.vit import TimmViT, with_identity_rotation
-
-
-class MaskOutputs(NamedTuple):
-    """Prediction of the queries.
-
-    Attributes:
-        class_logits: (B, Q, K+1), the last is "no object".
-        mask_logits: (B, Q, H', W').
-    """
-
-    class_logits: Tensor
-    mask_logits: Tensor
+from mask2former.mask_classification import MaskOutputs
 
 
 class ScaleBlock(nn.Module):

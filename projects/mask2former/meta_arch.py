@@ -1,7 +1,7 @@
 """Mask2Former as a Detectron2 model: photos to losses, or to segmentation results."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
@@ -9,33 +9,21 @@ from torch import Tensor, nn
 
 from mask2former.checkpoint_names import rename_official
 from mask2former.criterion import build_criterion
-from mask2former.postprocess import mask_prediction
+from mask2former.mask_classification import (
+    DEFAULT_MERGING,
+    MaskClassificationModel,
+    MaskOutputs,
+    result_options,
+)
 from segcore.backbones.resnet import backbone_features
 from segcore.checkpoint import rename_on_load
-from segcore.inference import MaskPrediction, PanopticMerging, ResultMaker
+from segcore.inference import PanopticMerging
 from segcore.layers import pad_to
-from segcore.meta_arch import SegmentationModel, checked_target, thing_ids_of
-
-Size = tuple[int, int]
-
-# With the thresholds of the published panoptic configurations.
-DEFAULT_MERGING = PanopticMerging("mask2former", score_threshold=0.8, min_visible_share=0.8)
-
-
-class MaskOutputs(NamedTuple):
-    """Outputs of the network in evaluation.
-
-    Attributes:
-        class_logits: (B, Q, K+1) of the queries, the last is "no object".
-        mask_logits: (B, Q, h, w).
-    """
-
-    class_logits: Tensor
-    mask_logits: Tensor
+from segcore.meta_arch import checked_target
 
 
 @META_ARCH_REGISTRY.register()
-class MaskFormer(SegmentationModel):
+class MaskFormer(MaskClassificationModel):
     """Mask classification: every segment is a query's class and mask (MaskFormer; Mask2Former)."""
 
     config_section = "MASK_FORMER"
@@ -75,24 +63,19 @@ class MaskFormer(SegmentationModel):
         if size_divisibility < 0:
             size_divisibility = backbone.size_divisibility
         super().__init__(
-            pixel_mean=pixel_mean, pixel_std=pixel_std, size_divisibility=size_divisibility
-        )
-        if not (semantic_on or instance_on or panoptic_on):
-            raise ValueError(
-                "semantic_on, instance_on, panoptic_on: expected at least one, got none "
-                "(MODEL.MASK_FORMER.TEST)"
-            )
-        self.backbone = backbone
-        self.sem_seg_head = sem_seg_head
-        self.criterion = criterion
-        self.topk_per_image = topk_per_image
-        self.result_maker = ResultMaker(
-            panoptic_merging,
-            frozenset(thing_ids),
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            size_divisibility=size_divisibility,
             semantic_on=semantic_on,
             instance_on=instance_on,
             panoptic_on=panoptic_on,
+            thing_ids=thing_ids,
+            panoptic_merging=panoptic_merging,
+            topk_per_image=topk_per_image,
         )
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
         self.resize_before_inference = resize_before_inference or instance_on or panoptic_on
         rename_on_load(self, rename_official)
 
@@ -104,20 +87,8 @@ class MaskFormer(SegmentationModel):
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
             "criterion": build_criterion(cfg),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
-            "semantic_on": test.SEMANTIC_ON,
-            "instance_on": test.INSTANCE_ON,
-            "panoptic_on": test.PANOPTIC_ON,
-            "thing_ids": thing_ids_of(cfg.DATASETS.TRAIN, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES),
-            "panoptic_merging": PanopticMerging.from_config(
-                cfg,
-                DEFAULT_MERGING.strategy,
-                score_threshold=test.OBJECT_MASK_THRESHOLD,
-                min_visible_share=test.OVERLAP_THRESHOLD,
-            ),
-            "topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            **result_options(cfg, cls.config_section),
             "resize_before_inference": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         }
 
@@ -148,21 +119,3 @@ class MaskFormer(SegmentationModel):
         for target in targets:
             target["masks"] = pad_to(target["masks"], images.shape[-2:])
         return self.criterion(self.sem_seg_head(backbone_features(self.backbone, images)), targets)
-
-    def mask_prediction(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        padded_size: Size,
-        image_size: Size,
-        output_size: Size,
-    ) -> MaskPrediction:
-        """Prediction for one image from class logits (Q, K+1) and mask logits (Q, h, w)."""
-        return mask_prediction(
-            class_logits,
-            mask_logits,
-            (padded_size, image_size, output_size),
-            topk=self.topk_per_image,
-            thing_ids=self.result_maker.thing_ids if self.result_maker.panoptic_on else None,
-            resize_scores=not self.resize_before_inference,
-        )
