@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from panopticapi.utils import id2rgb
@@ -16,34 +15,22 @@ from segcore.data.panoptic_format import Annotation, read_panoptic_json, read_pa
 from segcore.evaluation.panoptic_quality import PanopticQuality
 from segcore.evaluation.panoptic_result import PanopticResult
 from segcore.evaluation.panoptic_table import log_details, panoptic_results
-from segcore.evaluation.panopticapi_evaluator import require_predictions
+from segcore.evaluation.panopticapi_evaluator import PngFolderEvaluator, require_predictions
 from segcore.files import write_bytes, write_json
 
 
-class PanopticEvaluator(COCOPanopticEvaluator):
+class PanopticEvaluator(PngFolderEvaluator):
     """Panoptic quality by :class:`PanopticQuality`; results are equal to panopticapi's.
 
     Each process compares its own images as they come, and only outcomes of segments are gathered.
-
-    Args:
-        dataset_name: its metadata name ``panoptic_json`` and ``panoptic_root``.
-        output_dir: folder of predictions.json; None to write nothing.
-        save_png: also write the PNGs of predictions.json, into the folder "predictions" beside it:
-            together the form of submissions to COCO.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None, *, save_png: bool = False):
-        super().__init__(dataset_name, output_dir)
-        self._png_folder = Path(output_dir, "predictions") if output_dir and save_png else None
-
     def reset(self) -> None:
-        self._predictions = []
+        super().reset()
         self._outcomes: dict[Any, np.ndarray] = {}
         data = read_panoptic_json(PathManager.get_local_path(self._metadata.panoptic_json))
         self._annotations = {a["image_id"]: a for a in data.pop("annotations")}
         self._description = data
-        if self._png_folder:
-            self._png_folder.mkdir(parents=True, exist_ok=True)
         self._truth_folder = PathManager.get_local_path(self._metadata.panoptic_root)
         self._quality = PanopticQuality(data["categories"])
 

@@ -23,10 +23,14 @@ from segcore.files import write_json
 MAX_THREADS = 16
 
 
-class PanopticapiEvaluator(COCOPanopticEvaluator):
-    """``COCOPanopticEvaluator`` that also evaluates data without things, or without stuff.
+class PngFolderEvaluator(COCOPanopticEvaluator):
+    """``COCOPanopticEvaluator`` with a folder for PNGs of the predictions.
 
-    Results and arguments are those of :class:`PanopticEvaluator`.
+    Args:
+        dataset_name: its metadata name ``panoptic_json`` and ``panoptic_root``.
+        output_dir: folder of predictions.json; None to write nothing.
+        save_png: also keep the PNGs of predictions.json, in the folder "predictions" beside it:
+            together the form of submissions to COCO.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, *, save_png: bool = False):
@@ -37,6 +41,13 @@ class PanopticapiEvaluator(COCOPanopticEvaluator):
         super().reset()
         if self._png_folder:
             self._png_folder.mkdir(parents=True, exist_ok=True)
+
+
+class PanopticapiEvaluator(PngFolderEvaluator):
+    """``COCOPanopticEvaluator`` that also evaluates data without things, or without stuff.
+
+    Results and arguments are those of :class:`PanopticEvaluator`.
+    """
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Gather the predictions of all processes and compare; the result is the main process's.
