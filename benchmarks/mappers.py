@@ -20,9 +20,9 @@ from PIL import Image
 from scipy.spatial import KDTree
 from tabulate import tabulate
 
-import segcore.data  # noqa: F401 registers the data sets
+import segcore.data.datasets  # noqa: F401 registers them
 from segcore.config import get_cfg
-from segcore.data import build_train_mapper
+from segcore.data.mappers import build_train_mapper
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NUM_SEGMENTS = 20

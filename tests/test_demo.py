@@ -1,7 +1,6 @@
 """demo.py from end to end, with tiny models of random weights."""
 
 import errno
-import importlib.util
 import json
 import logging
 import re
@@ -16,9 +15,11 @@ from PIL import Image
 
 from mask2former.meta_arch import MaskFormer
 from segcore.checkpoint import SafeCheckpointer, use_class_metadata
+from segcore.cli import run_command
+from segcore.cli.predict import PredictionParser
 from segcore.config import get_cfg
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
-from segcore.demo import PhotoPredictor
+from segcore.demo import PhotoPredictor, program
 from segcore.errors import OutputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,27 +110,19 @@ def photo(path, height=48, width=80):
     return path
 
 
-@pytest.fixture(scope="module")
-def demo():
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(demo, folder, *arguments):
+def run(folder, *arguments):
     arguments = [*map(str, arguments), "--config-file", str(folder / "config.yaml")]
-    return demo.run([*arguments, "--device", "cpu"])
+    return run_command("predict", [*arguments, "--device", "cpu"])
 
 
-def test_photos_to_files_and_table(demo, trained, tmp_path, capsys):
+def test_photos_to_files_and_table(trained, tmp_path, capsys):
     photo(tmp_path / "photos/a.png")
     photo(tmp_path / "photos/b.jpg", 70, 50)
     (tmp_path / "photos/broken.jpg").write_text("no picture")
     output = tmp_path / "out"
     weights = ("--weights", trained / "model.pth")
     code = run(
-        *(demo, trained, tmp_path / "photos", tmp_path / "none.jpg", *weights),
+        *(trained, tmp_path / "photos", tmp_path / "none.jpg", *weights),
         *("--output", output, "--score-threshold", "0.1"),
     )
     printed, errors = capsys.readouterr()
@@ -157,14 +150,14 @@ def test_photos_to_files_and_table(demo, trained, tmp_path, capsys):
     assert all(r["score"] >= 0.1 for r in json.loads((output / "instances.json").read_text()))
 
 
-def test_the_folder_of_a_training_is_enough(demo, trained, tmp_path):
+def test_the_folder_of_a_training_is_enough(trained, tmp_path):
     given = (photo(tmp_path / "a.png"), "--weights", trained, "--output", tmp_path / "out")
-    assert demo.run([*map(str, given), "--device", "cpu"]) == 0
+    assert run_command("predict", [*map(str, given), "--device", "cpu"]) == 0
     assert (tmp_path / "out/overlay/a.jpg").exists()
 
 
-def arguments(demo, *given):
-    parsed = demo.DemoParser().parse_args(["--config-file", "c", "--output", "o", *given])
+def arguments(*given):
+    parsed = PredictionParser().parse_args(["--config-file", "c", "--output", "o", *given])
     return parsed.photos, parsed.opts, parsed.show_attention
 
 
@@ -182,14 +175,14 @@ def arguments(demo, *given):
         ("a.jpg --device cpu b.jpg", "a.jpg b.jpg", "", None),
     ],
 )
-def test_photos_between_options(demo, given, photos, opts, queries):
-    assert arguments(demo, *given.split()) == (photos.split(), opts.split(), queries)
+def test_photos_between_options(given, photos, opts, queries):
+    assert arguments(*given.split()) == (photos.split(), opts.split(), queries)
 
 
-def test_a_photo_that_is_called_like_a_key(demo, tmp_path, monkeypatch):
+def test_a_photo_that_is_called_like_a_key(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("DSC_1.JPG").touch()
-    assert arguments(demo, "--opts", "A", "1", "DSC_1.JPG")[:2] == (["DSC_1.JPG"], ["A", "1"])
+    assert arguments("--opts", "A", "1", "DSC_1.JPG")[:2] == (["DSC_1.JPG"], ["A", "1"])
 
 
 @pytest.mark.parametrize(
@@ -203,30 +196,28 @@ def test_a_photo_that_is_called_like_a_key(demo, tmp_path, monkeypatch):
         (["a.jpg", "--score-threshold", "x"], r"expected a number in \[0, 1\], got x"),
     ],
 )
-def test_wrong_arguments(demo, capsys, given, problem):
+def test_wrong_arguments(capsys, given, problem):
     with pytest.raises(SystemExit) as stop:
-        arguments(demo, *given)
+        arguments(*given)
     assert stop.value.code == 2
     assert re.search(problem, capsys.readouterr().err)
 
 
-def test_no_photos_and_no_output_are_said_before_the_model_is_built(demo, tmp_path, capsys):
+def test_no_photos_and_no_output_are_said_before_the_model_is_built(tmp_path, capsys):
     arguments = ["--config-file", "missing.yaml", "--output"]
     (tmp_path / "empty").mkdir()
-    assert demo.run([str(tmp_path / "empty"), *arguments, str(tmp_path / "out")]) == 1
+    assert run_command("predict", [str(tmp_path / "empty"), *arguments, str(tmp_path / "out")]) == 1
     assert "no photos in" in one_error(capsys)
     path = str(photo(tmp_path / "a.png"))
-    assert demo.run([path, *arguments, path]) == 1
+    assert run_command("predict", [path, *arguments, path]) == 1
     assert "expected a folder" in one_error(capsys)
     assert not (tmp_path / "out").exists()
 
 
-def test_json_of_what_was_done_after_an_interrupt_or_error(
-    demo, trained, tmp_path, capsys, monkeypatch
-):
+def test_json_of_what_was_done_after_an_interrupt_or_error(trained, tmp_path, capsys, monkeypatch):
     photos = [photo(tmp_path / f"{name}.png") for name in "abc"]
     photo(tmp_path / "a_narrow.png", 3, 2000)
-    real = demo.read_image
+    real = program.read_image
     for error, code in ((KeyboardInterrupt(), 130), (full_disk(), 1)):
 
         def read(path, *args, error=error):
@@ -234,9 +225,9 @@ def test_json_of_what_was_done_after_an_interrupt_or_error(
                 raise error
             return real(path, *args)
 
-        monkeypatch.setattr(demo, "read_image", read)
+        monkeypatch.setattr(program, "read_image", read)
         weights = ("--weights", trained / "model.pth", "--output", tmp_path / "out")
-        assert run(demo, trained, tmp_path, *weights) == code
+        assert run(trained, tmp_path, *weights) == code
         printed, errors = capsys.readouterr()
         assert "1 of 4 photos done" in printed
         assert "a_narrow.png: a photo of 2000x3 pixels is too narrow" in errors
@@ -251,15 +242,15 @@ def full_disk():
     return error
 
 
-def test_no_readable_photo(demo, trained, tmp_path, capsys):
+def test_no_readable_photo(trained, tmp_path, capsys):
     weights = ("--weights", trained / "model.pth")
-    assert run(demo, trained, tmp_path / "x.jpg", *weights, "--output", tmp_path / "out") == 1
+    assert run(trained, tmp_path / "x.jpg", *weights, "--output", tmp_path / "out") == 1
     assert "0 of 1 photos done" in capsys.readouterr().out
 
 
-def test_missing_weights(demo, trained, tmp_path, capsys):
+def test_missing_weights(trained, tmp_path, capsys):
     weights = ("--weights", tmp_path / "other.pth")
-    assert run(demo, trained, photo(tmp_path / "a.png"), *weights, "--output", tmp_path) == 1
+    assert run(trained, photo(tmp_path / "a.png"), *weights, "--output", tmp_path) == 1
     assert "other.pth" in one_error(capsys)
 
 
@@ -310,11 +301,11 @@ def test_no_weights_at_all(trained):
         PhotoPredictor(configuration(trained))
 
 
-def test_focus_of_a_model_on_tokens(demo, trained_on_tokens, tmp_path):
+def test_focus_of_a_model_on_tokens(trained_on_tokens, tmp_path):
     path = photo(tmp_path / "a.png", 45, 90)
     weights = ("--weights", trained_on_tokens / "model.pth")
     output = tmp_path / "out"
-    assert run(demo, trained_on_tokens, path, *weights, "--output", output, "--show-focus") == 0
+    assert run(trained_on_tokens, path, *weights, "--output", output, "--show-focus") == 0
     picture = Image.open(output / "focus/a.png")
     assert picture.width > 4 * picture.height  # stage by stage
 
@@ -331,12 +322,10 @@ def test_focus_of_a_model_on_tokens(demo, trained_on_tokens, tmp_path):
 
 
 @pytest.mark.parametrize(("queries", "rows"), [([], range(1, 7)), ([3, 8], [2]), ([3], [1])])
-def test_attention_of_segments_or_named_queries(
-    demo, trained_by_attention, tmp_path, queries, rows
-):
+def test_attention_of_segments_or_named_queries(trained_by_attention, tmp_path, queries, rows):
     weights = ("--weights", trained_by_attention / "model.pth", "--output", tmp_path / "out")
     path = photo(tmp_path / "a.png", 40, 80)
-    assert run(demo, trained_by_attention, path, *weights, "--show-attention", *queries) == 0
+    assert run(trained_by_attention, path, *weights, "--show-attention", *queries) == 0
     picture = Image.open(tmp_path / "out/attention/a.png")
     assert picture.height // 160 in rows  # pictures are 260 x 130 pixels, and have captions
     if queries:
@@ -344,23 +333,23 @@ def test_attention_of_segments_or_named_queries(
         assert picture.width == 12 + (2 + layers) * (260 + 12)
 
 
-def test_attention_of_a_query_that_is_not_there(demo, trained_by_attention, tmp_path, capsys):
+def test_attention_of_a_query_that_is_not_there(trained_by_attention, tmp_path, capsys):
     weights = ("--weights", trained_by_attention / "model.pth", "--output", tmp_path / "out")
     path = photo(tmp_path / "a.png")
-    assert run(demo, trained_by_attention, path, *weights, "--show-attention", "3", "9") == 1
+    assert run(trained_by_attention, path, *weights, "--show-attention", "3", "9") == 1
     assert "indices of queries in [0, 9), got [9]" in one_error(capsys)
 
 
-def test_attention_that_a_model_does_not_tell_is_refused(demo, trained, tmp_path, capsys):
+def test_attention_that_a_model_does_not_tell_is_refused(trained, tmp_path, capsys):
     weights = ("--weights", trained / "model.pth")
     arguments = (*weights, "--output", tmp_path / "out", "--show-attention", "3")
-    assert run(demo, trained, photo(tmp_path / "a.png"), *arguments) == 1
+    assert run(trained, photo(tmp_path / "a.png"), *arguments) == 1
     assert "(with a method attention), got MaskFormer" in one_error(capsys)
     assert not (tmp_path / "out").exists()
 
 
-def test_focus_of_a_model_on_maps_is_refused_before_any_photo(demo, trained, tmp_path, capsys):
+def test_focus_of_a_model_on_maps_is_refused_before_any_photo(trained, tmp_path, capsys):
     arguments = ("--weights", trained / "model.pth", "--output", tmp_path / "out", "--show-focus")
-    assert run(demo, trained, photo(tmp_path / "a.png"), *arguments) == 1
+    assert run(trained, photo(tmp_path / "a.png"), *arguments) == 1
     assert "backbone chooses tokens (with a method focus), got ResNet" in one_error(capsys)
     assert not (tmp_path / "out").exists()

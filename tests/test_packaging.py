@@ -146,11 +146,12 @@ def test_missing_detectron2_says_what_to_run(module):
     assert "python tools/install_detectron2.py" in answer.stderr
 
 
-@pytest.mark.parametrize("program", ["train_net.py", "demo.py"])
-def test_programs_say_what_to_run(program):
-    script = f"import runpy; runpy.run_path({str(ROOT / program)!r})"
+@pytest.mark.parametrize("arguments", ["train", "predict photo.jpg --output results", "convert"])
+def test_commands_say_what_to_run(arguments):
+    script = f"from segcore.cli import run; sys.exit(run({arguments.split()}))"
     answer = run_without({"detectron2"}, script)
-    assert "RequirementError: Detectron2 is not installed" in answer.stderr
+    assert answer.stderr.startswith("error: Detectron2 is not installed"), answer.stderr
+    assert answer.returncode == 1
 
 
 def test_missing_panopticapi_says_what_to_run():

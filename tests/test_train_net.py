@@ -1,6 +1,5 @@
 """train_net.py from the command line, on a data set drawn on the spot and tiny models."""
 
-import importlib.util
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from segcore.checkpoint import read_checkpoint, write_checkpoint
+from segcore.cli import run_command
 from segcore.data import quickstart
 from segcore.engine import Trainer
 from segcore.engine.logs import package_names
@@ -116,12 +116,9 @@ def run(
 def run_here() -> Iterator[Callable[..., int]]:
     """train_net.py in this process, which is faster; leaves loggers and data sets as they were."""
     data_sets = set(DatasetCatalog)
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
-    train_net = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_net)
     loggers = [logging.getLogger(name) for name in package_names()]
     before = [(logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
-    yield lambda *args, **kwargs: train_net.run(arguments(*args, **kwargs))
+    yield lambda *args, **kwargs: run_command("train", arguments(*args, **kwargs))
     for name in set(DatasetCatalog) - data_sets:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)

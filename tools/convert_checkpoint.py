@@ -25,7 +25,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from tabulate import tabulate
 
-import segcore.data  # noqa: F401, registers the data sets
+import segcore.data.datasets  # noqa: F401 registers them
 from segcore.checkpoint import (
     CONFIG_KEY,
     SafeCheckpointer,

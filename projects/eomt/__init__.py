@@ -3,7 +3,7 @@
 Importing this package registers its modules and the data sets with Detectron2.
 """
 
-import segcore.data  # noqa: F401
+import segcore.data.datasets  # noqa: F401 registers them
 from eomt import mapper  # noqa: F401 registers the mappers
 from eomt.config import add_eomt_config
 from eomt.meta_arch import EoMT

@@ -4,7 +4,7 @@ Importing this package registers its modules, the backbones and the data sets wi
 """
 
 import segcore.backbones
-import segcore.data  # noqa: F401
+import segcore.data.datasets  # noqa: F401 registers them
 from panoptic_segformer.config import add_panoptic_segformer_config
 from panoptic_segformer.mapper import PanopticSegFormerMapper
 from panoptic_segformer.meta_arch import PanopticSegFormer

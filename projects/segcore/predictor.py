@@ -19,7 +19,7 @@ from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import build_model
 from PIL import Image, ImageOps
 
-import segcore.data  # noqa: F401, registers the data sets
+import segcore.data.datasets  # noqa: F401 registers them
 from segcore.checkpoint import (
     CONFIG_KEY,
     SafeCheckpointer,

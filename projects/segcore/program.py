@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pkgutil import resolve_name
 
 from segcore.errors import OutputError, UserError, causes
 from segcore.files import no_space_error
@@ -78,7 +79,7 @@ class LostConnectionError(UserError):
 
 
 def run_program(
-    main: Callable[[argparse.Namespace], int | None],
+    main: str | Callable[[argparse.Namespace], int | None],
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
 ) -> int:
@@ -87,6 +88,10 @@ def run_program(
     Errors that :func:`explain` knows are printed as ``error: <one to three lines>`` on standard
     error, without traceback unless ``--debug`` is given, which this function adds to the parser.
     Other exceptions are bugs and propagate, so that Python prints their traceback.
+
+    Args:
+        main: the function, or its name as "module:function": the module is imported after the
+            arguments are parsed, so that ``--help`` and wrong arguments are answered at once.
 
     Returns:
         The exit code: that of ``main`` (None counts as 0), 2 for usage and configuration, 1 for
@@ -100,7 +105,8 @@ def run_program(
     # Pillow's, of broken metadata, name no file and can be thousands.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        code = main(args) or 0
+        function = resolve_name(main) if isinstance(main, str) else main
+        code = function(args) or 0
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

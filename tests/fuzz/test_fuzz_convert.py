@@ -12,9 +12,10 @@ from PIL import Image
 
 from fuzz.fuzzing import mutated_bytes, mutated_document, run_cases, write_json
 from segcore.data.convert import formats  # noqa: F401 registers them
+from segcore.data.convert.formats import FORMATS
 from segcore.data.convert.options import assign_splits, to_categories
 from segcore.data.convert.painting import paint
-from segcore.data.convert.source import FORMATS, Request
+from segcore.data.convert.source import Request
 from segcore.data.panoptic_format import thing_category_ids
 from segcore.errors import DataError
 
@@ -33,7 +34,7 @@ def read(name: str, folder: Path, source: Path) -> None:
     """Read a source with everything in it, as the command does."""
     images = folder / ("JPEGImages" if name == "voc" else "images")
     classes = folder / "classes.txt" if name == "semantic" else None
-    listed = FORMATS.find(name).read(Request([("", source)], images, classes))
+    listed = FORMATS[name].read(Request([("", source)], images, classes))
     thing_ids = thing_category_ids(to_categories(listed.classes))
     for photos in assign_splits(listed.photos, []).values():
         for annotated in photos:

@@ -1,7 +1,7 @@
 import pytest
 from detectron2.data import MetadataCatalog
 
-import segcore.data  # noqa: F401 registers the data sets
+import segcore.data.datasets  # noqa: F401 registers them
 from segcore.errors import ConfigError
 from segcore.meta_arch import thing_ids_of
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from benchmarks.gpu import copy_bytes_per_second
 
-from segcore import doctor
+from segcore.doctor.report import report
 from segcore.ops._library import LIBRARIES
 from tools.gpu_check.cases import ROOT
 from tools.gpu_check.results import Listing, Result, check
@@ -15,7 +15,7 @@ def run(device: str) -> Iterator[Result]:
     if device == "cuda":
         yield check("CUDA library", _library)
     yield check("copy", lambda: f"{copy_bytes_per_second(device) / 1e9:.0f} GB/s")
-    yield Listing(doctor.report().replace(str(ROOT), "."))
+    yield Listing(report().replace(str(ROOT), "."))
 
 
 def _library() -> str:

@@ -1,10 +1,13 @@
 """Training and evaluation: launcher, trainer, set-up of a run."""
 
+from segcore.requirements import require_detectron2
+
+require_detectron2()
+
 from segcore.engine.launch import launch
 from segcore.engine.logs import record_setup, run_log
 from segcore.engine.output_folder import output_folder
 from segcore.engine.setup import (
-    argument_parser,
     explicit_num_classes,
     fit_to_machine,
     load_config,
@@ -14,7 +17,6 @@ from segcore.engine.trainer import Trainer
 
 __all__ = [
     "Trainer",
-    "argument_parser",
     "explicit_num_classes",
     "fit_to_machine",
     "launch",

@@ -1,12 +1,10 @@
-"""Command line and config of a run, adapted to this machine."""
+"""Config of a run, adapted to this machine."""
 
 import logging
-from argparse import ArgumentParser
 from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
 
 from segcore.config import load_config
 from segcore.config.rules import keys_with_sync_norm
@@ -23,17 +21,6 @@ CUSTOM_DATA_PATHS = [
     for split in ("TRAIN", "TEST")
     for name in ("IMAGES", "JSON", "PNGS")
 ]
-
-
-def argument_parser() -> ArgumentParser:
-    """Return Detectron2's parser with ``--check-data``."""
-    parser = default_argument_parser()
-    parser.add_argument(
-        "--check-data",
-        action="store_true",
-        help="check the data that DATASETS.PANOPTIC names, print a report, and do nothing else",
-    )
-    return parser
 
 
 def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.data import Metadata, MetadataCatalog
 
-import segcore.data  # noqa: F401, registers the data sets
+import segcore.data.datasets  # noqa: F401 registers them
 from segcore.checkpoint import (
     class_metadata,
     plain_metadata,

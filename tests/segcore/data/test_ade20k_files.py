@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.builtin import register_all_ade20k
 from PIL import Image
 
-import segcore.data  # noqa: F401 registers the data sets
+import segcore.data.datasets  # noqa: F401 registers them
 from segcore.config import get_cfg
 from segcore.data.datasets import register_all, require_training_files
 from segcore.data.datasets.ade20k_files import make_panoptic

@@ -14,9 +14,9 @@ from detectron2.structures import BitMasks, Instances
 from PIL import Image
 
 import panoptic_segformer  # noqa: F401 registers its mapper
-from segcore.data import build_train_mapper
 from segcore.data.custom_data import check_custom_data, setup_custom_data
 from segcore.data.derived import PanopticSource, derive
+from segcore.data.mappers import build_train_mapper
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
 from segcore.engine import output_folder
 from segcore.errors import DataError, OutputError

@@ -13,7 +13,7 @@ from detectron2.data.datasets.cityscapes_panoptic import register_all_cityscapes
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-import segcore.data  # noqa: F401 registers the data sets
+import segcore.data.datasets  # noqa: F401 registers them
 from segcore.config import get_cfg
 from segcore.data.datasets import register_all, require_training_files
 from segcore.data.datasets.catalog import datasets_root, register

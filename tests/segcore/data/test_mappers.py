@@ -15,11 +15,11 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from segcore.config import add_segcore_config
-from segcore.data import build_train_mapper
 from segcore.data.mappers import (
     MAPPERS,
     build_test_mapper,
     build_test_pixels,
+    build_train_mapper,
     register_mapper,
 )
 from segcore.data.mappers.lsj import CocoInstanceLSJ, CocoPanopticLSJ

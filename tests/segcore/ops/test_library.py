@@ -37,11 +37,8 @@ for warning in caught:
 def package(tmp_path):
     """A copy of segcore without compiled libraries."""
     source = Path(segcore.__file__).parent
-    for file in ("__init__.py", "doctor.py", "doctor_gpu.py"):
-        target = tmp_path / "segcore" / file
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy(source / file, target)
-    shutil.copytree(source / "ops", tmp_path / "segcore" / "ops")
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(source, tmp_path / "segcore", ignore=ignored)
     return tmp_path / "segcore"
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import operator_checks as checks
-from segcore import doctor
+from segcore.doctor import report
 from segcore.ops import _library, _triton
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -120,7 +120,7 @@ def test_triton_comes_after_the_library_and_before_the_twin(
     assert _library.has_kernel("ms_deform_attn", "cuda") == (served != "PyTorch twin")
     assert _library.has_kernel("knn", "cuda") == (served == "compiled")
     assert _library.has_kernel("ms_deform_attn", "cpu") == (not cpu)
-    implementation, reason = doctor._implementation("ms_deform_attn", "cuda")
+    implementation, reason = report._implementation("ms_deform_attn", "cuda")
     assert implementation == served
     assert cuda in reason and (triton in reason or served == "compiled")
 

@@ -10,7 +10,6 @@ from segcore.data.images import is_image_name
 from segcore.data.record_rules import file_name_fault
 from segcore.data.report import Problem
 from segcore.errors import DataError
-from segcore.registry import NamedRegistry
 from segcore.text import printable, short_repr
 
 SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val"}
@@ -104,32 +103,6 @@ class Request:
             hint = "" if self.images else ": name the folder of the photos (--images)"
             raise DataError(f"{printable(images)}: the folder of photos does not exist{hint}")
         return images
-
-
-@dataclass(frozen=True)
-class Format:
-    """A format of annotations.
-
-    Attributes:
-        read: lists a source. Raises a DataError where there is nothing to list.
-        description: of the sources, for ``--help``.
-    """
-
-    read: Callable[[Request], Source]
-    description: str
-
-
-FORMATS: NamedRegistry[Format] = NamedRegistry("--from")
-
-
-def register_format(name: str, description: str) -> Callable:
-    """Return a decorator that registers the reader of a format."""
-
-    def register(read: Callable[[Request], Source]) -> Callable[[Request], Source]:
-        FORMATS.register(name, Format(read, description))
-        return read
-
-    return register
 
 
 def split_name(name: str) -> str:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from convert_inputs import PHOTOS, Converted, save
-from segcore.data.convert.__main__ import build_parser, run
+from segcore.cli.convert import build_parser
+from segcore.data.convert.program import main
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def convert(tmp_path, capsys):
     def convert(*arguments: object, images: Path, expected_code: int = 0) -> Converted:
         output = tmp_path / "output"
         arguments = [*map(str, arguments), "--images", str(images), "--output", str(output)]
-        code = run(build_parser().parse_args(arguments))
+        code = main(build_parser().parse_args(arguments))
         printed = capsys.readouterr().out
         assert code == expected_code, printed
         converted = Converted(output, images, code, printed)

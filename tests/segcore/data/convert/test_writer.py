@@ -8,9 +8,11 @@ import pytest
 from PIL import ExifTags, Image
 
 from convert_inputs import save, write_json
-from segcore.data.convert.__main__ import build_parser, run
+from segcore.cli.convert import build_parser
+from segcore.data.convert.formats import FORMATS
 from segcore.data.convert.options import assign_splits, parse_splits
-from segcore.data.convert.source import FORMATS, AnnotatedPhoto
+from segcore.data.convert.program import main
+from segcore.data.convert.source import AnnotatedPhoto
 from segcore.errors import ConfigError, DataError, OutputError
 
 SIZE = (20, 30)
@@ -184,7 +186,7 @@ def test_an_exif_orientation(tmp_path, convert):
     Image.new("RGB", SIZE).save(tmp_path / "photos" / "0.jpg", exif=exif)  # stored as 20 x 30
     write_labelme(tmp_path / "photos" / "0.json", shape())
     arguments = [tmp_path / "photos", "--from", "labelme", "--output", tmp_path / "output"]
-    assert run(build_parser().parse_args(list(map(str, arguments)))) == 0
+    assert main(build_parser().parse_args(list(map(str, arguments)))) == 0
     photo = json.loads((tmp_path / "output" / "train" / "panoptic.json").read_text())["images"][0]
     assert (photo["height"], photo["width"]) == SIZE
 
@@ -226,7 +228,7 @@ def test_faulty_coco(photos, content, message):
     path = write_json(content, photos / "instances.json")
     arguments = [path, "--from", "coco", "--images", photos, "--output", photos / "output"]
     try:
-        assert run(build_parser().parse_args(list(map(str, arguments)))) == 1
+        assert main(build_parser().parse_args(list(map(str, arguments)))) == 1
         text = (photos / "output" / "problems.txt").read_text()
     except DataError as error:
         text = str(error)
@@ -236,7 +238,7 @@ def test_faulty_coco(photos, content, message):
 def test_coco_boxes_are_counted(photos, capsys):
     path = write_json(changed("annotations", 0, "segmentation", value=[]), photos / "a.json")
     arguments = [path, "--from", "coco", "--images", photos, "--output", photos / "output"]
-    assert run(build_parser().parse_args(list(map(str, arguments)))) == 0
+    assert main(build_parser().parse_args(list(map(str, arguments)))) == 0
     assert "left out: 1 annotations without an outline" in capsys.readouterr().out
 
 
@@ -303,7 +305,7 @@ def test_faulty_yolo_labels(photos, line, message):
         (photos / folder / name).write_bytes((photos / "0.jpg").read_bytes())
     (photos / "labels" / "0.txt").write_text(line)
     arguments = [photos, "--from", "yolo", "--output", photos / "output"]
-    assert run(build_parser().parse_args(list(map(str, arguments)))) == 1
+    assert main(build_parser().parse_args(list(map(str, arguments)))) == 1
     assert message in (photos / "output" / "problems.txt").read_text()
 
 

@@ -9,9 +9,10 @@ import pytest
 from panopticapi.utils import id2rgb
 from PIL import Image
 
+from segcore.cli.prepare import DATA_SETS, build_parser
 from segcore.data.panoptic_format import read_panoptic_png
-from segcore.data.prepare.__main__ import build_parser, run
-from segcore.data.prepare.plans import unpack_pngs
+from segcore.data.prepare.plans import PLANS, unpack_pngs
+from segcore.data.prepare.program import main
 from segcore.errors import DataError
 
 SIZE = (6, 8)
@@ -26,7 +27,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
 def prepare(tmp_path, capsys):
     def prepare(*arguments: str) -> tuple[int, str]:
         command = [*arguments, "--root", str(tmp_path), "--splits", "val"]
-        code = run(build_parser().parse_args(command))
+        code = main(build_parser().parse_args(command))
         return code, capsys.readouterr().out
 
     return prepare
@@ -153,3 +154,7 @@ def test_archives_that_are_refused(tmp_path):
     unpack_pngs(path, tmp_path / "out")
     assert {name.name for name in tmp_path.iterdir() if name.suffix != ".lock"} == {"a.zip", "out"}
     assert (tmp_path / "out" / "x.png").read_bytes() == b"2"
+
+
+def test_the_command_offers_every_data_set():
+    assert tuple(PLANS) == DATA_SETS

@@ -11,7 +11,6 @@ from segcore.data.convert.source import (
     Request,
     Source,
     SourceClass,
-    register_format,
     split_name,
 )
 from segcore.data.datasets.ade20k_files import read_classes, read_instances
@@ -21,7 +20,6 @@ from segcore.data.report import Problem
 from segcore.text import printable
 
 
-@register_format("ade20k", "ADEChallengeData2016, with annotations (and annotations_instance)")
 def read_ade20k(request: Request) -> Source:
     """List the photos of ``training`` and ``validation``; things lie over stuff.
 

@@ -12,7 +12,6 @@ from segcore.data.convert.source import (
     Request,
     Source,
     SourceClass,
-    register_format,
     split_name,
 )
 from segcore.data.datasets.cityscapes_files import panoptic_map
@@ -23,7 +22,6 @@ from segcore.text import printable
 ANNOTATION, PHOTO = "_gtFine_instanceIds.png", "_leftImg8bit.png"
 
 
-@register_format("cityscapes", "folder with gtFine (and leftImg8bit)")
 def read_cityscapes(request: Request) -> Source:
     """List the photos of ``train`` and ``val``; the annotation of ``test`` is not published.
 

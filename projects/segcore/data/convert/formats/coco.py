@@ -13,7 +13,6 @@ from segcore.data.convert.source import (
     Source,
     SourceClass,
     find_photo,
-    register_format,
     relative_folder,
     split_name,
 )
@@ -28,7 +27,6 @@ ROBOFLOW_NAME = "_annotations.coco.json"
 BOX_ONLY = "annotations without an outline (a box alone, or nothing)"
 
 
-@register_format("coco", f"instances JSONs, or a folder of <split>/{ROBOFLOW_NAME}")
 def read_coco(request: Request) -> Source:
     """List the photos of one or several JSONs, which have the same classes.
 

@@ -20,7 +20,6 @@ from segcore.data.convert.source import (
     Source,
     SourceClass,
     find_photo,
-    register_format,
     relative_folder,
 )
 from segcore.data.json_file import read_json
@@ -35,7 +34,6 @@ CIRCLE_POINTS = 64
 _side_rule = integer_rule(1, 1_000_000)
 
 
-@register_format("labelme", "JSONs of LabelMe, or folders of them")
 def read_labelme(request: Request) -> Source:
     """List the photos of JSONs, whose labels in alphabetical order are the classes.
 

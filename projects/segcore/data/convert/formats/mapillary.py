@@ -13,7 +13,6 @@ from segcore.data.convert.source import (
     Request,
     Source,
     SourceClass,
-    register_format,
     split_name,
 )
 from segcore.data.json_file import read_json
@@ -26,7 +25,6 @@ CONFIGS = ("config_v1.2.json", "config.json")
 INSTANCE_FACTOR = 256  # value = 256 * label + number of the instance
 
 
-@register_format("mapillary", "folder with training, validation and config.json")
 def read_mapillary(request: Request) -> Source:
     """List the photos of ``training`` and ``validation``.
 

@@ -14,7 +14,6 @@ from segcore.data.convert.source import (
     Source,
     SourceClass,
     photos_by_stem,
-    register_format,
 )
 from segcore.data.images import read_ids
 from segcore.data.listing import list_files
@@ -24,7 +23,6 @@ from segcore.errors import DataError
 from segcore.text import printable
 
 
-@register_format("semantic", "folders of PNGs with the names of the photos; needs --classes")
 def read_semantic(request: Request) -> Source:
     """List the maps whose names are those of the photos but for the suffix.
 

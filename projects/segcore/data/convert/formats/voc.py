@@ -17,7 +17,6 @@ from segcore.data.convert.source import (
     Source,
     SourceClass,
     photos_by_stem,
-    register_format,
     split_name,
 )
 from segcore.data.images import read_ids
@@ -37,7 +36,6 @@ VOID = 255  # as an index; as a color, that of the standard palette
 VOID_COLOR = (224, 224, 192)
 
 
-@register_format("voc", "folder with SegmentationClass (and SegmentationObject, ImageSets)")
 def read_voc(request: Request) -> Source:
     """List the photos that have a PNG in SegmentationClass. The background is unlabeled.
 

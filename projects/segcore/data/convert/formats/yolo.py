@@ -16,7 +16,6 @@ from segcore.data.convert.source import (
     Source,
     SourceClass,
     photos_by_stem,
-    register_format,
     split_name,
 )
 from segcore.data.report import Problem
@@ -30,7 +29,6 @@ BOX_NUMBERS = 4
 MAX_YAML_BYTES = 2**20
 
 
-@register_format("yolo", "data.yaml, or its folder")
 def read_yolo(request: Request) -> Source:
     """List the photos under the folders ``images`` that have a text file under ``labels``.
 

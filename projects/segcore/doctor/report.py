@@ -1,5 +1,6 @@
-"""``python -m segcore.doctor``: which implementation serves which operator where, and why."""
+"""The report of ``segcore doctor``."""
 
+import argparse
 import ctypes
 import platform
 from collections.abc import Sequence
@@ -8,9 +9,14 @@ import torch
 
 import segcore.ops  # noqa: F401  (registers the operators)
 from segcore import __version__
-from segcore.doctor_gpu import Gpu, advice, driver_version, find_gpus
+from segcore.doctor.gpu import Gpu, advice, driver_version, find_gpus
 from segcore.ops import _library
 from segcore.ops._library import LIBRARIES, Library
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the report."""
+    print(report())
 
 
 def report() -> str:
@@ -84,7 +90,3 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
-
-
-if __name__ == "__main__":
-    print(report())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from segcore.doctor_gpu import Gpu, advice
+from segcore.doctor.gpu import Gpu, advice
 from segcore.ops._library import Library
 
 LOADED = Library(Path("_C_cuda13.abi3.so"), "")

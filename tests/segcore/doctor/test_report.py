@@ -4,12 +4,12 @@ import sys
 import pytest
 import torch
 
-from segcore import doctor
+from segcore.doctor.report import report
 from segcore.ops import _library
 
 
 def test_reports_every_operator_on_every_device():
-    lines = doctor.report().splitlines()
+    lines = report().splitlines()
     for name in _library.operators():
         for device in ("cpu", "cuda"):
             (line,) = [line for line in lines if line.split()[:2] == [name, device]]
@@ -19,12 +19,12 @@ def test_reports_every_operator_on_every_device():
 
 
 def test_reports_versions():
-    assert torch.__version__ in doctor.report()
+    assert torch.__version__ in report()
 
 
 @pytest.mark.skipif(not _library.LIBRARIES["cpu"].loaded, reason="the operators are not built")
 def test_reports_how_a_library_was_built():
-    (line,) = [line for line in doctor.report().splitlines() if line.startswith("_C.abi3.so")]
+    (line,) = [line for line in report().splitlines() if line.startswith("_C.abi3.so")]
     assert "headers of PyTorch" in line and "code here" in line
 
 

@@ -1,0 +1,105 @@
+"""Arguments of ``segcore predict`` and ``demo.py``."""
+
+import argparse
+import re
+import sys
+from contextlib import suppress
+from itertools import takewhile
+from pathlib import Path
+
+from segcore.text import printable
+
+# A section and a key; photos are not called so, and those that are can be written ./NAME.
+CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+NUMBER = re.compile(r"-?\d+")
+
+
+class PredictionParser(argparse.ArgumentParser):
+    """Parser of the arguments; photos may stand before, between and after all options."""
+
+    def __init__(self):
+        super().__init__(
+            description="Segment photos: overlays, COCO panoptic PNG and JSON, a table of "
+            "segments for every photo.",
+            epilog="A line on standard error names each photo that failed. Exit code: 0 if all "
+            "photos are done, 1 if one failed, 2 for wrong arguments or configurations.",
+            allow_abbrev=False,
+        )
+        self.add_argument("photos", nargs="*", help="photos, or folders of photos")
+        self.add_argument(
+            "--config-file",
+            metavar="FILE",
+            help="needed for weights that train_net.py has not written, which carry theirs",
+        )
+        self.add_argument(
+            "--weights", help="file, URL, or folder of a training; default: MODEL.WEIGHTS"
+        )
+        self.add_argument("--output", required=True, metavar="DIR")
+        self.add_argument(
+            "--score-threshold", type=share, default=0.5, help="of instances; default %(default)s"
+        )
+        self.add_argument(
+            "--show-focus",
+            action="store_true",
+            help="draw where the tokens stay (backbones that choose tokens)",
+        )
+        self.add_argument(
+            "--show-attention",
+            nargs="*",
+            action="append",
+            metavar="QUERY",
+            help="draw what these queries, or those of the best segments, look at "
+            "(models that show the attention of their mask decoders)",
+        )
+        self.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
+        self.add_argument(
+            "--opts",
+            nargs="*",
+            action="append",
+            default=[],
+            metavar="KEY VALUE",
+            help="settings of the config; what follows the last pair is photos",
+        )
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        """Parse; take what follows the values of ``--opts`` and ``--show-attention`` for photos."""
+        args = list(sys.argv[1:] if args is None else args)
+        end = args.index("--") if "--" in args else len(args)
+        parsed = self.parse_intermixed_args(args[:end], namespace)
+        parsed.photos += args[end + 1 :]
+        settings = []
+        for values in parsed.opts:
+            end = 0
+            while end < len(values) and is_config_key(values[end]):
+                end += 2
+            if end > len(values):
+                self.error(f"--opts: the value of {printable(values[-1])} is missing")
+            settings += values[:end]
+            parsed.photos += values[end:]
+        parsed.opts = settings
+        if parsed.show_attention is not None:
+            queries = []
+            for values in parsed.show_attention:
+                indices = list(takewhile(NUMBER.fullmatch, values))
+                queries += map(int, indices)
+                parsed.photos += values[len(indices) :]
+            parsed.show_attention = queries
+        if not parsed.output:
+            self.error("--output: expected a folder, got ''")
+        if not all(parsed.photos):
+            self.error("photos: expected names, got ''")
+        if not parsed.photos:
+            self.error("photos: expected at least one photo or folder")
+        return parsed
+
+
+def share(text: str) -> float:
+    """Parse a number in [0, 1]."""
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {printable(text)}")
+
+
+def is_config_key(text: str) -> bool:
+    return CONFIG_KEY.fullmatch(text) is not None and not Path(text).exists()

@@ -1,0 +1,66 @@
+"""The work of ``segcore predict`` and ``demo.py``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from segcore.data.images import read_image
+from segcore.demo.batch import collect_photos, exit_on_termination, predict_photos
+from segcore.demo.output import check_output, has_results
+from segcore.demo.predictor import PhotoPredictor
+from segcore.demo.results import ResultWriter
+from segcore.engine import output_folder, run_log
+from segcore.text import printable
+from segcore.visualization import format_rows
+
+
+def main(args: argparse.Namespace) -> int:
+    """Predict all photos; return the exit code.
+
+    An error of one photo is a line on standard error, and the next photo follows.
+
+    Args:
+        args: of :class:`segcore.cli.predict.PredictionParser`.
+    """
+    photos, empty = collect_photos(args.photos)
+    check_output(args.output, photos)
+    with run_log(None):
+        predictor = PhotoPredictor(
+            args.config_file, args.weights, device=args.device, options=args.opts
+        )
+    if args.show_focus:
+        predictor.require_focus()
+    if args.show_attention is not None:
+        predictor.require_attention(args.show_attention)
+    with output_folder(args.output, trains_anew=False), exit_on_termination():
+        failed = predict_all(photos, predictor, args)
+    for folder in empty:
+        print(f"failed: {printable(folder)}: no photos in this folder", file=sys.stderr)
+    return 1 if failed or empty else 0
+
+
+def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argparse.Namespace) -> int:
+    """Write the results of all photos and return how many failed."""
+    if has_results(args.output):
+        print(
+            f"{printable(args.output)} has results of an earlier run: files of the same name are "
+            "replaced, others stay; the JSON files list the photos of this run"
+        )
+    writer = ResultWriter(args.output, predictor.categories, args.score_threshold)
+
+    def predict(path: Path) -> str:
+        photo = read_image(path, "BGR", predictor.cfg.INPUT.MAX_PIXELS)
+        focus = attention = None
+        if args.show_focus:
+            focus = predictor.focus(photo)
+        if args.show_attention is not None:
+            attention = predictor.attention(photo, args.show_attention)
+        result = predictor.predict_compact(photo)
+        return format_rows(writer.add(path, photo, result, focus, attention))
+
+    try:
+        return predict_photos(photos, predict, debug=args.debug)
+    finally:
+        print(f"\n{writer.done} of {len(photos)} photos done, results in {printable(args.output)}")
+        writer.finish()
