@@ -24,9 +24,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Module -> distribution, where the names differ.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python", "cityscapesscripts": "cityscapesScripts"}
-# Installed by tools/, since no package metadata can name them; what Detectron2 requires itself; and
-# Triton, which PyTorch's builds for CUDA bring.
-OUTSIDE = {"triton", "detectron2", "panopticapi", "matplotlib", "termcolor", "yacs", "yaml"}
+# Installed by segcore.install_detectron2, as no package metadata can name them, and what it needs;
+# what Detectron2 requires itself; and Triton, which PyTorch's builds for CUDA bring.
+OUTSIDE = {
+    "triton",
+    "pypi_simple",
+    "detectron2",
+    "panopticapi",
+    "matplotlib",
+    "termcolor",
+    "yacs",
+    "yaml",
+}
 
 
 def requirements(lines) -> dict[str, Requirement]:
@@ -143,7 +152,7 @@ def test_import_with_nothing_but_torch(module):
 def test_missing_detectron2_says_what_to_run(module):
     answer = run_without({"detectron2"}, f"import {module}")
     assert "RequirementError: Detectron2 is not installed" in answer.stderr
-    assert "python tools/install_detectron2.py" in answer.stderr
+    assert "python -m segcore.install_detectron2" in answer.stderr
 
 
 @pytest.mark.parametrize("arguments", ["train", "predict photo.jpg --output results", "convert"])
@@ -157,7 +166,7 @@ def test_commands_say_what_to_run(arguments):
 def test_missing_panopticapi_says_what_to_run():
     answer = run_without({"panopticapi"}, "import segcore.data.panoptic_format")
     assert "RequirementError: panopticapi is not installed" in answer.stderr
-    assert "pip install --no-deps panopticapi-lite" in answer.stderr
+    assert "python -m segcore.install_detectron2" in answer.stderr
 
 
 def test_opencv_is_needed_at_its_first_use_alone():

@@ -55,9 +55,7 @@ def install_packages() -> None:
 
 
 def install_detectron2() -> None:
-    run([PYTHON, "tools/install_detectron2.py"], PIP_CONSTRAINT=CONSTRAINTS)
-    # Without its requirements, see CONSTRAINTS; last, so that pip does not complain of that.
-    pip("install", "--no-deps", "panopticapi-lite")
+    run([PYTHON, "-m", "segcore.install_detectron2"], PIP_CONSTRAINT=CONSTRAINTS)
 
 
 def build_operators(**environment: str) -> None:
@@ -89,7 +87,7 @@ STEPS = (
     Step(
         "detectron2",
         "Installing Detectron2 and panopticapi",
-        ("tools/install_detectron2.py", CONSTRAINTS),
+        ("projects/segcore/install_detectron2.py", CONSTRAINTS),
         install_detectron2,
     ),
     Step(

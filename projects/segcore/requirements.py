@@ -11,7 +11,7 @@ def require_detectron2() -> None:
 
     Also ignores the one warning that recent PyTorch gives when Detectron2 and fvcore are imported.
     """
-    _require("detectron2", "Detectron2", "python tools/install_detectron2.py")
+    _require("detectron2", "Detectron2", "python -m segcore.install_detectron2")
     warnings.filterwarnings(
         "ignore", r"`torch\.jit\.script` is deprecated", FutureWarning, r"torch\.jit\."
     )
@@ -19,7 +19,7 @@ def require_detectron2() -> None:
 
 def require_panopticapi() -> None:
     """Raise RequirementError, with the command to install it, unless panopticapi is installed."""
-    _require("panopticapi", "panopticapi", "pip install --no-deps panopticapi-lite")
+    _require("panopticapi", "panopticapi", "python -m segcore.install_detectron2")
 
 
 def require_timm() -> None:
@@ -30,7 +30,7 @@ def require_timm() -> None:
 def _require(module: str, name: str, command: str) -> None:
     if find_spec(module) is None:
         raise RequirementError(
-            f"{name} is not installed in this Python. Run, in the folder of the repository: "
-            f"{command}    (`make install` makes a .venv with everything)",
+            f"{name} is not installed in this Python. Run: {command}    "
+            "(in a clone, `make install` makes a .venv with everything)",
             name=module,
         )

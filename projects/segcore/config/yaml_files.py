@@ -11,9 +11,10 @@ import yaml
 from fvcore.common.config import BASE_KEY
 
 from segcore.config.expression import evaluate_int_list
+from segcore.config_names import config_names, find_config
 from segcore.errors import ConfigError
 from segcore.files import relative_to
-from segcore.text import printable, short_repr
+from segcore.text import did_you_mean, printable, short_repr
 
 MAX_FILE_SIZE = 128 * 1024  # bytes; ours and the official ones have less than 4 KiB
 MAX_FILES = 64  # that one file may load by ``_BASE_``, itself included
@@ -61,14 +62,15 @@ class ConfigFile:
 def read_config_files(path: str | os.PathLike) -> list[ConfigFile]:
     """Read a configuration file and its bases, in the order in which they are merged.
 
-    A ``_BASE_`` is relative to the file that names it.
+    A ``_BASE_`` is relative to the file that names it. Where there is no such file, a path is the
+    name of a configuration that comes with the package: :func:`segcore.config_names.find_config`.
 
     Raises:
         ConfigError: see :func:`parse_config`; or a file is missing, remote, no regular file, too
             large or not UTF-8; or ``_BASE_`` has a loop, or names too many files.
     """
     files: list[ConfigFile] = []
-    _read_with_bases(os.fspath(path), [], files)
+    _read_with_bases(find_config(os.fspath(path)), [], files)
     return files
 
 
@@ -123,7 +125,8 @@ def read_text(path: str, named_by: str = "") -> str:
                 content = file.read(MAX_FILE_SIZE + 1)
     except FileNotFoundError as error:
         start = ": it is relative to that file" if named_by else relative_to(path)
-        raise ConfigError(f"{shown}{named_by} does not exist{start}") from error
+        hint = did_you_mean(path, config_names())
+        raise ConfigError(f"{shown}{named_by} does not exist{start}{hint}") from error
     except (OSError, ValueError) as error:  # no permission, name too long, a null character
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{shown}{named_by} cannot be read: {reason}") from error
@@ -153,7 +156,7 @@ def _read_with_bases(path: str, chain: list[str], files: list[ConfigFile]) -> No
     for base in config.bases:
         base = os.path.expanduser(base)
         if not _URL.match(base):
-            base = os.path.join(os.path.dirname(path), base)
+            base = find_config(base, os.path.dirname(path))
         _read_with_bases(base, [*chain, path], files)
     files.append(config)
     if len(files) > MAX_FILES:

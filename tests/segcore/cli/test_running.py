@@ -60,6 +60,13 @@ def test_a_command_is_needed(arguments, capsys):
     assert "COMMAND" in capsys.readouterr().err
 
 
+def test_weights_are_an_option_of_training_and_evaluation(tmp_path, capsys):
+    given = ["--config-file", "quickstart/mask2former_R18.yaml"]
+    code = run(["evaluate", *given, "--weights", "w.pth", "OUTPUT_DIR", str(tmp_path), "A.KEY"])
+    assert code == 2
+    assert "A.KEY" in capsys.readouterr().err
+
+
 def test_help_without_detectron2_says_what_to_run(monkeypatch, capsys):
     def parser():
         from segcore.errors import RequirementError

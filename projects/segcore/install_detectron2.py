@@ -1,5 +1,6 @@
-#!/usr/bin/env python3
-"""Install Detectron2 into the Python that runs this script, by the first way that works:
+"""Install Detectron2 and panopticapi, which the package metadata cannot name, into this Python.
+
+Detectron2 by the first way that works:
 
 1. an importable Detectron2 is kept;
 2. the official one, compiled from its GitHub repository at a pinned commit;
@@ -7,7 +8,9 @@
    index holds as a source distribution without the C++ sources. The edits that present versions
    of PyTorch, NumPy and Pillow ask for are the table ``EDITS``.
 
-    python tools/install_detectron2.py [--source {auto,github,index}]
+    python -m segcore.install_detectron2 [--source {auto,github,index}]
+
+panopticapi as ``panopticapi-lite`` without its requirements, which admit no NumPy 2.
 """
 
 import argparse
@@ -31,6 +34,7 @@ SDIST = "pb1-detectron2-0.6.tar.gz"
 SDIST_SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 WHEEL_SUFFIX = "+noext"  # makes it version 0.6+noext: release v0.6 without the C++ extension
 
+PANOPTICAPI = "panopticapi-lite"
 NEEDED = ("checkpoint", "config", "data", "engine", "evaluation", "modeling")
 
 
@@ -286,6 +290,14 @@ def install(source: str = "auto") -> None:
     say(f"Installed Detectron2 {version}")
 
 
+def install_panopticapi() -> None:
+    """Make panopticapi importable."""
+    if importlib.util.find_spec("panopticapi") is not None:
+        say("panopticapi is importable and kept")
+        return
+    pip("install", "--no-deps", PANOPTICAPI)
+
+
 def pip(*arguments: str | Path, **environment: str) -> None:
     """Run this Python's pip."""
     command = [sys.executable, "-m", "pip", *map(str, arguments)]
@@ -298,12 +310,15 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m segcore.install_detectron2", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--source", choices=("auto", "github", "index"), default="auto")
     try:
         install(parser.parse_args().source)
+        install_panopticapi()
     except InstallError as error:
-        sys.exit(f"tools/install_detectron2.py: {error}")
+        sys.exit(f"segcore.install_detectron2: {error}")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,16 @@
-"""tools/install_detectron2.py, without network but for one test that has to be asked for."""
+"""Installation of Detectron2, without network but for one test that has to be asked for."""
 
-import importlib.util
 import os
 import subprocess
 import zipfile
-from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "install_detectron2.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("install_detectron2", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from segcore import install_detectron2 as tool
 
 
 @pytest.fixture
-def installations(tool, monkeypatch):
+def installations(monkeypatch):
     """Ways of installing that were tried, nothing being installed."""
     tried = []
     monkeypatch.setattr(tool, "install_from_github", lambda: tried.append("github"))
@@ -28,46 +18,44 @@ def installations(tool, monkeypatch):
     return tried
 
 
-def versions(monkeypatch, tool, *answers):
+def versions(monkeypatch, *answers):
     answers = iter(answers)
     monkeypatch.setattr(tool, "installed_version", lambda: next(answers))
 
 
-def test_importable_installation_is_kept(tool, monkeypatch, installations, capsys):
-    versions(monkeypatch, tool, "0.6 in somewhere")
+def test_importable_installation_is_kept(monkeypatch, installations, capsys):
+    versions(monkeypatch, "0.6 in somewhere")
     tool.install()
     assert installations == []
     assert "0.6 in somewhere is importable and kept" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("reachable", "way"), [(True, "github"), (False, "index")])
-def test_index_is_used_where_github_is_out_of_reach(
-    tool, monkeypatch, installations, reachable, way
-):
-    versions(monkeypatch, tool, None, "0.6")
+def test_index_is_used_where_github_is_out_of_reach(monkeypatch, installations, reachable, way):
+    versions(monkeypatch, None, "0.6")
     monkeypatch.setattr(tool, "github_is_reachable", lambda: reachable)
     tool.install()
     assert installations == [way]
 
 
-def test_index_is_used_where_the_official_one_does_not_compile(tool, monkeypatch, installations):
+def test_index_is_used_where_the_official_one_does_not_compile(monkeypatch, installations):
     def fail():
         raise tool.InstallError("pip install failed")
 
-    versions(monkeypatch, tool, None, "0.6")
+    versions(monkeypatch, None, "0.6")
     monkeypatch.setattr(tool, "github_is_reachable", lambda: True)
     monkeypatch.setattr(tool, "install_from_github", fail)
     tool.install()
     assert installations == ["index"]
 
 
-def test_installation_that_cannot_be_imported_is_an_error(tool, monkeypatch, installations):
-    versions(monkeypatch, tool, None, None)
+def test_installation_that_cannot_be_imported_is_an_error(monkeypatch, installations):
+    versions(monkeypatch, None, None)
     with pytest.raises(tool.InstallError, match="cannot be imported"):
         tool.install("index")
 
 
-def test_broken_installation_does_not_count(tool, monkeypatch, tmp_path, capsys):
+def test_broken_installation_does_not_count(monkeypatch, tmp_path, capsys):
     (tmp_path / "detectron2").mkdir()
     (tmp_path / "detectron2" / "__init__.py").write_text("raise RuntimeError('half installed')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -75,7 +63,7 @@ def test_broken_installation_does_not_count(tool, monkeypatch, tmp_path, capsys)
     assert "half installed" in capsys.readouterr().out
 
 
-def test_unresponsive_github_is_given_up(tool, monkeypatch):
+def test_unresponsive_github_is_given_up(monkeypatch):
     limits = []
 
     def hang(command, *, timeout, **_):
@@ -88,7 +76,7 @@ def test_unresponsive_github_is_given_up(tool, monkeypatch):
     assert limits == [20]
 
 
-def test_other_contents_are_refused(tool, tmp_path):
+def test_other_contents_are_refused(tmp_path):
     sdist = tmp_path / tool.SDIST
     sdist.write_bytes(b"something else")
     with pytest.raises(tool.InstallError, match=f"{tool.SDIST}: refused.*{tool.SDIST_SHA256}"):
@@ -96,7 +84,7 @@ def test_other_contents_are_refused(tool, tmp_path):
 
 
 @pytest.mark.parametrize(("text", "found"), [("x = np.bool\n", 1), ("np.bool " * 3, 3)])
-def test_edit_that_does_not_match_names_the_file(tool, tmp_path, text, found):
+def test_edit_that_does_not_match_names_the_file(tmp_path, text, found):
     (tmp_path / "masks.py").write_text(text)
     edit = tool.Edit("masks.py", "np.bool", "bool", "NumPy removed it", count=2)
     with pytest.raises(tool.InstallError, match=rf"masks\.py: expected 2 .* found {found}"):
@@ -104,19 +92,19 @@ def test_edit_that_does_not_match_names_the_file(tool, tmp_path, text, found):
     assert (tmp_path / "masks.py").read_text() == text
 
 
-def test_edit_of_a_missing_file_is_an_error(tool, tmp_path):
+def test_edit_of_a_missing_file_is_an_error(tmp_path):
     edit = tool.Edit("gone.py", "old", "new", "a reason")
     with pytest.raises(tool.InstallError, match=r"gone\.py: expected 1 .* found 0"):
         tool.apply_edits(tmp_path, (edit,))
 
 
-def test_edits_are_applied(tool, tmp_path):
+def test_edits_are_applied(tmp_path):
     (tmp_path / "masks.py").write_text("a.astype(np.bool), b.astype(np.bool)")
     tool.apply_edits(tmp_path, (tool.Edit("masks.py", "np.bool", "bool", "a reason", 2),))
     assert (tmp_path / "masks.py").read_text() == "a.astype(bool), b.astype(bool)"
 
 
-def test_missing_extension_says_so_on_use(tool):
+def test_missing_extension_says_so_on_use():
     namespace = {}
     stand_in = tool.STAND_IN.partition("\n")[2]
     exec(stand_in, namespace)
@@ -125,17 +113,26 @@ def test_missing_extension_says_so_on_use(tool):
     assert not hasattr(namespace["missing_extension"], "__wrapped__")
 
 
-def test_error_is_shown_without_traceback(tool, monkeypatch):
+def test_error_is_shown_without_traceback(monkeypatch):
     monkeypatch.setattr(tool.sys, "argv", ["install_detectron2.py"])
     monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="PyTorch is not installed in this Python"):
         tool.main()
 
 
+@pytest.mark.parametrize("importable", [True, False])
+def test_panopticapi_is_installed_without_its_requirements(monkeypatch, importable):
+    commands = []
+    monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: importable or None)
+    monkeypatch.setattr(tool, "pip", lambda *arguments: commands.append(arguments))
+    tool.install_panopticapi()
+    assert commands == ([] if importable else [("install", "--no-deps", "panopticapi-lite")])
+
+
 @pytest.mark.skipif(
     "SEGCORE_TEST_NETWORK" not in os.environ, reason="SEGCORE_TEST_NETWORK is not set"
 )
-def test_wheel_of_the_sdist(tool, tmp_path):
+def test_wheel_of_the_sdist(tmp_path):
     wheel = tool.build_wheel(tool.download_sdist(tmp_path), tmp_path)
     assert wheel.name == "detectron2-0.6+noext-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
