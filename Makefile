@@ -6,7 +6,7 @@ VENV_PYTHON := .venv/bin/python
 BENCHMARKS  := $(filter-out common peers,$(basename $(notdir $(wildcard benchmarks/[!_]*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench cuda gpu-check bundle sanitize fuzz clean
+.PHONY: help install demo test lint bench cuda gpu-check wheel bundle sanitize fuzz clean
 
 help:     ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ cuda: install  ## Compile the GPU code, without a GPU (TORCH_CUDA_ARCH_LIST="8.0
 
 gpu-check: install  ## Check and time everything on this machine's GPU, write docs/gpu.md
 	@$(VENV_PYTHON) -m tools.gpu_check --output docs/gpu.md
+
+wheel: $(if $(CUDA),cuda,install)  ## Build a wheel into dist/, with CUDA kernels if CUDA=1
+	@$(VENV_PYTHON) -m tools.wheel $(if $(CUDA),--cuda)
 
 # PYTHON is the other machine's version here, if it is a number.
 bundle:   ## Pack all that gpu-check needs beside PyTorch into one file for a machine without network (PYTHON=3.12)

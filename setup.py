@@ -1,9 +1,22 @@
-"""Builds segcore's operators from csrc/; all else about the package is in pyproject.toml."""
+"""Builds segcore's operators from csrc/ and packs configs/; all else is in pyproject.toml."""
 
 import os
+import shutil
 from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildPackages(build_py):
+    """Copies the configurations into the package, unless that stays in its clone."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            configs = Path(self.build_lib, "segcore", "configs")
+            shutil.copytree("configs", configs, dirs_exist_ok=True)
 
 
 def operators() -> dict:
@@ -49,7 +62,7 @@ def operators() -> dict:
         extensions.append(cuda)
     return {
         "ext_modules": extensions,
-        "cmdclass": {"build_ext": BuildExtension},
+        "cmdclass": {"build_ext": BuildExtension, "build_py": BuildPackages},
         # One wheel for every Python from 3.10, as both libraries use the limited API only.
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
@@ -57,4 +70,7 @@ def operators() -> dict:
 
 # tools/bootstrap.py installs first and compiles afterwards, so that a machine without a working
 # compiler still gets the package.
-setup(**({} if os.environ.get("SEGCORE_BUILD_OPERATORS") == "0" else operators()))
+if os.environ.get("SEGCORE_BUILD_OPERATORS") == "0":
+    setup(cmdclass={"build_py": BuildPackages})
+else:
+    setup(**operators())

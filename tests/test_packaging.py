@@ -95,9 +95,9 @@ def test_wheel_serves_every_python_and_holds_packages_and_operators(tmp_path):
     library = PACKAGES / "segcore" / "_C.abi3.so"
     if not library.is_file():
         pytest.skip("the operators are not compiled here: projects/segcore/_C.abi3.so is absent")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("projects", "csrc"):
+    for name in ("projects", "csrc", "configs"):
         ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     built = tmp_path / "libraries" / "segcore"
@@ -118,6 +118,8 @@ def test_wheel_serves_every_python_and_holds_packages_and_operators(tmp_path):
     packages = {path.name for path in PACKAGES.iterdir() if (path / "__init__.py").is_file()}
     assert {f"{package}/__init__.py" for package in packages} <= names
     assert {"segcore/_C.abi3.so", "segcore/data/datasets/categories/ade20k_150.json"} <= names
+    configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
+    assert {f"segcore/{path}" for path in configs} <= names
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == packages
 

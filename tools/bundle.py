@@ -9,10 +9,8 @@ taken from that machine. Needs the network, or pip's cache, and the libraries (`
 """
 
 import argparse
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -20,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segcore import install_detectron2
+from tools.wheel import WheelError, build_wheel, compiled_libraries, run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "requirements-ci.txt"
@@ -27,8 +26,6 @@ LARGEST = 45 * 2**20  # bytes
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
 
-LIBRARIES = ("_C.abi3.so", "_C_cuda[0-9]*.abi3.so")
-SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "projects")
 FILES = (
     "LICENSE", "pyproject.toml", "train_net.py", "demo.py", "benchmarks/**/*", "configs/**/*",
     "docs/*.md", "tools/**/*", "tests/operator_*.py", "tests/segcore/conftest.py",
@@ -56,7 +53,7 @@ def make_bundle(python: str, output: Path) -> Path:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wheels = folder / "wheels"
-        project_wheel(folder / "build", wheels)
+        build_wheel(folder / "build", wheels, compiled_libraries(cuda=True))
         detectron2_wheel(folder / "detectron2", wheels)
         for package in PACKAGES:
             package_wheel(package, python, wheels)
@@ -68,24 +65,6 @@ def make_bundle(python: str, output: Path) -> Path:
         shutil.move(folder / bundle.name, bundle)
     say(f"{bundle}: {size / 2**20:.1f} MiB")
     return bundle
-
-
-def project_wheel(folder: Path, wheels: Path) -> None:
-    """Build a wheel of the project with the libraries that are compiled already, stripped."""
-    libraries = [file for name in LIBRARIES for file in (ROOT / "projects/segcore").glob(name)]
-    if len(libraries) < len(LIBRARIES):
-        raise BundleError(f"expected {' and '.join(LIBRARIES)} in projects/segcore: make cuda")
-    built = folder / "libraries/segcore"
-    built.mkdir(parents=True)
-    for library in libraries:
-        run("strip", "--strip-unneeded", "-o", built / library.name, library)
-    ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
-    for name in SOURCES:
-        copy = shutil.copy if (ROOT / name).is_file() else shutil.copytree
-        copy(ROOT / name, folder / name, **({} if copy is shutil.copy else {"ignore": ignored}))
-    (folder / "setup.cfg").write_text("[build]\nbuild_lib = libraries\n")
-    command = [sys.executable, "setup.py", "-q", "build_py", "bdist_wheel", "--skip-build"]
-    run(*command, "--dist-dir", wheels, cwd=folder, FORCE_CUDA="0", CUDA_VISIBLE_DEVICES="")
 
 
 def detectron2_wheel(folder: Path, wheels: Path) -> None:
@@ -104,7 +83,7 @@ def package_wheel(package: str, python: str, wheels: Path) -> None:
     selection = ["--only-binary=:all:", f"--python-version={python}", *platforms]
     try:
         pip("download", *common, *selection, "--dest", wheels)
-    except BundleError:  # there is a source distribution only
+    except WheelError:  # there is a source distribution only
         pip("wheel", *common, "--wheel-dir", wheels)
     for wheel in set(wheels.iterdir()) - before:
         if re.search(r"-(py3-none|cp3\d+-abi3)-|-any\.whl$", wheel.name) is None and (
@@ -137,16 +116,6 @@ def pip(*arguments: str | Path) -> None:
     run(sys.executable, "-m", "pip", *arguments, PIP_CONSTRAINT=str(CONSTRAINTS))
 
 
-def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> None:
-    """Run a command; its output is shown where it fails."""
-    answer = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    if answer.returncode != 0:
-        words = " ".join(map(str, command))
-        raise BundleError(f"failed: {words}\n{answer.stdout}{answer.stderr}"[-2000:])
-
-
 def say(text: str) -> None:
     print(f"[bundle] {text}", flush=True)
 
@@ -159,7 +128,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         make_bundle(arguments.python, arguments.output)
-    except (BundleError, install_detectron2.InstallError) as error:
+    except (BundleError, WheelError, install_detectron2.InstallError) as error:
         sys.exit(f"tools.bundle: {error}")
 
 

@@ -111,18 +111,10 @@ def test_wheels_for_another_python_are_refused(wheel, fits, tmp_path, monkeypatc
             bundle.package_wheel("a", "3.12", tmp_path)
 
 
-def test_libraries_are_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle, "LIBRARIES", ("_C.abi3.so", "_C_cuda0.abi3.so"))
-    with pytest.raises(bundle.BundleError, match="make cuda"):
-        bundle.project_wheel(tmp_path, tmp_path)
-
-
 def test_a_large_bundle_is_refused(tmp_path, monkeypatch):
-    def make_wheel(*arguments):
-        arguments[-1].mkdir(exist_ok=True)
-
-    for name in ("project_wheel", "detectron2_wheel", "package_wheel"):
-        monkeypatch.setattr(bundle, name, make_wheel)
+    for name in ("detectron2_wheel", "package_wheel", "compiled_libraries"):
+        monkeypatch.setattr(bundle, name, lambda *_, **__: None)
+    monkeypatch.setattr(bundle, "build_wheel", lambda folder, wheels, libraries: wheels.mkdir())
     monkeypatch.setattr(bundle, "LARGEST", 1000)
     with pytest.raises(bundle.BundleError, match="at most"):
         bundle.make_bundle("3.12", tmp_path / "dist")
