@@ -20,6 +20,7 @@ from detectron2.modeling import build_model
 from PIL import Image, ImageOps
 
 import segcore.data  # noqa: F401, registers the data sets
+from segcore import zoo
 from segcore.checkpoint import (
     CONFIG_KEY,
     SafeCheckpointer,
@@ -57,6 +58,7 @@ class Predictor:
         predictor = segcore.Predictor("output")                       # folder of a training
         predictor = segcore.Predictor("model_final.pth")              # file with its config
         predictor = segcore.Predictor("configs/x.yaml", "model.pkl")  # file of another program
+        predictor = segcore.Predictor("zoo://mask2former/coco/panoptic/swin-tiny")
         panoptic_map, segments = predictor("photo.jpg")["panoptic_seg"]
 
     Nothing in the files is executed, and every weight of the model must come from them. Classes
@@ -65,8 +67,8 @@ class Predictor:
 
     Args:
         config: a config (left as it is) or YAML file; or the folder or checkpoint, if it is alone.
-        weights: a checkpoint, Detectron2 URL, or the output folder of a training (its last
-            checkpoint); by default ``MODEL.WEIGHTS`` of the config.
+        weights: a checkpoint, ``zoo://`` name, Detectron2 URL, or the output folder of a training
+            (its last checkpoint); by default ``MODEL.WEIGHTS`` of the config.
         device: "cpu", "cuda", "cuda:1"; by default ``MODEL.DEVICE`` of a config that is given, else
             a GPU; the CPU where there is no GPU.
         options: KEY VALUE pairs that change the config.
@@ -224,6 +226,9 @@ def _config_and_weights(
         cfg.merge_from_list(options)
     elif config is not None:
         cfg = setup_config(str(config), options)
+    elif str(weights).startswith(zoo.PREFIX):
+        model = zoo.find_model(str(weights).removeprefix(zoo.PREFIX))
+        cfg = setup_config(str(model.config_file), [*model.options, *options])
     else:
         cfg = None
     if not weights:
