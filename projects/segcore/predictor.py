@@ -30,6 +30,7 @@ from segcore.checkpoint import (
     read_checkpoint,
     use_class_metadata,
 )
+from segcore.checkpoint.transformers import weights_of_folder
 from segcore.config import config_from_yaml
 from segcore.data.custom_data import setup_custom_data
 from segcore.data.images import read_image
@@ -244,7 +245,7 @@ def _config_and_weights(
 
 
 def _checkpoint_of_folder(folder: Path) -> Path:
-    path = last_checkpoint(folder) or folder / FINAL_CHECKPOINT
+    path = last_checkpoint(folder) or weights_of_folder(folder) or folder / FINAL_CHECKPOINT
     if not path.is_file():
         raise CheckpointError(
             f"{printable(folder)}: expected the output folder of a training, which has a "

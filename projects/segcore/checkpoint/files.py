@@ -22,6 +22,7 @@ from segcore.checkpoint.torch_files import (
     load_torch_legacy,
     load_torch_zip,
 )
+from segcore.checkpoint.transformers import weights_of_folder
 from segcore.checkpoint.unpickler import RestrictedUnpickler
 from segcore.errors import CheckpointError, UserError
 from segcore.files import atomic_file
@@ -87,12 +88,16 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 def local_file(path: str | Path, path_manager: Any = PathManager) -> str:
     """Return the local file of a path, ``zoo://`` name or Detectron2 URL; download it if need be.
 
+    The path of a folder of Transformers stands for its weights.
+
     Raises:
         CheckpointError: it is no file, or cannot be fetched.
         ConfigError: there are no published weights of this name.
     """
     if os.path.isfile(path):
         return str(path)
+    if weights := weights_of_folder(path):
+        return str(weights)
     try:
         local = path_manager.get_local_path(str(path))
     except UserError:
