@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "Predictor": "segcore.predictor",
     "list_models": "segcore.zoo",
+    "load": "segcore.photo_model",
+    "save_results": "segcore.photo_result",
 }
 __all__ = list(_MODULES)
 
