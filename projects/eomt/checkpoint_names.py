@@ -9,10 +9,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor
 
-from segcore.errors import CheckpointError
+from segcore.checkpoint.names import join_parts
 
 VIT = "backbone.vit."
 OFFICIAL = "network."
@@ -113,11 +112,7 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             converted[ours] = tensor
     for ours, rows in parts.items():
-        if set(rows) != set(QKV):
-            raise CheckpointError(
-                f"{ours}: expected query, key and value projections, got {sorted(rows)}"
-            )
-        converted[ours] = torch.cat([rows[part] for part in QKV])
+        converted[ours] = join_parts(ours, rows, QKV)
     return converted
 
 

@@ -5,6 +5,7 @@ Importing this package registers its modules, the backbones and the data sets wi
 
 import segcore.backbones
 import segcore.data.datasets  # noqa: F401 registers them
+from mask2former import transformers_export  # noqa: F401 registers it
 from mask2former.config import add_mask2former_config
 from mask2former.head import MaskFormerHead
 from mask2former.meta_arch import MaskFormer

@@ -1,6 +1,6 @@
 """Mask2Former as a Detectron2 model: photos to losses, or to segmentation results."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -15,6 +15,7 @@ from mask2former.mask_classification import (
     MaskOutputs,
     result_options,
 )
+from mask2former.transformers_names import is_of_transformers, to_ours
 from segcore.backbones.resnet import backbone_features
 from segcore.checkpoint import rename_on_load
 from segcore.inference import PanopticMerging
@@ -94,6 +95,10 @@ class MaskFormer(MaskClassificationModel):
 
     # Asked by SafeCheckpointer, which compares shapes and reports names before the model renames.
     checkpoint_renames = staticmethod(rename_official)
+
+    def adapt_checkpoint(self, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+        """Convert the entries of a file of Transformers; those of other files stay."""
+        return to_ours(state) if is_of_transformers(state) else state
 
     def class_rows(self) -> dict[str, Sequence[int]]:
         """Entries with a row for each class, and one for "no object" after them."""

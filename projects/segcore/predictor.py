@@ -2,11 +2,10 @@
 
 import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from segcore.requirements import require_detectron2
@@ -15,11 +14,10 @@ require_detectron2()
 
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import build_model
-from PIL import Image, ImageOps
 
 import segcore.data.datasets  # noqa: F401 registers them
+from segcore import zoo
 from segcore.checkpoint import (
     CONFIG_KEY,
     SafeCheckpointer,
@@ -29,24 +27,23 @@ from segcore.checkpoint import (
     read_checkpoint,
     use_class_metadata,
 )
+from segcore.checkpoint.transformers import weights_of_folder
 from segcore.config import config_from_yaml
 from segcore.data.custom_data import setup_custom_data
-from segcore.data.images import read_image
 from segcore.data.mappers import build_test_pixels
 from segcore.data.panoptic_format import Category
+from segcore.data.photos import Photo, read_photo
 from segcore.engine import fit_to_machine, setup_config
 from segcore.errors import CheckpointError, ConfigError, ImageError
 from segcore.text import printable
 from segcore.visualization import categories_of
 
-Photo = np.ndarray | Image.Image | str | Path
-
-# Modes of Pillow's images with 8 bits a channel, which become RGB without loss.
-PIXEL_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 CONFIG_SUFFIXES = {".yaml", ".yml"}
 FINAL_CHECKPOINT = "model_final.pth"
 CONFIG_OF_RUN = "config.yaml"
 _numbers = itertools.count()
+
+BatchFunction = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
 
 class Predictor:
@@ -57,6 +54,7 @@ class Predictor:
         predictor = segcore.Predictor("output")                       # folder of a training
         predictor = segcore.Predictor("model_final.pth")              # file with its config
         predictor = segcore.Predictor("configs/x.yaml", "model.pkl")  # file of another program
+        predictor = segcore.Predictor("zoo://mask2former/coco/panoptic/swin-tiny")
         panoptic_map, segments = predictor("photo.jpg")["panoptic_seg"]
 
     Nothing in the files is executed, and every weight of the model must come from them. Classes
@@ -65,8 +63,8 @@ class Predictor:
 
     Args:
         config: a config (left as it is) or YAML file; or the folder or checkpoint, if it is alone.
-        weights: a checkpoint, Detectron2 URL, or the output folder of a training (its last
-            checkpoint); by default ``MODEL.WEIGHTS`` of the config.
+        weights: a checkpoint, ``zoo://`` name, Detectron2 URL, or the output folder of a training
+            (its last checkpoint); by default ``MODEL.WEIGHTS`` of the config.
         device: "cpu", "cuda", "cuda:1"; by default ``MODEL.DEVICE`` of a config that is given, else
             a GPU; the CPU where there is no GPU.
         options: KEY VALUE pairs that change the config.
@@ -120,11 +118,11 @@ class Predictor:
         return categories_of(self.metadata, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
 
     def __call__(self, images: Photo | Iterable[Photo]) -> dict[str, Any] | list[dict[str, Any]]:
-        """Predict one photo or any number of them, one after the other.
+        """Predict one photo, or any number of them in batches of ``TEST.IMS_PER_BATCH``.
 
         Args:
-            images: files; arrays (H, W, 3) uint8 with channels BGR, as OpenCV and Detectron2 have
-                them; images of Pillow. Or a list, or another iterable, of these.
+            images: a photo as :func:`read_photo` takes it; or a list, or another iterable, of
+                these.
 
         Returns:
             Detectron2's results on the CPU, at the size of the photo: those of "panoptic_seg"
@@ -134,7 +132,7 @@ class Predictor:
         Raises:
             ImageError: a photo cannot be read, or is of another kind.
         """
-        return self._each(images, lambda inputs: self.model([inputs])[0])
+        return self._each(images, self.model)
 
     def predict_compact(
         self, images: Photo | Iterable[Photo]
@@ -157,7 +155,7 @@ class Predictor:
                 "predict_compact: expected a model that segments images, got "
                 f"{type(self.model).__name__}"
             )
-        return self._each(images, lambda inputs: self.model.predict_compact([inputs])[0])
+        return self._each(images, self.model.predict_compact)
 
     def inputs(self, image: Photo) -> dict[str, Any]:
         """Return the model's input as in evaluation: "image" (3, h, w) uint8, "height", "width".
@@ -165,49 +163,29 @@ class Predictor:
         Raises:
             ImageError: see :meth:`__call__`.
         """
-        photo = self._read(image)
+        photo = read_photo(image, self.cfg.INPUT.FORMAT, self.cfg.INPUT.MAX_PIXELS)
         height, width = photo.shape[:2]
         return {"image": self._pixels(photo), "height": height, "width": width}
 
-    def _each(self, images: Photo | Iterable[Photo], predict: Any) -> Any:
+    def _each(self, images: Photo | Iterable[Photo], predict: BatchFunction) -> Any:
         if isinstance(images, Photo):
-            return self._one(images, predict)
-        if not isinstance(images, Iterable) or isinstance(images, torch.Tensor | bytes):
+            return self._batch([images], predict)[0]
+        if not isinstance(images, Iterable) or isinstance(images, bytes):
             raise ImageError(
-                "images: expected files, arrays or Pillow's images, or an iterable of these, got a "
-                f"{type(images).__name__}"
+                "images: expected files, arrays, tensors or Pillow's images, or an iterable of "
+                f"these, got a {type(images).__name__}"
             )
-        return [self._one(image, predict) for image in images]
+        photos = iter(images)
+        batches = iter(lambda: list(itertools.islice(photos, self.cfg.TEST.IMS_PER_BATCH)), [])
+        return [result for batch in batches for result in self._batch(batch, predict)]
 
-    def _one(self, image: Photo, predict: Any) -> dict[str, Any]:
-        inputs = self.inputs(image)
+    def _batch(self, images: Sequence[Photo], predict: BatchFunction) -> list[dict[str, Any]]:
+        inputs = [self.inputs(image) for image in images]
         with self._lock, torch.no_grad():
-            return {name: _to_cpu(result) for name, result in predict(inputs).items()}
-
-    def _read(self, image: Photo) -> np.ndarray:
-        """Return the pixels (H, W, C) in the channel order of INPUT.FORMAT."""
-        image_format = self.cfg.INPUT.FORMAT
-        if isinstance(image, str | Path):
-            return read_image(image, image_format, self.cfg.INPUT.MAX_PIXELS)
-        if isinstance(image, Image.Image):
-            if image.mode not in PIXEL_MODES:
-                raise ImageError(
-                    f"image: expected 8 bits a channel, got mode {image.mode}: give its file"
-                )
-            return convert_PIL_to_numpy(ImageOps.exif_transpose(image), image_format)
-        if not isinstance(image, np.ndarray):
-            raise ImageError(
-                "image: expected a file, an array (H, W, 3) uint8 or an image of Pillow, got a "
-                f"{type(image).__name__}"
-            )
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ImageError(
-                "image: expected an array (H, W, 3) uint8 with channels BGR, got shape "
-                f"{image.shape} of {image.dtype}"
-            )
-        if image_format == "BGR":
-            return image
-        return convert_PIL_to_numpy(Image.fromarray(image[:, :, ::-1]), image_format)
+            return [
+                {name: _to_cpu(result) for name, result in results.items()}
+                for results in predict(inputs)
+            ]
 
 
 def _is_config(config: CfgNode | str | Path) -> bool:
@@ -224,6 +202,9 @@ def _config_and_weights(
         cfg.merge_from_list(options)
     elif config is not None:
         cfg = setup_config(str(config), options)
+    elif str(weights).startswith(zoo.PREFIX):
+        model = zoo.find_model(str(weights).removeprefix(zoo.PREFIX))
+        cfg = setup_config(str(model.config_file), [*model.options, *options])
     else:
         cfg = None
     if not weights:
@@ -239,7 +220,7 @@ def _config_and_weights(
 
 
 def _checkpoint_of_folder(folder: Path) -> Path:
-    path = last_checkpoint(folder) or folder / FINAL_CHECKPOINT
+    path = last_checkpoint(folder) or weights_of_folder(folder) or folder / FINAL_CHECKPOINT
     if not path.is_file():
         raise CheckpointError(
             f"{printable(folder)}: expected the output folder of a training, which has a "

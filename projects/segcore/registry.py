@@ -1,6 +1,7 @@
 """Named objects that systems add to, each from a package of its own."""
 
 from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from segcore.errors import ConfigError
@@ -8,6 +9,12 @@ from segcore.text import did_you_mean, short_repr
 
 T = TypeVar("T")
 MAX_NAMES_SHOWN = 12
+PROJECTS_ENTRY_POINT = "segcore.projects"
+
+
+def project_entry_points() -> list[EntryPoint]:
+    """Return the entry points of the installed projects, by name; importing none of them."""
+    return sorted(entry_points(group=PROJECTS_ENTRY_POINT), key=lambda entry: entry.name)
 
 
 class NamedRegistry(Mapping, Generic[T]):

@@ -27,6 +27,11 @@ def require_timm() -> None:
     _require("timm", "timm", "pip install 'panoptic-toolkit[timm]'")
 
 
+def require_supervision() -> None:
+    """Raise RequirementError, with the command to install it, unless supervision is installed."""
+    _require("supervision", "supervision", "pip install supervision")
+
+
 def _require(module: str, name: str, command: str) -> None:
     if find_spec(module) is None:
         raise RequirementError(

@@ -10,52 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import Metadata, MetadataCatalog
-from detectron2.modeling import build_model
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 import segcore
-from segcore.checkpoint import (
-    SafeCheckpointer,
-    read_checkpoint,
-    use_class_metadata,
-    write_checkpoint,
-)
-from segcore.config import get_cfg
+from segcore.checkpoint import read_checkpoint, write_checkpoint
 from segcore.data.mappers import build_test_mapper
 from segcore.errors import CheckpointError, ConfigError, ImageError, UnsafeCheckpointError
-from small_models import SMALL_MODELS
+from trained_folder import CLASSES, SYSTEMS, configuration, train
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "_base_"
-CLASSES = {
-    "thing_classes": ["cat", "dog", "sky"],
-    "stuff_classes": ["cat", "dog", "sky"],
-    "thing_dataset_id_to_contiguous_id": {17: 0, 18: 1},
-    "stuff_dataset_id_to_contiguous_id": {17: 0, 18: 1, 187: 2},
-}
 THREE_CLASSES = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
-SMALL = {
-    "MODEL.DEVICE": "cpu",
-    "INPUT.MIN_SIZE_TEST": 40,
-    "INPUT.MAX_SIZE_TEST": 64,
-    **SMALL_MODELS,
-}
-SYSTEMS = {
-    "mask2former": ("mask2former_small.yaml", {}),
-    "autofocusformer": ("mask2former_small.yaml", {"MODEL.BACKBONE.NAME": "AutoFocusFormer"}),
-    "panoptic_segformer": (
-        "panoptic_segformer_small.yaml",
-        {"INPUT.DATASET_MAPPER_NAME": "panoptic_segformer"},
-    ),
-}
-
-
-def configuration(system: str = "mask2former"):
-    base, options = SYSTEMS[system]
-    cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIGS / base))
-    cfg.merge_from_list([part for pair in {**SMALL, **options}.items() for part in pair])
-    return cfg
 
 
 def with_data_set(cfg):
@@ -63,19 +27,6 @@ def with_data_set(cfg):
     MetadataCatalog.get("three_classes").set(**CLASSES)
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("three_classes",)
     return cfg
-
-
-def train(folder: Path, system: str = "mask2former") -> Path:
-    """The output folder of a training: config.yaml, model_final.pth, last_checkpoint."""
-    cfg = configuration(system)
-    of_model = cfg.clone()
-    metadata = Metadata(name="three_classes").set(**CLASSES)
-    use_class_metadata(of_model, metadata, "test_predictor")
-    torch.manual_seed(0)
-    model = build_model(of_model)
-    SafeCheckpointer(model, str(folder), metadata=metadata, config=cfg).save("model_final")
-    (folder / "config.yaml").write_text(cfg.dump())
-    return folder
 
 
 class Touch:
@@ -138,12 +89,13 @@ def test_pixels_and_results_are_those_of_evaluation(tmp_path, system):
         Image.fromarray(pixels(*size)).save(path)
         evaluated = build_test_mapper(configuration(system))({"file_name": str(path)})
         bgr = pixels(*size)[:, :, ::-1]
-        results = predictor([path, str(path), bgr, Image.open(path)])
+        tensor = torch.from_numpy(pixels(*size)).permute(2, 0, 1)
+        results = predictor([path, str(path), bgr, Image.open(path), tensor])
         for inputs in seen:
             assert inputs["image"].dtype == torch.uint8
             assert torch.equal(inputs["image"], evaluated["image"])
             assert (inputs["height"], inputs["width"]) == size
-        assert len(seen) == 4
+        assert len(seen) == 5
         seen.clear()
         with torch.no_grad():
             (expected,) = predictor.model([evaluated])
@@ -214,12 +166,24 @@ def test_many_photos_threads_and_gradients(predictor):
     assert predictor([]) == []
 
 
+def test_batches_are_those_of_evaluation(trained):
+    """Photos of a batch are padded to one size, as with TEST.IMS_PER_BATCH in evaluation."""
+    made = segcore.Predictor(trained, options=["TEST.IMS_PER_BATCH", "2"])
+    photos = [pixels(40 + 20 * i, 60) for i in range(3)]
+    inputs = [made.inputs(photo) for photo in photos]
+    with torch.no_grad():
+        expected = made.model(inputs[:2]) + made.model(inputs[2:])
+    for result, other in zip(made(photo for photo in photos), expected, strict=True):
+        assert_equal(result, other)
+
+
 @pytest.mark.parametrize(
     "image",
     [
         3,
         None,
         torch.zeros(3, 8, 8),
+        torch.zeros(8, 8, 3, dtype=torch.uint8),
         [torch.zeros(3, 8, 8)],
         np.zeros((8, 8), np.uint8),
         np.zeros((8, 8, 4), np.uint8),

@@ -12,6 +12,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from torchvision.datasets.folder import find_classes, make_dataset
+from torchvision.models import ResNet50_Weights
 
 from segcore.data.category_rules import MAX_CATEGORIES, name_fault
 from segcore.data.images import is_image_name
@@ -20,6 +21,8 @@ from segcore.files import relative_to
 from segcore.text import printable
 
 DATASET_NAMES = {"TRAIN": "image_folder_train", "TEST": "image_folder_test"}
+# Classes of published models, for prediction without their data; in the order of the folders.
+MetadataCatalog.get("imagenet_1k").set(classes=ResNet50_Weights.DEFAULT.meta["categories"])
 
 
 def setup_image_folders(cfg: CfgNode) -> None:

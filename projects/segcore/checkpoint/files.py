@@ -22,10 +22,12 @@ from segcore.checkpoint.torch_files import (
     load_torch_legacy,
     load_torch_zip,
 )
+from segcore.checkpoint.transformers import weights_of_folder
 from segcore.checkpoint.unpickler import RestrictedUnpickler
-from segcore.errors import CheckpointError
+from segcore.errors import CheckpointError, UserError
 from segcore.files import atomic_file
 from segcore.text import printable
+from segcore.zoo.cache import ZooPathHandler
 
 PICKLE_PROTOCOL = 4
 # A .safetensors file holds tensors and one text; everything else travels in the text, as JSON.
@@ -34,6 +36,8 @@ MAX_TEXT = 10_000_000
 # The largest models of this repository have 1,500 entries.
 MAX_ENTRIES = 20_000
 MAX_NAME_LENGTH = 300
+
+PathManager.register_handler(ZooPathHandler())
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -82,15 +86,22 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 
 def local_file(path: str | Path, path_manager: Any = PathManager) -> str:
-    """Return the local file of a path or Detectron2 URL; download it if need be.
+    """Return the local file of a path, ``zoo://`` name or Detectron2 URL; download it if need be.
+
+    The path of a folder of Transformers stands for its weights.
 
     Raises:
         CheckpointError: it is no file, or cannot be fetched.
+        ConfigError: there are no published weights of this name.
     """
     if os.path.isfile(path):
         return str(path)
+    if weights := weights_of_folder(path):
+        return str(weights)
     try:
         local = path_manager.get_local_path(str(path))
+    except UserError:
+        raise
     except Exception as error:  # each handler of URLs fails in its own way
         reason = printable(error, MAX_REASON) or type(error).__name__
         raise CheckpointError(

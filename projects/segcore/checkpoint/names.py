@@ -4,7 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from segcore.errors import CheckpointError
+from segcore.text import printable
 
 # Maps the names of a state dict that differ from ours to our names, or to None for unused entries.
 Renaming = Callable[[Iterable[str]], dict[str, str | None]]
@@ -20,6 +24,19 @@ def is_from_mmdetection(checkpoint: Mapping[str, Any]) -> bool:
     """
     meta = checkpoint.get("meta")
     return isinstance(meta, Mapping) and not _MMDETECTION_VERSIONS.isdisjoint(meta)
+
+
+def join_parts(name: str, parts: Mapping[str, Tensor], order: Iterable[str]) -> Tensor:
+    """Concatenate the rows of a fused projection, which another program keeps as several entries.
+
+    Raises:
+        CheckpointError: some are missing.
+    """
+    if parts.keys() != set(order):
+        raise CheckpointError(
+            f"{printable(name)}: expected query, key and value projections, got {sorted(parts)}"
+        )
+    return torch.cat([parts[part] for part in order])
 
 
 def rename_on_load(model: nn.Module, renaming: Renaming) -> None:

@@ -1,7 +1,6 @@
 """Configurations from defaults, a file, a command line, or the text in a checkpoint."""
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
@@ -14,8 +13,7 @@ from segcore.config.node import SafeCfgNode
 from segcore.config.validation import validate_config
 from segcore.config.yaml_files import parse_config
 from segcore.errors import ConfigError
-
-PROJECTS_ENTRY_POINT = "segcore.projects"
+from segcore.registry import project_entry_points
 
 
 def get_cfg() -> SafeCfgNode:
@@ -38,8 +36,7 @@ def load_projects() -> list[Callable[[CfgNode], None]]:
 
     They are those of the entry point group ``segcore.projects``, in the order of their names.
     """
-    entries = entry_points(group=PROJECTS_ENTRY_POINT)
-    return [entry.load() for entry in sorted(entries, key=lambda entry: entry.name)]
+    return [entry.load() for entry in project_entry_points()]
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> SafeCfgNode:

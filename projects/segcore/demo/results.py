@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Instances
 
 from segcore.data.images import encode_image
 from segcore.data.panoptic_format import Category
 from segcore.files import write_bytes, write_json
 from segcore.inference import QueryAttention
+from segcore.inference.coco import at_least, coco_records
 from segcore.text import printable
 from segcore.visualization import (
     Row,
@@ -102,8 +102,8 @@ class ResultWriter:
         records: list[dict] = []
         instances = result.get("instances")
         if instances is not None:
-            instances = _at_least(instances, self.score_threshold)
-            records = self._coco_instances(instances, image["id"])
+            instances = at_least(instances, self.score_threshold)
+            records = coco_records(instances, self.categories, image["id"])
 
         with _all_or_nothing() as written:
             if "panoptic_seg" in result:
@@ -208,26 +208,6 @@ class ResultWriter:
             ],
         }
 
-    def _coco_instances(self, instances: Instances, image_id: int) -> list[dict]:
-        boxes = instances.pred_boxes.tensor.double()
-        boxes[:, 2:] -= boxes[:, :2]
-        return [
-            {
-                "image_id": image_id,
-                "category_id": self.categories[label]["id"],
-                "bbox": box,
-                "score": score,
-                "segmentation": {"size": list(mask["size"]), "counts": mask["counts"].decode()},
-            }
-            for label, box, score, mask in zip(
-                instances.pred_classes.tolist(),
-                boxes.tolist(),
-                instances.scores.tolist(),
-                instances.pred_masks_rle,
-                strict=True,
-            )
-        ]
-
 
 @contextmanager
 def _all_or_nothing() -> Iterator[list[Path]]:
@@ -239,17 +219,6 @@ def _all_or_nothing() -> Iterator[list[Path]]:
         for path in written:
             path.unlink(missing_ok=True)
         raise
-
-
-def _at_least(instances: Instances, score: float) -> Instances:
-    """Return the instances with at least this score."""
-    mask = instances.scores >= score
-    selected = Instances(instances.image_size)
-    selected.scores = instances.scores[mask]
-    selected.pred_classes = instances.pred_classes[mask]
-    selected.pred_boxes = instances.pred_boxes[mask]
-    selected.pred_masks_rle = list(itertools.compress(instances.pred_masks_rle, mask.tolist()))
-    return selected
 
 
 def _id_colors(ids: np.ndarray) -> np.ndarray:

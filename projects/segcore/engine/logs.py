@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -13,11 +12,11 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.logger import setup_logger
 
-from segcore.config.loading import PROJECTS_ENTRY_POINT
 from segcore.errors import OutputError
 from segcore.files import write_bytes
 from segcore.loggers import without_warnings_of
 from segcore.program import explain
+from segcore.registry import project_entry_points
 
 FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def package_names() -> list[str]:
     """Return the top-level packages whose messages are shown, installed projects among them."""
-    projects = {entry.value.split(".")[0] for entry in entry_points(group=PROJECTS_ENTRY_POINT)}
+    projects = {entry.value.split(".")[0] for entry in project_entry_points()}
     return ["fvcore", "detectron2", "segcore", *sorted(projects)]
 
 
