@@ -17,7 +17,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,24 +55,50 @@ def certain_of_classes(segments: int, num_classes: int) -> Callable[..., Any]:
     return hook
 
 
-def make_run(arguments: argparse.Namespace) -> Callable[[], object]:
-    """Build the model of the current folder's checkout, and return what runs it once."""
+def build_for_benchmark(
+    config_file: str | Path,
+    results: Sequence[str],
+    segments: int | None,
+    options: Sequence[Any] = (),
+) -> Any:
+    """Build the model of a config on the CPU, with initial weights, in evaluation mode.
+
+    Args:
+        results: those of ``RESULTS`` that the model makes.
+        segments: number of Mask2Former's queries that are certain of a class; None: as they are.
+        options: KEY VALUE pairs that change the config.
+    """
     import torch
-    from benchmarks.models import photo
     from detectron2.modeling import build_model
 
     from segcore.config import get_cfg
     from segcore.meta_arch import result_switches
 
-    torch.set_num_threads(1)
     cfg = get_cfg()
-    cfg.merge_from_file(arguments.config_file)
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *arguments.options])
+    cfg.merge_from_file(str(config_file))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *options])
     switches = result_switches(cfg)
     for name in RESULTS:
-        switches[f"{name.upper()}_ON"] = name in arguments.results
+        switches[f"{name.upper()}_ON"] = name in results
     torch.manual_seed(0)
-    model = build_model(cfg)
+    model = build_model(cfg).eval()
+    if segments is not None and hasattr(model, "sem_seg_head"):
+        model.sem_seg_head.predictor.class_embed.register_forward_hook(
+            certain_of_classes(segments, model.sem_seg_head.num_classes)
+        )
+    return model
+
+
+def make_run(arguments: argparse.Namespace) -> Callable[[], object]:
+    """Build the model of the current folder's checkout, and return what runs it once."""
+    import torch
+    from benchmarks.models import photo
+
+    torch.set_num_threads(1)
+    segments = None if arguments.step == "training" else arguments.segments
+    model = build_for_benchmark(
+        arguments.config_file, arguments.results, segments, arguments.options
+    )
     batch = [photo(tuple(arguments.size), 20)]
     if arguments.step == "training":
         optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
@@ -83,12 +109,6 @@ def make_run(arguments: argparse.Namespace) -> Callable[[], object]:
             optimizer.step()
 
         return train
-    if hasattr(model, "sem_seg_head"):
-        num_classes = model.sem_seg_head.num_classes
-        model.sem_seg_head.predictor.class_embed.register_forward_hook(
-            certain_of_classes(arguments.segments, num_classes)
-        )
-    model.eval()
     return torch.inference_mode()(lambda: model(batch))
 
 

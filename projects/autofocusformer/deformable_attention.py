@@ -90,6 +90,8 @@ class PointDeformAttn(DeformAttnProjections):
         learnable_power: train it, from this value on.
     """
 
+    float32_parts = ("shepard_power",)  # see segcore.precision
+
     def __init__(
         self,
         embed_dim: int,
@@ -133,4 +135,4 @@ class PointDeformAttn(DeformAttnProjections):
             weights,
             self.shepard_power,
         )
-        return self.output_proj(sampled)
+        return self.output_proj(sampled.to(query.dtype))

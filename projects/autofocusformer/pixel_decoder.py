@@ -66,7 +66,7 @@ class PointPixelDecoder(nn.Module):
     """Deformable encoder on the coarse tokens, point convolution on the finest (AutoFocusFormer,
     section 3.4).
 
-    Runs in float32 (or float64) whatever the autocast.
+    Runs in the type of its weights whatever the autocast.
     """
 
     # The names in official files, whose backbone returns tokens, and the default of the key.
@@ -157,9 +157,14 @@ class PointPixelDecoder(nn.Module):
                     f"features: expected tokens (autofocusformer.tokens.Tokens) as {name}, "
                     f"got {type(tokens).__name__}"
                 )
-        device = used[self.finest].features.device
-        with torch.autocast(device_type=device.type, enabled=False):
-            return self._decode({name: tokens.at_least_float32() for name, tokens in used.items()})
+        weight = self.mask_features.weight
+        with torch.autocast(device_type=weight.device.type, enabled=False):
+            return self._decode(
+                {
+                    name: tokens.with_features(tokens.features.to(weight.dtype))
+                    for name, tokens in used.items()
+                }
+            )
 
     def _decode(self, features: dict[str, Tokens]) -> tuple[Tokens, Tokens, list[Tokens]]:
         projected = [

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segcore.functional import at_least_float32
 from segcore.ops import take
 
 
@@ -32,10 +31,6 @@ class Tokens:
     def with_features(self, features: Tensor) -> "Tokens":
         """Return the tokens with other features."""
         return Tokens(features, self.positions, self.canvas)
-
-    def at_least_float32(self) -> "Tokens":
-        """Return the tokens with features of half types promoted; float64 stays."""
-        return self.with_features(at_least_float32(self.features))
 
     def map(self) -> Tensor:
         """Return the features of tokens, one in each cell, as a map (B, C, H, W).

@@ -24,7 +24,7 @@ from mask2former.mask_classification import (
     MaskOutputs,
     result_options,
 )
-from segcore.functional import bilinear
+from segcore.functional import at_least_float32, bilinear
 from segcore.inference import PanopticMerging, semantic_inference
 from segcore.meta_arch import checked_target, image_name, output_size
 
@@ -233,6 +233,7 @@ def windowed_scores(outputs: MaskOutputs, image_size: Size, size: Size) -> Tenso
         (K, H, W).
     """
     side = min(image_size)
+    outputs = MaskOutputs(*map(at_least_float32, outputs))
     scores = torch.stack(
         [
             semantic_inference(

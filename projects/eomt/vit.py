@@ -42,6 +42,8 @@ class TimmViT(nn.Module):
         ConfigError: there is no such model, or it is none of tokens that one loop runs through.
     """
 
+    float32_parts = ("vit.rope",)  # see segcore.precision
+
     def __init__(
         self,
         name: str,

@@ -13,7 +13,6 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from segcore.backbones.features import are_tokens
-from segcore.functional import at_least_float32
 from segcore.layers import (
     DeformableEncoder,
     SinePositionEncoding,
@@ -62,7 +61,7 @@ class MultiScaleTransformer(nn.Module):
 class MSDeformAttnPixelDecoder(nn.Module):
     """Deformable encoder on the coarse features, FPN on the finer ones (Mask2Former, section 4.1).
 
-    Runs in float32 (or float64) whatever the autocast.
+    Runs in the type of its weights whatever the autocast.
     """
 
     @configurable
@@ -156,9 +155,9 @@ class MSDeformAttnPixelDecoder(nn.Module):
             The per-pixel embedding (B, mask_dim, H, W) at the common stride, the coarsest encoded
             map, and three maps (B, conv_dim, H_l, W_l), coarse to fine.
         """
-        device = next(iter(features.values())).device
-        with torch.autocast(device_type=device.type, enabled=False):
-            return self._decode({name: at_least_float32(x) for name, x in features.items()})
+        weight = self.mask_features.weight
+        with torch.autocast(device_type=weight.device.type, enabled=False):
+            return self._decode({name: x.to(weight.dtype) for name, x in features.items()})
 
     def _decode(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         projected = [

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from torch import Tensor
 
+from segcore.functional import at_least_float32
 from segcore.inference import (
     InstancePrediction,
     MaskPrediction,
@@ -32,12 +33,13 @@ def mask_prediction(
     most probable pairs of query and class, so that a query may appear more than once.
 
     Args:
-        class_logits: (Q, K+1), the last entry is "no object".
+        class_logits: (Q, K+1), the last entry is "no object". Half types become float32.
         mask_logits: (Q, h, w).
         sizes, resize_scores: see :class:`MaskPrediction`.
         topk: number of pairs; all of them where there are fewer.
         thing_ids: drop pairs of other classes, after the choice of ``topk``; None keeps all.
     """
+    mask_logits = at_least_float32(mask_logits)
     probabilities = class_logits.to(mask_logits.dtype).softmax(dim=-1)
     scores, labels = probabilities.max(dim=-1)
     probabilities = probabilities[:, :-1]

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from segcore.functional import at_least_float32
 from segcore.inference import (
     InstancePrediction,
     MaskPrediction,
@@ -89,12 +90,14 @@ def mask_prediction(
     Args:
         scores: (N,) class scores of things (:func:`choose_things`) and stuff.
         labels: (N,) int64 contiguous ids of the data set.
-        masks: (N, h, w) values of the ReLU masks, which are stretched to the output.
+        masks: (N, h, w) values of the ReLU masks, which are stretched to the output. Half types
+            become float32.
         boxes: of the things among the N, in order: (n, 4), (cx, cy, w, h) in units of the
             unpadded image; None: boxes of the masks.
         output_size: (height, width) of the results.
         num_classes: K of the data set, things and stuff.
     """
+    masks = at_least_float32(masks)
     weights = masks.new_zeros((num_classes, len(masks)))
     weights.scatter_(0, labels[None], scores[None].to(masks.dtype))
     indices = torch.arange(len(masks), device=masks.device)

@@ -31,6 +31,8 @@ class SegmentationModel(nn.Module):
         result_maker: makes results of what :meth:`predict_masks` returns.
     """
 
+    float32_parts = ("pixel_mean", "pixel_std")  # see segcore.precision
+
     config_section: ClassVar[str]
     result_maker: ResultMaker
 
@@ -46,6 +48,11 @@ class SegmentationModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, and so of the images that the network takes."""
+        return next((p.dtype for p in self.parameters()), self.pixel_mean.dtype)
 
     def forward(
         self, batched_inputs: list[dict[str, Any]]
@@ -127,8 +134,8 @@ class SegmentationModel(nn.Module):
         return batch_images(normalized, self.size_divisibility)
 
     def normalized(self, image: Tensor) -> Tensor:
-        """One image (C, H, W) on the model's device."""
-        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
+        """One image (C, H, W) on the model's device, in the type of its weights."""
+        return ((image.to(self.device) - self.pixel_mean) / self.pixel_std).to(self.dtype)
 
 
 def output_size(inputs: dict[str, Any]) -> tuple[int, int]:

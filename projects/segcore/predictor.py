@@ -35,6 +35,7 @@ from segcore.data.panoptic_format import Category
 from segcore.data.photos import Photo, read_photo
 from segcore.engine import fit_to_machine, setup_config
 from segcore.errors import CheckpointError, ConfigError, ImageError
+from segcore.precision import in_precision
 from segcore.text import printable
 from segcore.visualization import categories_of
 
@@ -71,7 +72,7 @@ class Predictor:
 
     Attributes:
         cfg: the config, as the model was built with it.
-        model: in evaluation mode.
+        model: in evaluation mode and the precision ``TEST.PRECISION``.
         metadata: the classes, as Detectron2's ``Visualizer`` takes them.
         categories: the classes as COCO panoptic categories, by contiguous id.
 
@@ -110,6 +111,7 @@ class Predictor:
         SafeCheckpointer(
             self.model, metadata=self.metadata, complete=not cfg.TEST.ALLOW_MISSING_WEIGHTS
         ).load_checkpoint(checkpoint, str(weights), checkpointables=[])
+        self.model = in_precision(self.model, cfg.TEST.PRECISION)
         self._pixels = build_test_pixels(cfg)
         self._lock = threading.Lock()
 

@@ -23,11 +23,3 @@ def test_map_puts_each_token_into_its_cell(scatter):
 def test_map_needs_every_cell(scatter):
     with pytest.raises(ValueError, match="one in each of 3 x 4 cells, got 11 tokens"):
         scatter((3, 4), 11, 5).map()
-
-
-def test_half_types_are_promoted(scatter):
-    tokens = scatter((2, 2), 4, 3)
-    for dtype, promoted in ((torch.float16, torch.float32), (torch.float64, torch.float64)):
-        cast = tokens.with_features(tokens.features.to(dtype)).at_least_float32()
-        assert cast.features.dtype == promoted
-        assert cast.positions is tokens.positions

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from autofocusformer.backbone import AutoFocusFormerTrunk, trunk_arguments
 from autofocusformer.classification.augmentation import BatchAugmentation
+from segcore.functional import at_least_float32
 
 INITIAL_STD = 0.02
 
@@ -21,6 +22,8 @@ INITIAL_STD = 0.02
 @META_ARCH_REGISTRY.register()
 class AutoFocusFormerClassifier(AutoFocusFormerTrunk):
     """The mean over the tokens of the last stage, normalized, through a linear layer."""
+
+    float32_parts = ("pixel_mean", "pixel_std")  # see segcore.precision
 
     @configurable
     def __init__(
@@ -90,7 +93,7 @@ class AutoFocusFormerClassifier(AutoFocusFormerTrunk):
         if self.training:
             return self.losses(batched_inputs)
         images = self.preprocess(batched_inputs)
-        return [{"class_logits": logits} for logits in self.network(images)]
+        return [{"class_logits": logits} for logits in at_least_float32(self.network(images))]
 
     def network(self, images: Tensor) -> Tensor:
         """Class logits (B, K) of normalized images (B, C, H, W)."""
@@ -118,7 +121,7 @@ class AutoFocusFormerClassifier(AutoFocusFormerTrunk):
                 f"numbers of tokens, got (height, width) {', '.join(map(str, sizes))}"
             )
         batch = torch.stack(images).to(self.pixel_mean.device)
-        return (batch - self.pixel_mean) / self.pixel_std
+        return ((batch - self.pixel_mean) / self.pixel_std).to(self.head.weight.dtype)
 
 
 def init_linear(module: nn.Module) -> None:

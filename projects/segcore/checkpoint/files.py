@@ -135,7 +135,8 @@ def _parse(path: Path) -> dict[str, Any]:
             return _from_torch(_mapping(load_torch_zip(file, size), path))
         if start[2:].startswith(LEGACY_START):
             return _from_torch(_mapping(load_torch_legacy(file, size), path))
-        if start[8:9] == b"{" and start[:1] != pickle.PROTO:
+        # The header and before it its length, below 4 GiB, whose first byte may be a pickle's.
+        if start[8:9] == b"{" and not any(start[4:8]):
             return _read_safetensors(path)
         return _from_pickle(_mapping(RestrictedUnpickler(file).load(), path))
 

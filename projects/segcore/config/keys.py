@@ -35,6 +35,9 @@ def add_segcore_config(cfg: CfgNode) -> None:
     cfg.SOLVER.AMP.CPU_BFLOAT16 = False
     # Share of the images for "RandomSubsetTrainingSampler"; Detectron2's main has the same key.
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+    # Type of the network's weights in evaluation and prediction: "float32", "bfloat16", or on a
+    # GPU "float16".
+    cfg.TEST.PRECISION = "float32"
     # Batch size of a process in evaluation.
     cfg.TEST.IMS_PER_BATCH = 1
     # Evaluate and predict although weights are missing in the checkpoint, or its classes differ.

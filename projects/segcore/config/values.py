@@ -317,6 +317,7 @@ add_rules(
         "DETECTIONS_PER_IMAGE": integer(1, 10**6),
         "IMS_PER_BATCH": integer(1, 10**6),
         "ALLOW_MISSING_WEIGHTS": boolean(),
+        "PRECISION": one_of("float32", "bfloat16", "float16"),
         "PANOPTIC_EVALUATOR": one_of("segcore", "panopticapi"),
         "SAVE_PANOPTIC": boolean(),
         "AUG.ENABLED": boolean(),

@@ -10,6 +10,7 @@ from segcore.config import load_config
 from segcore.config.rules import keys_with_sync_norm
 from segcore.config.yaml_files import read_config_files
 from segcore.errors import ConfigError
+from segcore.precision import check_precision
 from segcore.text import short_repr
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ def fit_to_machine(cfg: CfgNode, num_gpus: int | None = None) -> None:
         num_gpus: number on the command line; 0 means the CPU.
 
     Raises:
-        ConfigError: there are GPUs, but not the one that ``MODEL.DEVICE`` names.
+        ConfigError: there are GPUs, but not the one that ``MODEL.DEVICE`` names; the device does
+            not compute in ``TEST.PRECISION``.
     """
     if cfg.MODEL.DEVICE.startswith("cuda") and (num_gpus == 0 or not torch.cuda.is_available()):
         logger.info(
@@ -64,6 +66,7 @@ def fit_to_machine(cfg: CfgNode, num_gpus: int | None = None) -> None:
                 ", ".join(replaced),
                 "becomes" if len(replaced) == 1 else "become",
             )
+    check_precision(cfg.TEST.PRECISION, torch.device(cfg.MODEL.DEVICE).type)
 
 
 def explicit_num_classes(config_file: str, opts: Sequence[str] = ()) -> int | None:

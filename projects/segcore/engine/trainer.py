@@ -30,6 +30,7 @@ from segcore.engine.train_loader import build_train_loader
 from segcore.engine.train_loop import TrainLoop, autocast_dtype
 from segcore.evaluation import SemanticSegmentorWithTTA, build_evaluator
 from segcore.meta_arch import result_switches
+from segcore.precision import in_precision
 from segcore.solver import build_lr_scheduler, build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -170,6 +171,16 @@ class Trainer(DefaultTrainer):
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name, output_folder)
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
+    ) -> dict[str, Any]:
+        """Evaluate in the precision ``TEST.PRECISION``."""
+        return super().test(cfg, in_precision(model, cfg.TEST.PRECISION), evaluators)
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:

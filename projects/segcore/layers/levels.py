@@ -45,10 +45,13 @@ def level_positions(encodings: Sequence[Tensor], level_embed: Tensor) -> Tensor:
         level_embed: (levels, C).
 
     Returns:
-        (B or 1, sum of S_l, C).
+        (B or 1, sum of S_l, C) in the type of the embeddings.
     """
     return torch.cat(
-        [tokens + embedding for tokens, embedding in zip(encodings, level_embed, strict=True)],
+        [
+            (tokens + embedding).to(embedding.dtype)
+            for tokens, embedding in zip(encodings, level_embed, strict=True)
+        ],
         dim=1,
     )
 

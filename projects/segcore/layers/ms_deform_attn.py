@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segcore.functional import short_softmax
+from segcore.functional import at_least_float32, short_softmax
 from segcore.layers.by_rows import by_rows
 from segcore.layers.levels import offset_normalizer
 from segcore.layers.linear import Linear
@@ -83,14 +83,15 @@ class DeformAttnProjections(nn.Module):
         return offsets.to(precision), weights
 
     def values(self, value: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Return (N, S, M, C / M), zero at padding."""
+        """Return (N, S, M, C / M), zero at padding; on CPUs float32 at least."""
         value = self.value_proj(value)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0)
         values = value.unflatten(-1, (self.num_heads, -1))
         if values.device.type == "cpu" and not torch.compiler.is_compiling():
-            # Head by head, as the operators of a CPU read them, so that no call copies them again.
-            values = values.transpose(1, 2).contiguous().transpose(1, 2)
+            # Head by head and in the precision of sums, as the operators of a CPU read them, so
+            # that no call copies them again.
+            values = at_least_float32(values).transpose(1, 2).contiguous().transpose(1, 2)
         return values
 
 
@@ -126,7 +127,8 @@ class MSDeformAttn(DeformAttnProjections):
         def attend(query: Tensor, reference_points: Tensor) -> Tensor:
             offsets, weights = self.offsets_and_weights(query)
             locations = self._locations(offsets, reference_points, spatial_shapes)
-            return self.output_proj(ms_deform_attn(values, spatial_shapes, locations, weights))
+            sampled = ms_deform_attn(values, spatial_shapes, locations, weights)
+            return self.output_proj(sampled.to(query.dtype))
 
         return by_rows(attend, query, reference_points)
 

@@ -51,6 +51,17 @@ def test_round_trip_is_exact(tmp_path, suffix):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_safetensors_whose_header_starts_as_a_pickle_does(tmp_path):
+    # The file begins with the length of its header, which can have the first byte of a pickle.
+    path = tmp_path / "model.safetensors"
+    for length in range(0, 256, 8):  # headers are padded to multiples of 8
+        write_checkpoint({**example(), "text": "x" * length}, path)
+        assert read_checkpoint(path)["text"] == "x" * length
+        if path.read_bytes()[:1] == pickle.PROTO:
+            return
+    pytest.fail("no header of such a length")
+
+
 def test_safetensors_of_another_program(tmp_path):
     from safetensors.torch import save_file
 

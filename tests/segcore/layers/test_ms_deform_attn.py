@@ -111,11 +111,13 @@ def test_locations_stay_float32(dtype, monkeypatch):
         return value.new_zeros(*locations.shape[:2], value.shape[2] * value.shape[3])
 
     monkeypatch.setattr("segcore.layers.ms_deform_attn.ms_deform_attn", spy)
-    make_module().to(dtype)(*make_inputs(dtype=dtype))
-    assert seen == {"value": dtype, "locations": torch.float32, "weights": torch.float32}
+    expected = dict.fromkeys(("value", "locations", "weights"), torch.float32)
+    output = make_module().to(dtype)(*make_inputs(dtype=dtype))
+    assert output.dtype == dtype
+    assert seen == expected
     with torch.autocast("cpu", dtype=dtype):
         make_module()(*make_inputs())
-    assert seen == {"value": dtype, "locations": torch.float32, "weights": torch.float32}
+    assert seen == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
