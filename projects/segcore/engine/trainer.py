@@ -2,11 +2,13 @@
 
 import logging
 import os
+import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -70,12 +72,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         device = next(model.parameters()).device
         _require_backend_for(device.type)
-        model = create_ddp_model(
-            model,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            device_ids=None if device.type == "cpu" else [comm.get_local_rank()],
-        )
+        model = _distributed(model, device)
         self._trainer = TrainLoop(
             model,
             optimizer,
@@ -262,6 +259,21 @@ class Trainer(DefaultTrainer):
         evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
         return {f"{name}_TTA": result for name, result in results.items()}
+
+
+def _distributed(model: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap the model for a job of several processes; its gradients are views of the buckets."""
+    # On a CPU, gradients of channels-last convolutions have other strides, and are copied.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    with warnings.catch_warnings():
+        # The argument that takes the place of broadcast_buffers is not in PyTorch 2.10.
+        warnings.simplefilter("ignore", FutureWarning)
+        return create_ddp_model(
+            model,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            device_ids=None if device.type == "cpu" else [comm.get_local_rank()],
+        )
 
 
 def _weight_average(cfg: CfgNode, model: nn.Module) -> WeightAverage | None:
