@@ -211,19 +211,6 @@ def test_eval_only_with_other_class_order_and_tta(data, trained: Path, tmp_path:
     assert not (tmp_path / "model_final.pth").exists()
 
 
-def test_two_processes(data, tmp_path: Path):
-    options = {**data, "SOLVER.MAX_ITER": 2, "MODEL.RESNETS.NORM": "SyncBN"}
-    result = run(tmp_path, options, "--num-gpus", "2", "--dist-url", "auto")
-    assert result.returncode == 0, result.stdout + result.stderr
-    log = (tmp_path / "log.txt").read_text()
-    assert "Process 0 of 2" in log
-    assert log.count("SyncBN exists on GPUs only") == 1
-    # Each image was evaluated once, though three do not divide by two.
-    predictions = json.loads((tmp_path / "inference" / "predictions.json").read_text())
-    assert len(predictions["annotations"]) == 3
-    assert 0 <= metrics(tmp_path)["panoptic_seg/PQ"] <= 100
-
-
 def test_check_of_good_data(data, tmp_path: Path, run_here, capsys):
     assert run_here(tmp_path, data, "--check-data") == 0
     printed = capsys.readouterr().out

@@ -71,7 +71,7 @@ def train_and_show(cfg: CfgNode, system: str) -> None:
         trainer.train()
 
     print("==> Evaluating with panopticapi on pictures that the training never saw")
-    results = Trainer.test(cfg, trainer.model)
+    results = Trainer.test(cfg, trainer.evaluated_model)
     picture = Path(cfg.OUTPUT_DIR, "predictions.png")
     print(f"==> Drawing {PICTURES_ON_SHEET} of them to {picture}")
     write_bytes(encode_image(prediction_sheet(cfg, weights), "PNG"), picture)

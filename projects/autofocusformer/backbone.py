@@ -196,6 +196,10 @@ class AutoFocusFormerTrunk(nn.Module):
             for index, down in enumerate([*downsampling, None])
         )
 
+    def freezing_order(self) -> list[list[nn.Module]]:
+        """Embedding and stages, see ``segcore.engine.freezing``; norms of features stay trained."""
+        return [[self.patch_embed, self.pos_drop], *([stage] for stage in self.layers)]
+
     def stages(self, images: Tensor) -> Iterator[Tokens]:
         """Yield the tokens of each stage, for images (B, in_channels, height, width)."""
         if images.dim() != 4 or 0 in images.shape:

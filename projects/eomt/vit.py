@@ -82,6 +82,14 @@ class TimmViT(nn.Module):
         """(h, w) of the absolute positions."""
         return tuple(self.vit.patch_embed.grid_size)
 
+    def freezing_order(self) -> list[list[nn.Module | nn.Parameter]]:
+        """Everything before the blocks, and each block, see ``segcore.engine.freezing``."""
+        embedding = [
+            *self.vit.parameters(recurse=False),  # positions and prefix tokens
+            *(part for part in self.vit.children() if part not in (self.blocks, self.vit.norm)),
+        ]
+        return [embedding, *([block] for block in self.blocks)]
+
     def tokens(self, images: Tensor) -> Tokens:
         """Embed normalized images (B, 3, H, W), sides a multiple of the patch size."""
         patches = self.vit.patch_embed(images)

@@ -10,8 +10,10 @@ from detectron2.solver import LRMultiplier
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.solver.lr_scheduler import WarmupParamScheduler
+from detectron2.utils import comm
 from fvcore.common.param_scheduler import CosineParamScheduler, ParamScheduler
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from segcore.registry import NamedRegistry
@@ -55,7 +57,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` "full_model" bounds the L2 norm over all parameters; other
     types are Detectron2's, parameter by parameter. Under float16 autocast the gradient scaler has
-    un-scaled the gradients when they are clipped.
+    un-scaled the gradients when they are clipped. With ``SOLVER.SHARDED_OPTIMIZER`` each process of
+    a job has the state of its share of the parameters (ZeRO, Rajbhandari et al., 2020, stage 1).
     """
     solver = cfg.SOLVER
     if solver.OPTIMIZER not in OPTIMIZERS:
@@ -72,12 +75,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if solver.OPTIMIZER == "SGD":
         arguments |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
 
-    clip = solver.CLIP_GRADIENTS
+    clip, optimizer_class = solver.CLIP_GRADIENTS, OPTIMIZERS[solver.OPTIMIZER]
     if clip.CLIP_TYPE != "full_model":
-        optimizer_class = maybe_add_gradient_clipping(cfg, OPTIMIZERS[solver.OPTIMIZER])
-        return optimizer_class(groups, **arguments)
-    optimizer = OPTIMIZERS[solver.OPTIMIZER](groups, **arguments)
-    if clip.ENABLED and clip.CLIP_VALUE > 0:
+        optimizer_class = maybe_add_gradient_clipping(cfg, optimizer_class)
+    if solver.SHARDED_OPTIMIZER and comm.get_world_size() > 1:
+        optimizer = ZeroRedundancyOptimizer(groups, optimizer_class, **arguments)
+    else:
+        optimizer = optimizer_class(groups, **arguments)
+    if clip.CLIP_TYPE == "full_model" and clip.ENABLED and clip.CLIP_VALUE > 0:
         clip_full_model(optimizer, clip.CLIP_VALUE)
     return optimizer
 

@@ -209,6 +209,14 @@ class PyramidVisionTransformerV2(Backbone):
         """Multiple that batches are padded to; any size is accepted."""
         return 32
 
+    def freezing_order(self) -> list[list[nn.Module]]:
+        """First embedding and stages, see ``segcore.engine.freezing``."""
+        stages = [
+            [self.get_submodule(f"{part}{stage}") for part in ("patch_embed", "block", "norm")]
+            for stage in range(1, len(FEATURES) + 1)
+        ]
+        return [stages[0][:1], *stages]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Image batch (B, in_channels, H, W) -> feature name: (B, C, H/stride, W/stride)."""
         if x.dim() != 4:

@@ -331,6 +331,11 @@ class D2SwinTransformer(Backbone):
         """Multiple that batches are padded to; any size is accepted."""
         return 32
 
+    def freezing_order(self) -> list[list[nn.Module | nn.Parameter]]:
+        """Embedding and stages, see ``segcore.engine.freezing``; norms of features stay trained."""
+        embedding = [self.patch_embed, self.absolute_pos_embed, self.pos_drop]
+        return [[part for part in embedding if part is not None], *([s] for s in self.layers)]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Image batch (B, in_channels, H, W) -> feature name: (B, C, H/stride, W/stride)."""
         if x.dim() != 4:

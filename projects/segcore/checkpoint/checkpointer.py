@@ -72,6 +72,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         config: stored in every checkpoint.
         complete: require all weights from the file, and the classes of ``metadata``, as evaluation
             and prediction need it.
+        saved_model: model with the weights to save, by default ``model``, which is loaded into.
         collective: all processes of the job load together, and the main process decides which
             file; by default if ``model`` is a DistributedDataParallel, as in Detectron2.
         checkpointables: other objects with a state, such as ``trainer``.
@@ -86,6 +87,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         metadata: Metadata | None = None,
         config: CfgNode | None = None,
         complete: bool = False,
+        saved_model: nn.Module | None = None,
         collective: bool | None = None,
         **checkpointables: Any,
     ):
@@ -93,6 +95,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.metadata = metadata
         self.config = config
         self.complete = complete
+        self.saved_model = self.model if saved_model is None else saved_model
         if collective is None:
             collective = isinstance(model, DistributedDataParallel)
         self.collective = collective
@@ -114,11 +117,24 @@ class SafeCheckpointer(DetectionCheckpointer):
         )
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write model, checkpointables, ``kwargs``, config and classes to ``save_dir/name.pth``."""
-        if not self.save_dir or not self.save_to_disk:
-            return
+        """Write model, checkpointables, ``kwargs``, config and classes to ``save_dir/name.pth``.
+
+        The states are collected on every process that calls this, the file is written by the one
+        that saves.
+        """
         states = {key: item.state_dict() for key, item in self.checkpointables.items()}
-        checkpoint = {"model": self.model.state_dict(), **states, **kwargs}
+        if self.save_weights(name, **states, **kwargs):
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_weights(self, name: str, **entries: Any) -> bool:
+        """Write model, ``entries``, config and classes, not as the last checkpoint of a training.
+
+        Returns:
+            Whether this process saves.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return False
+        checkpoint = {"model": self.saved_model.state_dict(), **entries}
         if self.metadata is not None:
             checkpoint[METADATA_KEY] = plain_metadata(self.metadata)
         if self.config is not None:
@@ -126,7 +142,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
         write_checkpoint(checkpoint, path)
-        self.tag_last_checkpoint(os.path.basename(path))
+        return True
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         tag_last_checkpoint(self.save_dir, last_filename_basename)

@@ -11,6 +11,7 @@ def add_segcore_config(cfg: CfgNode) -> None:
     _add_pvt_keys(cfg)
     _add_custom_data_keys(cfg)
     _add_merging_keys(cfg)
+    _add_finetuning_keys(cfg)
 
     # Train with torch.use_deterministic_algorithms: equal runs on a GPU to the bit, but slower; an
     # operation of PyTorch that has no deterministic form raises an error.
@@ -25,6 +26,8 @@ def add_segcore_config(cfg: CfgNode) -> None:
     cfg.SOLVER.WEIGHT_DECAY_POSITION = 0.0
     # Gradient accumulation: number of micro-batches of a process in one optimizer step.
     cfg.SOLVER.ACCUMULATE = 1
+    # Keep the optimizer's state of a parameter in one of the processes of a job only.
+    cfg.SOLVER.SHARDED_OPTIMIZER = False
     # For biases and other parameters of one dimension; None: by the rules for all parameters.
     cfg.SOLVER.WEIGHT_DECAY_1D = None
     # Final learning rate of "WarmupCosineLR"; Detectron2's main has the same key.
@@ -141,3 +144,15 @@ def _add_merging_keys(cfg: CfgNode) -> None:
     # share of a mask that remains. Mask2Former has MODEL.MASK_FORMER.TEST for both.
     merging.SCORE_THRESHOLD = 0.3
     merging.MIN_VISIBLE_SHARE = 0.8
+
+
+def _add_finetuning_keys(cfg: CfgNode) -> None:
+    # Leading parts of the backbone that are not trained: 1 is its stem, 2 the first stage as well.
+    cfg.MODEL.BACKBONE.FREEZE = 0
+    # Exponential moving average of the weights, which is evaluated and saved in their place.
+    cfg.SOLVER.EMA = CfgNode({"ENABLED": False, "DECAY": 0.999, "WARMUP": 10})
+    # model_best.pth: the weights with the best METRIC, such as "sem_seg/mIoU". PATIENCE: the
+    # training ends after as many evaluations without a better one; 0 for never.
+    cfg.TEST.BEST_CHECKPOINT = CfgNode(
+        {"ENABLED": False, "METRIC": "panoptic_seg/PQ", "MODE": "max", "PATIENCE": 0}
+    )

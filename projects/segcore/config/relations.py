@@ -78,6 +78,12 @@ def _schedule(cfg: CfgNode) -> Iterator[str]:
         )
 
 
+@relation("TEST.BEST_CHECKPOINT", "TEST.EVAL_PERIOD")
+def _best_checkpoint(cfg: CfgNode) -> Iterator[str]:
+    if cfg.TEST.BEST_CHECKPOINT.ENABLED and not cfg.TEST.EVAL_PERIOD:
+        yield "TEST.EVAL_PERIOD: expected at least 1, as TEST.BEST_CHECKPOINT is enabled, got 0"
+
+
 @relation("MODEL", "TEST.AUG")
 def _results(cfg: CfgNode) -> Iterator[str]:
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)

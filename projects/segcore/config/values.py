@@ -132,6 +132,7 @@ add_rules(
         "PIXEL_STD": list_of(number(0, 1e6, above=True), 3),
         "BACKBONE.NAME": named(lambda: dict(BACKBONE_REGISTRY)),
         "BACKBONE.FREEZE_AT": integer(0, 5),
+        "BACKBONE.FREEZE": integer(0, 1000),
     },
 )
 add_rules(
@@ -281,6 +282,10 @@ add_rules(
         "CHECKPOINT_PERIOD": integer(1),
         "IMS_PER_BATCH": integer(1, 10**6),
         "ACCUMULATE": integer(1, 10**6),
+        "SHARDED_OPTIMIZER": boolean(),
+        "EMA.ENABLED": boolean(),
+        "EMA.DECAY": dropout(),
+        "EMA.WARMUP": number(1),
         "REFERENCE_WORLD_SIZE": integer(0, 10**6),
         "BASE_LR": number(0, above=True),
         "BASE_LR_END": number(0),
@@ -314,6 +319,10 @@ add_rules(
     {
         "EXPECTED_RESULTS": expected_results,
         "EVAL_PERIOD": integer(0),
+        "BEST_CHECKPOINT.ENABLED": boolean(),
+        "BEST_CHECKPOINT.METRIC": text(empty=False),
+        "BEST_CHECKPOINT.MODE": one_of("max", "min"),
+        "BEST_CHECKPOINT.PATIENCE": integer(0),
         "DETECTIONS_PER_IMAGE": integer(1, 10**6),
         "IMS_PER_BATCH": integer(1, 10**6),
         "ALLOW_MISSING_WEIGHTS": boolean(),

@@ -96,9 +96,7 @@ class MetricsFile(HookBase):
         for name, (value, i) in self.trainer.storage.latest_with_smoothing_hint(WINDOW).items():
             if i > self.last_written:
                 lines[i][name] = value
-        text = "".join(
-            json.dumps({**lines[i], "iteration": i}, sort_keys=True) + "\n" for i in sorted(lines)
-        )
+        text = "".join(_line({**lines[i], "iteration": i}) for i in sorted(lines))
         try:
             with open(self.path, "a") as file:
                 file.write(text)
@@ -109,23 +107,33 @@ class MetricsFile(HookBase):
         self.last_written = max(lines, default=self.last_written)
 
 
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Return the lines of a ``metrics.json``; broken ones, as after a kill, are left out.
+
+    Returns:
+        {name: number} of each line, "iteration" among the names.
+    """
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return [values for values in map(_parse, lines) if values is not None]
+
+
 def _remove_lines_from(path: Path, start_iter: int) -> int:
     """Remove lines of ``start_iter`` and later, and broken ones; return the last iteration left."""
     if not path.exists():
         return -1
-    lines, last = [], -1
-    for line in path.read_text(errors="replace").splitlines():
-        iteration = _iteration(line)
-        if iteration is not None and iteration < start_iter:
-            lines.append(line + "\n")
-            last = max(last, iteration)
-    write_bytes("".join(lines).encode(), path)
-    return last
+    lines = [line for line in read_metrics(path) if line["iteration"] < start_iter]
+    write_bytes("".join(map(_line, lines)).encode(), path)
+    return max((line["iteration"] for line in lines), default=-1)
 
 
-def _iteration(line: str) -> int | None:
-    """Return the iteration of a line; None if the line is broken, as after a kill."""
+def _line(values: dict[str, float]) -> str:
+    return json.dumps(values, sort_keys=True) + "\n"
+
+
+def _parse(line: str) -> dict[str, float] | None:
+    """Return the numbers of a line; None if it has no iteration."""
     try:
-        return int(json.loads(line)["iteration"])
+        values = json.loads(line)
+        return {**values, "iteration": int(values["iteration"])}
     except (ValueError, KeyError, TypeError):
         return None

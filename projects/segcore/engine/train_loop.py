@@ -12,6 +12,7 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from segcore.engine.randomness import seed_random_generators
@@ -98,17 +99,17 @@ class TrainLoop(TrainerBase):
         self.grad_scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state; every process has to call this where the optimizer is sharded."""
         state = super().state_dict()
         state["seed"] = self.seed
-        state["optimizer"] = self.optimizer.state_dict()
+        state["optimizer"] = _optimizer_state(self.optimizer)
         state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.seed = state_dict["seed"]
-        self.optimizer.load_state_dict(state_dict["optimizer"])
-        _check_shapes(self.optimizer)
+        _load_optimizer_state(self.optimizer, state_dict["optimizer"])
         # Without loss scaling the state is empty, also that of a run which had it before.
         if self.grad_scaler.is_enabled() and state_dict["grad_scaler"]:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
@@ -195,10 +196,27 @@ class TrainLoop(TrainerBase):
         raise TrainingDivergedError("\n".join(lines))
 
 
-def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
-    """Raise a ValueError if a tensor of the optimizer's state lacks its parameter's shape."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state of all parameters; empty on further processes of a sharded optimizer."""
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        optimizer.consolidate_state_dict()
+        if not comm.is_main_process():
+            return {}
+    return optimizer.state_dict()
+
+
+def _load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of all parameters, whichever processes had them when it was saved.
+
+    Raises:
+        ValueError: a tensor lacks its parameter's shape.
+    """
+    optimizer.load_state_dict(state)
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        optimizer.state.clear()  # a second copy of what the optimizer of this process has now
+        optimizer = optimizer.optim
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
             if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                 raise ValueError(
                     f"{name} of the optimizer has shape {tuple(value.shape)}, its parameter "

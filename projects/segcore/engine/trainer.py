@@ -2,38 +2,48 @@
 
 import logging
 import os
+import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from segcore.checkpoint import SafeCheckpointer
 from segcore.data.mappers import build_train_mapper
+from segcore.engine.best_checkpoint import BestCheckpoint, EarlyStop, StopWithoutBetter
+from segcore.engine.curves import CurvesPicture
+from segcore.engine.ema import WeightAverage
+from segcore.engine.freezing import EvaluationMode, freeze_stages
 from segcore.engine.logs import FILE_ONLY
 from segcore.engine.metrics_file import MetricsFile
 from segcore.engine.randomness import require_deterministic_algorithms, resolve_seed
 from segcore.engine.test_loader import build_test_loader
 from segcore.engine.train_loader import build_train_loader
 from segcore.engine.train_loop import TrainLoop, autocast_dtype
+from segcore.errors import ConfigError
 from segcore.evaluation import SemanticSegmentorWithTTA, build_evaluator
 from segcore.meta_arch import result_switches
 from segcore.precision import in_precision
 from segcore.solver import build_lr_scheduler, build_optimizer
 
 logger = logging.getLogger(__name__)
+
+# Hooks after the checkpoint of a step, repeated if the process was killed before their end.
+REPEATABLE = (hooks.EvalHook, BestCheckpoint, MetricsFile, CurvesPicture, StopWithoutBetter)
 
 
 class Trainer(DefaultTrainer):
@@ -45,6 +55,7 @@ class Trainer(DefaultTrainer):
       and the iteration (a negative ``SEED`` draws one and keeps it);
     * so does its ``metrics.json``, except for times and memory (see ``MetricsFile``);
     * a model may offer ``training_hooks()``, a list of hooks of its own;
+    * stages of the backbone can be frozen, the weights averaged, the best ones kept;
     * the training data are opened when ``train`` starts, at the iteration it starts from.
     """
 
@@ -57,14 +68,12 @@ class Trainer(DefaultTrainer):
         if cfg.DETERMINISTIC:
             require_deterministic_algorithms()
         model = self.build_model(cfg)
+        self.frozen_modules = freeze_stages(model, cfg.MODEL.BACKBONE.FREEZE)
+        self.ema = _weight_average(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         device = next(model.parameters()).device
         _require_backend_for(device.type)
-        model = create_ddp_model(
-            model,
-            broadcast_buffers=False,
-            device_ids=None if device.type == "cpu" else [comm.get_local_rank()],
-        )
+        model = _distributed(model, device)
         self._trainer = TrainLoop(
             model,
             optimizer,
@@ -78,7 +87,9 @@ class Trainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             metadata=MetadataCatalog.get(cfg.DATASETS.TRAIN[0]),
             config=cfg,
+            saved_model=self.ema and self.ema.averaged,
             trainer=weakref.proxy(self),
+            **({"ema": self.ema} if self.ema else {}),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -90,10 +101,69 @@ class Trainer(DefaultTrainer):
         )
         self.register_hooks(self.build_hooks())
 
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model with the weights that are evaluated and saved: averaged, if they are."""
+        return self.ema.averaged if self.ema else self.model
+
     def build_hooks(self) -> list[HookBase]:
-        model = getattr(self.model, "module", self.model)
+        """Return Detectron2's default hooks and those of this project, in the order of a step."""
+        cfg, model = self.cfg, getattr(self.model, "module", self.model)
         offered = getattr(model, "training_hooks", list)
-        return [*super().build_hooks(), *offered(), self.metrics_file]
+        best = self._best_checkpoint()
+        stop = best and cfg.TEST.BEST_CHECKPOINT.PATIENCE
+        on_main = comm.is_main_process()
+        in_order = [
+            hooks.IterationTimer(),
+            EvaluationMode(self.frozen_modules),
+            hooks.CallbackHook(after_step=lambda _: self.ema.update()) if self.ema else None,
+            hooks.LRScheduler(),
+            self._precise_bn(),
+            # On all processes: they may have parts of the optimizer's state.
+            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            best,
+            hooks.PeriodicWriter(self.build_writers()) if on_main else None,
+            *offered(),
+            self.metrics_file,
+            CurvesPicture(self.metrics_file.path, cfg.TEST.EVAL_PERIOD) if on_main else None,
+            StopWithoutBetter(best, stop, self._save_checkpoint) if stop else None,
+        ]
+        return [hook for hook in in_order if hook is not None]
+
+    def _evaluate(self) -> dict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.evaluated_model)
+        return self._last_eval_results
+
+    def _save_checkpoint(self, name: str) -> None:
+        self.checkpointer.save(name, iteration=self.iter)
+
+    def _best_checkpoint(self) -> BestCheckpoint | None:
+        keys = self.cfg.TEST.BEST_CHECKPOINT
+        if not keys.ENABLED:
+            return None
+        if not self.cfg.DATASETS.TEST:
+            raise ConfigError(
+                "DATASETS.TEST: expected data to evaluate, as TEST.BEST_CHECKPOINT is enabled"
+            )
+        return BestCheckpoint(
+            self.checkpointer.save_weights,
+            self.metrics_file.path,
+            metric=keys.METRIC,
+            mode=keys.MODE,
+            eval_period=self.cfg.TEST.EVAL_PERIOD,
+        )
+
+    def _precise_bn(self) -> HookBase | None:
+        cfg = self.cfg.clone()
+        if not cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
+            return None
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # the loader lives as long as the training
+        loader = self.build_train_loader(cfg)
+        return hooks.PreciseBN(
+            cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER
+        )
 
     def build_writers(self) -> list[EventWriter]:
         os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
@@ -116,9 +186,16 @@ class Trainer(DefaultTrainer):
         super().after_train()
 
     def train(self) -> Any:
-        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``; evaluate as ``TEST`` says."""
+        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``; evaluate as ``TEST`` says.
+
+        ``TEST.EXPECTED_RESULTS`` are those of the last iteration: a training that ends early is not
+        held against them.
+        """
         self.data_loader = self.build_train_loader(self.cfg, self.start_iter)
-        return super().train()
+        try:
+            return super().train()
+        except EarlyStop:
+            return None
 
     def state_dict(self) -> dict[str, Any]:
         # v0.6 leaves out what the inner trainer holds: optimizer and loss scale.
@@ -139,7 +216,7 @@ class Trainer(DefaultTrainer):
             return
         self.iter = self.storage.iter = iteration
         for hook in self._hooks:
-            if isinstance(hook, EvalHook | MetricsFile):
+            if isinstance(hook, REPEATABLE):
                 hook.after_step()
         self.iter = self.storage.iter = self.start_iter
 
@@ -193,6 +270,26 @@ class Trainer(DefaultTrainer):
         evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
         return {f"{name}_TTA": result for name, result in results.items()}
+
+
+def _distributed(model: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap the model for a job of several processes; its gradients are views of the buckets."""
+    # On a CPU, gradients of channels-last convolutions have other strides, and are copied.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    with warnings.catch_warnings():
+        # The argument that takes the place of broadcast_buffers is not in PyTorch 2.10.
+        warnings.simplefilter("ignore", FutureWarning)
+        return create_ddp_model(
+            model,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            device_ids=None if device.type == "cpu" else [comm.get_local_rank()],
+        )
+
+
+def _weight_average(cfg: CfgNode, model: nn.Module) -> WeightAverage | None:
+    keys = cfg.SOLVER.EMA
+    return WeightAverage(model, decay=keys.DECAY, warmup=keys.WARMUP) if keys.ENABLED else None
 
 
 def _with_seed(cfg: CfgNode, seed: int) -> CfgNode:

@@ -71,6 +71,12 @@ class TinyTrainer(Trainer):
         super().after_step()
 
 
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of curves take longer to draw than the trainings take that they are of."""
+    monkeypatch.setattr("segcore.engine.curves.draw_curves", lambda lines: b"")
+
+
 @pytest.fixture
 def dataset() -> Iterator[str]:
     records = [
