@@ -319,6 +319,7 @@ add_rules(
         "ALLOW_MISSING_WEIGHTS": boolean(),
         "PANOPTIC_EVALUATOR": one_of("segcore", "panopticapi"),
         "SAVE_PANOPTIC": boolean(),
+        "REPORT": boolean(),
         "AUG.ENABLED": boolean(),
         "AUG.MIN_SIZES": sides,
         "AUG.MAX_SIZE": side,
