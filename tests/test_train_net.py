@@ -42,6 +42,7 @@ TINY = {
     "SOLVER.WARMUP_ITERS": 0,
     "SOLVER.CHECKPOINT_PERIOD": 2,
     "DATALOADER.NUM_WORKERS": 0,
+    "TEST.REPORT": False,
 }
 
 
@@ -62,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def trained(data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of a whole run of Mask2Former."""
     output = tmp_path_factory.mktemp("trained")
-    result = run(output, data)
+    result = run(output, {**data, "TEST.REPORT": True})
     assert result.returncode == 0, result.stdout + result.stderr
     return output
 
@@ -148,6 +149,7 @@ def test_training_ends_with_checkpoint_and_evaluation(trained: Path):
     assert (trained / "model_final.pth").exists()
     assert (trained / "model_0000001.pth").exists()
     assert (trained / "config.yaml").exists()
+    assert "star" in (trained / "report.html").read_text()
     numbers = metrics(trained)
     assert numbers["iteration"] == 4
     assert numbers["total_loss"] > 0

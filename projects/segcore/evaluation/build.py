@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -23,6 +24,7 @@ from segcore.evaluation.panoptic import PanopticEvaluator
 from segcore.evaluation.panopticapi_evaluator import PanopticapiEvaluator
 from segcore.evaluation.semantic import SemanticEvaluator
 from segcore.meta_arch import result_switches
+from segcore.report.evaluator import ReportedEvaluators
 from segcore.requirements import require_panopticapi
 
 TASKS = ("semantic", "instance", "panoptic")
@@ -123,13 +125,21 @@ def build_evaluator(
         else EVALUATORS[kind](dataset_name, folder)
         for kind in evaluator_kinds(cfg, dataset_name)
     ]
+    if cfg.TEST.REPORT:
+        page = Path(output_folder or cfg.OUTPUT_DIR, _page_name(cfg, dataset_name))
+        return ReportedEvaluators(evaluators, cfg, dataset_name, page)
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 
 def _panoptic_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
-    by_panopticapi = cfg.TEST.PANOPTIC_EVALUATOR == "panopticapi"
-    evaluator = PanopticapiEvaluator if by_panopticapi else PanopticEvaluator
-    return evaluator(dataset_name, folder, save_png=cfg.TEST.SAVE_PANOPTIC)
+    save_png = cfg.TEST.SAVE_PANOPTIC
+    if cfg.TEST.PANOPTIC_EVALUATOR == "panopticapi":
+        return PanopticapiEvaluator(dataset_name, folder, save_png=save_png)
+    return PanopticEvaluator(dataset_name, folder, save_png=save_png, keep_photos=cfg.TEST.REPORT)
+
+
+def _page_name(cfg: CfgNode, dataset_name: str) -> str:
+    return f"report_{dataset_name}.html" if len(cfg.DATASETS.TEST) > 1 else "report.html"
 
 
 def require_ground_truth(cfg: CfgNode, dataset_name: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from panopticapi.utils import id2rgb
+from torch import Tensor
 
 from segcore.data.images import encode_image
 from segcore.data.panoptic_format import Annotation, read_panoptic_json, read_panoptic_png
@@ -17,13 +18,35 @@ from segcore.evaluation.panoptic_result import PanopticResult
 from segcore.evaluation.panoptic_table import log_details, panoptic_results
 from segcore.evaluation.panopticapi_evaluator import PngFolderEvaluator, require_predictions
 from segcore.files import write_bytes, write_json
+from segcore.report.photos import ComparedPhoto, PhotoChoice, chosen_photos, segment_scores
 
 
 class PanopticEvaluator(PngFolderEvaluator):
     """Panoptic quality by :class:`PanopticQuality`; results are equal to panopticapi's.
 
     Each process compares its own images as they come, and only outcomes of segments are gathered.
+
+    Args:
+        dataset_name, output_dir, save_png: see the base class.
+        keep_photos: choose photos for a report.
+
+    Attributes:
+        panoptic_result: of the last evaluation, on the main process.
+        photos: those chosen, likewise.
     """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        *,
+        save_png: bool = False,
+        keep_photos: bool = False,
+    ):
+        super().__init__(dataset_name, output_dir, save_png=save_png)
+        self.keep_photos = keep_photos
+        self.panoptic_result: PanopticResult | None = None
+        self.photos: list[ComparedPhoto] = []
 
     def reset(self) -> None:
         super().reset()
@@ -33,6 +56,7 @@ class PanopticEvaluator(PngFolderEvaluator):
         self._description = data
         self._truth_folder = PathManager.get_local_path(self._metadata.panoptic_root)
         self._quality = PanopticQuality(data["categories"])
+        self._choice = PhotoChoice({c["id"]: index for index, c in enumerate(data["categories"])})
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Compare the predictions for a batch of images.
@@ -41,7 +65,8 @@ class PanopticEvaluator(PngFolderEvaluator):
             inputs: dicts with "image_id" and "file_name".
             outputs: dicts with "panoptic_seg": segment ids (H, W), and a list of dicts with "id",
                 "isthing" and "category_id" (contiguous), or with dataset ids without "isthing";
-                None for ids of the form category * label_divisor + instance, -1 for void.
+                None for ids of the form category * label_divisor + instance, -1 for void. With
+                "sem_seg" (K, H, W) the segments of a report have scores.
 
         Raises:
             ValueError: the prediction does not fit the ground truth; names the image.
@@ -62,7 +87,15 @@ class PanopticEvaluator(PngFolderEvaluator):
             if self._png_folder:
                 write_bytes(encode_image(id2rgb(ids), "PNG"), self._png_folder / file_name)
             if annotation := self._annotations.get(one["image_id"]):
-                self._compare(ids, segments, annotation)
+                truth = self._compare(ids, segments, annotation)
+                if self.keep_photos:
+                    self._choice.add(
+                        one["image_id"],
+                        one["file_name"],
+                        (ids, _with_scores(ids, infos, segments, output.get("sem_seg"))),
+                        (truth, annotation["segments_info"]),
+                        self._outcomes[one["image_id"]],
+                    )
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Gather the outcomes of all processes; the result is the main process's.
@@ -71,13 +104,13 @@ class PanopticEvaluator(PngFolderEvaluator):
             ValueError: an image of the ground truth has no prediction.
         """
         comm.synchronize()
-        gathered = comm.gather((self._predictions, self._outcomes))
+        gathered = comm.gather((self._predictions, self._outcomes, self._choice.photos))
         if not comm.is_main_process():
             return None
-        outcomes = {image: rows for _, part in gathered for image, rows in part.items()}
+        outcomes = {image: rows for _, part, _ in gathered for image, rows in part.items()}
         require_predictions(list(self._annotations.values()), outcomes)
         if self._output_dir:
-            predictions = [prediction for part, _ in gathered for prediction in part]
+            predictions = [prediction for part, _, _ in gathered for prediction in part]
             content = {**self._description, "annotations": predictions}
             write_json(content, Path(self._output_dir, "predictions.json"))
         # In the order of the ground truth, whatever process had an image.
@@ -87,9 +120,12 @@ class PanopticEvaluator(PngFolderEvaluator):
         )
         results = panoptic_results(result.counts(), categories)
         log_details(result)
+        photos = [photo for _, _, part in gathered for photo in part]
+        self.panoptic_result, self.photos = result, chosen_photos(photos, len(categories))
         return results
 
-    def _compare(self, ids: np.ndarray, segments: list[dict], annotation: Annotation) -> None:
+    def _compare(self, ids: np.ndarray, segments: list[dict], annotation: Annotation) -> np.ndarray:
+        """Keep the outcomes of an image; return its truth, ids (H, W)."""
         image = annotation["image_id"]
         truth = read_panoptic_png(os.path.join(self._truth_folder, annotation["file_name"]))
         try:
@@ -98,6 +134,7 @@ class PanopticEvaluator(PngFolderEvaluator):
             )
         except ValueError as error:
             raise ValueError(f"image {image!r}: {error}") from error
+        return truth
 
     def _from_labels(self, labels: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """Ids and segments of a map with category * label_divisor + instance, -1 for void."""
@@ -110,3 +147,17 @@ class PanopticEvaluator(PngFolderEvaluator):
             if value != -1
         ]
         return labels + 1, segments
+
+
+def _with_scores(
+    ids: np.ndarray,
+    infos: list[dict[str, Any]],
+    segments: list[dict[str, Any]],
+    semantic_scores: Tensor | None,
+) -> list[dict[str, Any]]:
+    """Add "score" to segments, by contiguous ``infos`` and (K, H, W), unless they have one."""
+    if semantic_scores is None or any("score" in info for info in infos):
+        return segments
+    classes = [info["category_id"] for info in infos]
+    scores = segment_scores(ids, segments, classes, semantic_scores)
+    return [{**info, "score": score} for info, score in zip(segments, scores, strict=True)]

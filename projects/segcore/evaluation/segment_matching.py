@@ -25,6 +25,7 @@ OUTCOME = np.dtype(
         ("cause", np.int8),  # index into CAUSES
         ("other", np.int32),  # of a missed segment of wrong class: index of the predicted one
         ("segment", np.int64),  # id in the truth, of an invented one in the prediction
+        ("partner", np.int64),  # of a match: id of the predicted segment, else -1
         ("area", np.float64),  # of this segment, in pixels
         ("iou", np.float64),  # of a match
     ]
@@ -108,12 +109,13 @@ def match_segments(
     causes, other, causes_of_predictions = _causes(pairs, expected, found)
 
     outcomes = np.zeros(np.count_nonzero(hits) + len(missed) + len(invented), OUTCOME)
-    outcomes["other"] = -1
+    outcomes["other"] = outcomes["partner"] = -1
     matches, misses, inventions = np.split(
         outcomes, np.cumsum([np.count_nonzero(hits), len(missed)])
     )
     _fill(matches, MATCHED, expected, pairs.truth[hits], CAUSES.index("outline"))
     matches["iou"] = pairs.iou[hits]
+    matches["partner"] = found.ids[pairs.prediction[hits]]
     _fill(misses, MISSED, expected, missed, causes[missed])
     misses["other"] = other[missed]
     _fill(inventions, INVENTED, found, invented, causes_of_predictions[invented])

@@ -121,6 +121,7 @@ def config(tmp_path: Path) -> Callable[..., Any]:
     def make(*tasks: str):
         cfg = get_cfg()
         cfg.OUTPUT_DIR = str(tmp_path / "output")
+        cfg.TEST.REPORT = False
         cfg.MODEL.META_ARCHITECTURE = "MaskFormer"
         for task in ("SEMANTIC", "INSTANCE", "PANOPTIC"):
             cfg.MODEL.MASK_FORMER.TEST[f"{task}_ON"] = task.lower() in tasks

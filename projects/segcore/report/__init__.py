@@ -1,0 +1,1 @@
+"""Pages of one file about an evaluation, two of them, or data: ``docs/report.md``."""
