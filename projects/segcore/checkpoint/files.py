@@ -91,6 +91,8 @@ def local_file(path: str | Path, path_manager: Any = PathManager) -> str:
         return str(path)
     try:
         local = path_manager.get_local_path(str(path))
+    except CheckpointError:
+        raise
     except Exception as error:  # each handler of URLs fails in its own way
         reason = printable(error, MAX_REASON) or type(error).__name__
         raise CheckpointError(
