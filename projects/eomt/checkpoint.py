@@ -1,7 +1,6 @@
 """Published checkpoints into the network: names, differences to a pre-trained ViT, other sizes."""
 
 import math
-import sys
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from eomt.checkpoint_names import VIT, is_dinov3, is_of_transformers, is_official, to_ours
 from eomt.network import EncoderOnlyMaskTransformer
 from eomt.vit import TimmViT
+from segcore.backbones.timm_models import convert_published
 from segcore.checkpoint.files import local_file, read_checkpoint
 from segcore.errors import CheckpointError
 from segcore.text import printable
@@ -61,9 +61,7 @@ def pretrained_vit(backbone: TimmViT, state: Mapping[str, Tensor]) -> dict[str, 
     if is_of_transformers(state):
         ours = {name.removeprefix(VIT): tensor for name, tensor in to_ours(state).items()}
     else:
-        # timm knows the files of the authors of its models, and resamples them.
-        convert = getattr(sys.modules[type(backbone.vit).__module__], "checkpoint_filter_fn", None)
-        ours = convert(dict(state), backbone.vit) if convert else dict(state)
+        ours = convert_published(backbone.vit, state)
     known = backbone.vit.state_dict().keys()
     return {VIT + name: tensor for name, tensor in ours.items() if name in known}
 

@@ -1,16 +1,16 @@
 """Keys of EoMT; the defaults are those of the official code."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from detectron2.config import CfgNode
 
 from mask2former.config import MASK_CLASSIFICATION_RULES
 from segcore.config.rules import (
-    Rule,
     add_rules,
+    arguments,
     boolean,
     dropout,
+    image_size,
     integer,
     list_of,
     number,
@@ -18,7 +18,6 @@ from segcore.config.rules import (
     text,
 )
 
-MAX_SIDE = 65_536  # pixels
 META_ARCHITECTURE = "EoMT"
 SCHEDULE = "TwoStageWarmupPolyLR"
 
@@ -75,26 +74,14 @@ def input_size(cfg: CfgNode) -> tuple[int, int]:
     return height, width
 
 
-def _is_argument(pair: Any) -> bool:
-    match pair:
-        case [str(), bool() | int() | float() | str() | list() | tuple() | None]:
-            return True
-    return False
-
-
 add_rules(
     "MODEL.EOMT",
     {
         "VIT.NAME": text(empty=False),
         "VIT.PATCH_SIZE": integer(0, 256),
         "VIT.DROP_PATH_RATE": dropout(),
-        "VIT.ARGUMENTS": list_of(
-            Rule("a pair [name, value] of a plain value", _is_argument), least=0
-        ),
-        "INPUT_SIZE": Rule(
-            "an empty list or [height, width] in pixels",
-            lambda value: value in ([], ()) or list_of(integer(1, MAX_SIDE), 2).accepts(value),
-        ),
+        "VIT.ARGUMENTS": arguments(),
+        "INPUT_SIZE": image_size(),
         "NUM_OBJECT_QUERIES": integer(1, 65_536),
         "NUM_BLOCKS": integer(1, 256),
         "MASKED_ATTENTION": boolean(),

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segcore.backbones.timm_models import create_timm_model
 from segcore.errors import ConfigError
-from segcore.requirements import require_timm
 
+NAMED = {"key": "MODEL.EOMT.VIT.NAME", "kind": "a plain ViT of timm"}
 NEEDED = ("patch_embed", "_pos_embed", "blocks", "norm", "num_prefix_tokens", "embed_dim")
 
 
@@ -62,10 +63,10 @@ class TimmViT(nn.Module):
             **({"patch_size": patch_size} if patch_size else {}),
             **(arguments or {}),
         }
-        self.vit = _create(name, arguments)
+        self.vit = create_timm_model(name, arguments, **NAMED)
         if isinstance(getattr(self.vit, "norm", None), nn.Identity):
             # Models that average the tokens normalize the mean instead.
-            self.vit = _create(name, arguments | {"use_fc_norm": False})
+            self.vit = create_timm_model(name, arguments | {"use_fc_norm": False}, **NAMED)
         _require_tokens(name, self.vit)
         if getattr(self.vit, "attn_pool", None) is not None:
             self.vit.attn_pool = None  # the classifier's, which nothing here trains
@@ -131,24 +132,6 @@ def with_identity_rotation(rotary: Tensor | None, count: int) -> Tensor | None:
     return torch.cat((rows, rotary), dim=-2)
 
 
-def _create(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    require_timm()
-    import timm
-
-    if not timm.is_model(name.removeprefix("timm/")):
-        closest = timm.list_models(f"*{name.split('.')[0]}*")[:3]
-        hint = f"; did you mean {', '.join(closest)}?" if closest else ""
-        raise ConfigError(f"MODEL.EOMT.VIT.NAME: expected a model of timm, got {name!r}{hint}")
-    try:
-        return timm.create_model(name, num_classes=0, **arguments)
-    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"MODEL.EOMT.VIT.NAME: expected a plain ViT of timm, got {name!r}, which cannot be "
-            f"built with {dict(arguments)}: {reason}"
-        ) from error
-
-
 def _require_tokens(name: str, vit: nn.Module) -> None:
     lacking = [attribute for attribute in NEEDED if not hasattr(vit, attribute)]
     if not lacking and "attn_mask" not in inspect.signature(vit.blocks[0].forward).parameters:
@@ -157,6 +140,6 @@ def _require_tokens(name: str, vit: nn.Module) -> None:
         lacking = ["norm"]
     if lacking:
         raise ConfigError(
-            f"MODEL.EOMT.VIT.NAME: expected a plain ViT of timm, got {name!r}, which has no "
+            f"{NAMED['key']}: expected {NAMED['kind']}, got {name!r}, which has no "
             f"{', '.join(lacking)}"
         )

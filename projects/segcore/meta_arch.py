@@ -1,6 +1,6 @@
 """Common parts of the meta-architectures: batching of images, checks of annotations, classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from segcore.errors import ConfigError
 from segcore.inference import MaskPrediction, ResultMaker
 from segcore.text import did_you_mean, short_repr
+
+BACKBONE = "backbone."
 
 
 class SegmentationModel(nn.Module):
@@ -132,6 +134,21 @@ class SegmentationModel(nn.Module):
         """The images as the backbone sees them: normalized, and padded to one size."""
         normalized = [self.normalized(inputs["image"]) for inputs in batched_inputs]
         return batch_images(normalized, self.size_divisibility)
+
+    def adapt_checkpoint(self, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+        """Convert a published file of the backbone alone to names of the model.
+
+        Args:
+            source: the file, for messages.
+        """
+        convert = getattr(getattr(self, "backbone", None), "convert_published", None)
+        if convert is None or any(name.startswith(BACKBONE) for name in state):
+            return state
+        known = self.state_dict()
+        return {
+            BACKBONE + name if BACKBONE + name in known else name: tensor
+            for name, tensor in convert(state, source).items()
+        }
 
     def normalized(self, image: Tensor) -> Tensor:
         """One image (C, H, W) on the model's device, in the type of its weights."""

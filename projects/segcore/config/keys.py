@@ -9,6 +9,7 @@ def add_segcore_config(cfg: CfgNode) -> None:
     _add_input_keys(cfg)
     _add_swin_keys(cfg)
     _add_pvt_keys(cfg)
+    _add_timm_keys(cfg)
     _add_custom_data_keys(cfg)
     _add_merging_keys(cfg)
     _add_finetuning_keys(cfg)
@@ -118,6 +119,24 @@ def _add_pvt_keys(cfg: CfgNode) -> None:
     pvt.DROP_PATH_RATE = 0.1
     pvt.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     pvt.USE_CHECKPOINT = False
+
+
+def _add_timm_keys(cfg: CfgNode) -> None:
+    """Add the keys of "TimmBackbone" and "TimmViTPyramid"; weights are ``MODEL.WEIGHTS``."""
+    cfg.MODEL.TIMM = timm = CfgNode()
+    timm.NAME = "convnext_tiny"
+    # Maps that the model returns, by its own count; empty: the last of each stride of 4 to 32.
+    timm.OUT_INDICES = []
+    # (height, width) that the model is built for; empty: its own.
+    timm.IMG_SIZE = []
+    # Side of a patch of a plain ViT in pixels; 0: its own.
+    timm.PATCH_SIZE = 0
+    timm.DROP_PATH_RATE = 0.0
+    # In the place of each batch norm; "" leaves them.
+    timm.NORM = ""
+    timm.USE_CHECKPOINT = False
+    timm.PYRAMID_CHANNELS = 256
+    timm.ARGUMENTS = []  # pairs [name, value] for the constructor in timm
 
 
 def _add_custom_data_keys(cfg: CfgNode) -> None:

@@ -15,6 +15,7 @@ from segcore.text import did_you_mean, short_repr
 
 MAX_INTEGER = 10**9
 MAX_NAMES_SHOWN = 12
+MAX_SIDE = 65_536  # pixels
 SYNC_NORMS = ("SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 NORMS = ("", "BN", "FrozenBN", "GN", *SYNC_NORMS)
 
@@ -166,6 +167,27 @@ def list_of(rule: Rule, length: int | None = None, *, least: int = 1) -> Rule:
         )
 
     return Rule(expected, accepts)
+
+
+def image_size() -> Rule:
+    """Rule: [height, width] in pixels, or an empty list."""
+    size = list_of(integer(1, MAX_SIDE), 2)
+    return Rule(
+        "an empty list or [height, width] in pixels",
+        lambda value: value in ([], ()) or size.accepts(value),
+    )
+
+
+def arguments() -> Rule:
+    """Rule: a list of pairs [name, value] for a constructor, of plain values."""
+
+    def is_argument(pair: Any) -> bool:
+        match pair:
+            case [str(), bool() | int() | float() | str() | list() | tuple() | None]:
+                return True
+        return False
+
+    return list_of(Rule("a pair [name, value] of a plain value", is_argument), least=0)
 
 
 def keys_with_sync_norm(node: CfgNode, prefix: str = "") -> Iterator[str]:

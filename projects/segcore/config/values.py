@@ -11,11 +11,14 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 from segcore.backbones.features import FEATURES
 from segcore.config.rules import (
     BACKBONE_SECTIONS,
+    MAX_SIDE,
     NORMS,
     Rule,
     add_rules,
+    arguments,
     boolean,
     dropout,
+    image_size,
     integer,
     list_of,
     named,
@@ -28,7 +31,6 @@ from segcore.config.rules import (
 from segcore.data.category_rules import MAX_CATEGORIES
 from segcore.inference.merging import STRATEGIES
 
-MAX_SIDE = 65_536  # pixels
 RESNET_DEPTHS = (18, 34, 50, 101, 152)
 
 
@@ -206,6 +208,20 @@ add_rules(
         "DROP_PATH_RATE": dropout(),
         "OUT_FEATURES": list_of(one_of(*FEATURES)),
         "USE_CHECKPOINT": boolean(),
+    },
+)
+add_rules(
+    "MODEL.TIMM",
+    {
+        "NAME": text(empty=False),
+        "OUT_INDICES": list_of(integer(-256, 255), least=0),
+        "IMG_SIZE": image_size(),
+        "PATCH_SIZE": integer(0, 256),
+        "DROP_PATH_RATE": dropout(),
+        "NORM": one_of("", "BN", "FrozenBN", "SyncBN"),
+        "USE_CHECKPOINT": boolean(),
+        "PYRAMID_CHANNELS": integer(1, 65_536),
+        "ARGUMENTS": arguments(),
     },
 )
 add_rules(
