@@ -31,6 +31,7 @@ from segcore.demo import (
     exit_on_termination,
     has_results,
     predict_photos,
+    predict_videos,
 )
 from segcore.engine import output_folder, run_log
 from segcore.program import run_program
@@ -47,7 +48,12 @@ class DemoParser(argparse.ArgumentParser):
 
     def __init__(self):
         super().__init__(description=__doc__.partition("\n")[0], allow_abbrev=False)
-        self.add_argument("photos", nargs="*", help="photos, or folders of photos")
+        self.add_argument(
+            "photos",
+            nargs="*",
+            help="photos, or folders of photos; for a model of videos: "
+            "video files, or a folder of frames for each video",
+        )
         self.add_argument(
             "--config-file",
             metavar="FILE",
@@ -135,6 +141,8 @@ def main(args: argparse.Namespace) -> int:
         predictor = PhotoPredictor(
             args.config_file, args.weights, device=args.device, options=args.opts
         )
+    if hasattr(predictor.model, "predict_video"):
+        return predict_all_videos(predictor, args)
     if args.show_focus:
         predictor.require_focus()
     if args.show_attention is not None:
@@ -144,6 +152,13 @@ def main(args: argparse.Namespace) -> int:
     for folder in empty:
         print(f"failed: {printable(folder)}: no photos in this folder", file=sys.stderr)
     return 1 if failed or empty else 0
+
+
+def predict_all_videos(predictor: PhotoPredictor, args: argparse.Namespace) -> int:
+    """Write the results of video files and folders of frames; return the exit code."""
+    videos = list(map(Path, args.photos))
+    with output_folder(args.output, trains_anew=False), exit_on_termination():
+        return min(1, predict_videos(predictor, videos, Path(args.output), args.score_threshold))
 
 
 def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argparse.Namespace) -> int:
