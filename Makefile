@@ -16,7 +16,7 @@ install:  ## Make .venv with everything that is needed; a moment when it is ther
 	  { echo "Python 3.10 or newer is needed, $(PYTHON) is not: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) tools/bootstrap.py
 
-demo: install  ## Train and evaluate on a small data set drawn on the spot (SYSTEM=mask2former|autofocusformer|eomt|panoptic_segformer)
+demo: install  ## Train and evaluate on a small data set drawn on the spot (SYSTEM=mask2former|mask2former_video|autofocusformer|eomt|panoptic_segformer)
 	@$(VENV_PYTHON) tools/quickstart.py --system $(SYSTEM)
 
 test: install  ## Run the tests (WORKERS=2 processes of one thread each)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SYSTEMS = {"autofocusformer", "eomt", "mask2former", "panoptic_segformer"}
+SYSTEMS = {"autofocusformer", "eomt", "mask2former", "mask2former_video", "panoptic_segformer"}
 NAMES = re.compile(
     r"mask_?2?_?former|seg_?former|auto_?focus_?former|\baff\b|_aff_|eomt"
     r"|image_?folder|image_classification|accuracy",  # what only AutoFocusFormer has

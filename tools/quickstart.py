@@ -9,7 +9,10 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from segcore.requirements import require_detectron2
 
@@ -29,7 +32,7 @@ from segcore.demo import PhotoPredictor
 from segcore.engine import Trainer, output_folder, run_log, setup_config
 from segcore.files import write_bytes
 from segcore.program import run_program
-from segcore.quickstart import QUICKSTARTS, default_system
+from segcore.quickstart import QUICKSTARTS, OtherData, default_system
 from segcore.visualization import draw_panoptic, sheet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,16 +54,18 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     os.chdir(ROOT)  # the paths of the configs start there
-    generate(DATA)
-    cfg = setup_config(str(QUICKSTARTS.find(args.system).config_file))
+    quickstart = QUICKSTARTS.find(args.system)
+    data = quickstart.data or OtherData(partial(generate, DATA), show_panoptic)
+    data.draw()
+    cfg = setup_config(str(quickstart.config_file))
     with output_folder(cfg.OUTPUT_DIR, trains_anew=False) as folder, run_log(folder):
         setup_custom_data(cfg)
         cfg.freeze()
-        train_and_show(cfg, args.system)
+        train_and_show(cfg, args.system, data.show)
     print(f"Time in all: {time.perf_counter() - start:.0f} s")
 
 
-def train_and_show(cfg: CfgNode, system: str) -> None:
+def train_and_show(cfg: CfgNode, system: str, show: Callable[..., None]) -> None:
     weights = Path(cfg.OUTPUT_DIR, "model_final.pth")
     if weights.exists():
         print(f"==> {weights} is there from an earlier run; remove {weights.parent} to train anew")
@@ -70,14 +75,18 @@ def train_and_show(cfg: CfgNode, system: str) -> None:
         print(f"==> Training {system} for {trainer.max_iter - trainer.start_iter} iterations")
         trainer.train()
 
-    print("==> Evaluating with panopticapi on pictures that the training never saw")
-    results = Trainer.test(cfg, trainer.evaluated_model)
+    print("==> Evaluating on data that the training never saw")
+    show(cfg, weights, Trainer.test(cfg, trainer.evaluated_model))
+    print(f"Model: {weights}")
+
+
+def show_panoptic(cfg: CfgNode, weights: Path, results: Mapping[str, Any]) -> None:
+    """Draw pictures beside their predictions, and print the panoptic quality."""
     picture = Path(cfg.OUTPUT_DIR, "predictions.png")
     print(f"==> Drawing {PICTURES_ON_SHEET} of them to {picture}")
     write_bytes(encode_image(prediction_sheet(cfg, weights), "PNG"), picture)
     print(f"\n{quality_table(results['panoptic_seg'])}\n")
     print(f"Predictions beside the truth: {picture}")
-    print(f"Model: {weights}")
 
 
 def quality_table(panoptic_results: dict[str, float]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterator
 
 from detectron2.config import CfgNode
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from segcore.backbones.features import FEATURES
 from segcore.config.rules import (
@@ -131,7 +131,9 @@ add_rules(
 def _mask2former(cfg: CfgNode) -> Iterator[str]:
     """Yield what does not go together in the head of Mask2Former."""
     head, mask_former = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-    if (cfg.MODEL.META_ARCHITECTURE, head.NAME) != ("MaskFormer", "MaskFormerHead"):
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    section = getattr(model, "config_section", None)
+    if (section, head.NAME) != ("MASK_FORMER", "MaskFormerHead"):
         return
     yield from unknown_features(cfg, "MODEL.SEM_SEG_HEAD.IN_FEATURES", head.IN_FEATURES)
     name = head.PIXEL_DECODER_NAME

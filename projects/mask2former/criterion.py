@@ -25,6 +25,9 @@ from segcore.matching import Assignment, HungarianMatcher
 class SetCriterion(nn.Module):
     """Classification and mask losses of matched queries, for every prediction.
 
+    Masks of clips have T frames, each of which is a mask with points of its own; the losses are
+    summed over the frames, and divided by the number of targets as for images.
+
     Args:
         num_classes: K, without "no object".
         weight_dict: loss name -> weight; losses that it does not name are dropped.
@@ -83,9 +86,10 @@ class SetCriterion(nn.Module):
         """Compute all losses, without their weights.
 
         Args:
-            outputs: "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w), and "aux_outputs", a
-                list of the same.
-            targets: of each image "labels" (n,) int64 and "masks" (n, H, W), boolean, of one size.
+            outputs: "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w), of clips
+                (B, Q, T, h, w), and "aux_outputs", a list of the same.
+            targets: of each image "labels" (n,) int64 and "masks" (n, H, W), of clips
+                (n, T, H, W), boolean, of one size.
 
         Returns:
             "loss_ce", "loss_mask" and "loss_dice" of the final prediction, and with suffix "_i" of
@@ -126,11 +130,15 @@ class SetCriterion(nn.Module):
 
     def _mask_losses(self, predictions, targets, assignment: Assignment) -> tuple[Tensor, Tensor]:
         """Return cross entropy and dice of the matched masks, summed and normalized: (L,) each."""
-        sampler = MaskSampler(torch.cat([target["masks"] for target in targets]))
+        target_masks = torch.cat([target["masks"] for target in targets])
+        num_targets, num_frames = len(target_masks), target_masks.shape[1:-2].numel()
+        sampler = MaskSampler(target_masks.flatten(0, -3))
+        frames = torch.arange(num_frames, device=target_masks.device)
         predicted, true = [], []
         # One by one: the candidates of all predictions at once would need much more memory.
         for prediction, image, query, target in zip(predictions, *assignment, strict=True):
-            masks = at_least_float32(prediction["pred_masks"][image, query])
+            masks = at_least_float32(prediction["pred_masks"][image, query].flatten(0, -3))
+            rows = (target.unsqueeze(1) * num_frames + frames).flatten()
             points = uncertain_points(
                 masks.detach(),
                 self.num_points,
@@ -139,11 +147,9 @@ class SetCriterion(nn.Module):
                 draw_points=self.draw_points,
             )
             predicted.append(point_sample(masks.unsqueeze(1), points).squeeze(1))
-            true.append(sampler(target, points))
+            true.append(sampler(rows, points))
         predicted, true = torch.stack(predicted), torch.stack(true)
-        num_masks = predicted.shape[1]
-        if not self.normalize_by_matched:
-            num_masks = sum(len(target["labels"]) for target in targets)
+        num_masks = assignment.query.shape[1] if self.normalize_by_matched else num_targets
         num_masks = mean_over_workers([num_masks], like=predicted)
         cross_entropy = sigmoid_ce_loss(predicted, true).sum(1) / num_masks
         return cross_entropy, dice_loss(predicted, true).sum(1) / num_masks

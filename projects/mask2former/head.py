@@ -90,6 +90,10 @@ class MaskFormerHead(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
         """{name: (B, C_l, H_l, W_l)} -> the predictions of the transformer decoder."""
+        return self.predictor(*self.encode(features))
+
+    def encode(self, features: dict[str, Tensor]) -> tuple[Any, Tensor]:
+        """Run the pixel decoder: maps for the transformer decoder, and the per-pixel embedding."""
         mask_features, encoded, multi_scale = self.pixel_decoder.forward_features(features)
         match self.transformer_in_feature:
             case "multi_scale_pixel_decoder":
@@ -100,7 +104,7 @@ class MaskFormerHead(nn.Module):
                 maps = mask_features
             case name:
                 maps = features[name]
-        return self.predictor(maps, mask_features)
+        return maps, mask_features
 
 
 def _registered(key: str, name: str, available: dict[str, Any], *, on_tokens: bool) -> Any:

@@ -199,7 +199,7 @@ def checked_target(
             f"image {name}: gt_classes: expected labels in [0, {num_classes}), "
             f"got {sorted(set(outside.tolist()))} (MODEL.SEM_SEG_HEAD.NUM_CLASSES)"
         )
-    masks = _mask_tensor(instances, name)
+    masks = mask_tensor(instances, f"image {name}")
     expected = (len(labels), *inputs["image"].shape[-2:])
     if masks.shape != expected:
         raise ValueError(
@@ -235,13 +235,14 @@ def thing_ids_of(train_datasets: Sequence[str], num_classes: int) -> set[int]:
     return set(range(num_classes))
 
 
-def _mask_tensor(instances: Instances, name: str) -> Tensor:
+def mask_tensor(instances: Instances, name: str) -> Tensor:
+    """Return gt_masks (n, H, W) of ``Instances``; ``name`` is that of the image, for messages."""
     masks = instances.gt_masks
     if isinstance(masks, BitMasks):
         return masks.tensor
     if isinstance(masks, Tensor):
         return masks
     raise ValueError(
-        f"image {name}: gt_masks: expected a tensor (n, height, width) or BitMasks, "
+        f"{name}: gt_masks: expected a tensor (n, height, width) or BitMasks, "
         f"got {type(masks).__name__}"
     )

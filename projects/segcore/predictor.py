@@ -159,6 +159,32 @@ class Predictor:
             )
         return self._each(images, self.model.predict_compact)
 
+    def predict_video(self, frames: Iterable[Photo]) -> dict[str, Any]:
+        """Predict the tracks of a video.
+
+        Args:
+            frames: photos of one size, in order, as :meth:`__call__` takes them; read as they are
+                needed.
+
+        Returns:
+            What ``predict_video`` of the model returns, at the size of the frames.
+
+        Raises:
+            ConfigError: the model is one of photos.
+            ImageError: there is no frame, or one cannot be read.
+        """
+        if not hasattr(self.model, "predict_video"):
+            raise ConfigError(
+                f"predict_video: expected a model of videos, got {type(self.model).__name__}"
+            )
+        photos = map(self._read, frames)
+        first = next(photos, None)
+        if first is None:
+            raise ImageError("frames: expected at least one, got none")
+        pixels = map(self._pixels, itertools.chain([first], photos))
+        with self._lock:
+            return self.model.predict_video(pixels, *first.shape[:2])
+
     def inputs(self, image: Photo) -> dict[str, Any]:
         """Return the model's input as in evaluation: "image" (3, h, w) uint8, "height", "width".
 

@@ -32,6 +32,11 @@ def require_supervision() -> None:
     _require("supervision", "supervision", "pip install supervision")
 
 
+def require_av() -> None:
+    """Raise RequirementError, naming the extra, unless PyAV, for video files, is installed."""
+    _require("av", "PyAV", "pip install 'panoptic-toolkit[video]'")
+
+
 def _require(module: str, name: str, command: str) -> None:
     if find_spec(module) is None:
         raise RequirementError(

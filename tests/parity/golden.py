@@ -24,9 +24,16 @@ from torch import Tensor, nn
 
 GOLDEN_ROOT = Path(__file__).resolve().parents[3] / "shared" / "golden"
 # The folders of cases that tests read: a new system adds its own here, and nowhere else.
-SYSTEMS = ("mask2former", "mask2former_more", "panoptic_segformer", "autofocusformer", "eomt")
+SYSTEMS = (
+    "mask2former",
+    "mask2former_more",
+    "mask2former_video",
+    "panoptic_segformer",
+    "autofocusformer",
+    "eomt",
+)
 # Files of a system's folder that describe no case.
-NOT_CASES = ("keys_",)
+NOT_CASES = ("keys_", "ytvis_categories")
 
 
 def cases_root() -> Path:

@@ -25,7 +25,12 @@ class PredictionParser(argparse.ArgumentParser):
             "photos are done, 1 if one failed, 2 for wrong arguments or configurations.",
             allow_abbrev=False,
         )
-        self.add_argument("photos", nargs="*", help="photos, or folders of photos")
+        self.add_argument(
+            "photos",
+            nargs="*",
+            help="photos, or folders of photos; for a model of videos: video files, or a folder "
+            "of frames for each video",
+        )
         self.add_argument(
             "--config-file",
             metavar="FILE",

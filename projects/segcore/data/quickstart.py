@@ -84,9 +84,27 @@ def generate(
     Raises:
         DataError: ``root`` has other files in it.
     """
-    root = Path(root)
     counts = {"train": num_train, "val": num_val}
+
+    def draw_splits(folder: Path) -> None:
+        for number, (split, count) in enumerate(counts.items()):
+            _write_split(folder / split, [seed, number], count, size)
+
     parameters = {"version": FORMAT_VERSION, "seed": seed, "size": list(size), **counts}
+    return draw_once(root, parameters, draw_splits)
+
+
+def draw_once(root: str | Path, parameters: dict, draw_data: Callable[[Path], None]) -> Path:
+    """Make the folder ``root`` by ``draw_data``, unless it is there with the same parameters.
+
+    Args:
+        parameters: what the data depend on, as JSON has it; kept in the folder.
+        draw_data: fills an empty folder, which becomes ``root`` when it is complete.
+
+    Raises:
+        DataError: ``root`` has other files in it.
+    """
+    root = Path(root)
     if root.exists():
         if _parameters_of(root) == parameters:
             return root
@@ -94,8 +112,7 @@ def generate(
             raise DataError(f"{root} has files of another origin in it: name another folder")
         shutil.rmtree(root)
     with atomic_folder(root) as new:
-        for number, (split, count) in enumerate(counts.items()):
-            _write_split(new / split, [seed, number], count, size)
+        draw_data(new)
         write_json(parameters, new / PARAMETERS_FILE)
     return root
 

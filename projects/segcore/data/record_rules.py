@@ -24,19 +24,19 @@ Rule = Callable[[object], str | None]
 
 
 def category_faults(category: Category) -> list[str]:
-    return _faults(category, CATEGORY_RULES, OPTIONAL_CATEGORY_RULES)
+    return record_faults(category, CATEGORY_RULES, OPTIONAL_CATEGORY_RULES)
 
 
 def photo_faults(photo: Photo) -> list[str]:
-    return _faults(photo, PHOTO_RULES)
+    return record_faults(photo, PHOTO_RULES)
 
 
 def annotation_faults(annotation: Annotation) -> list[str]:
-    return _faults(annotation, ANNOTATION_RULES)
+    return record_faults(annotation, ANNOTATION_RULES)
 
 
 def segment_faults(segment: Segment) -> list[str]:
-    return _faults(segment, SEGMENT_RULES, OPTIONAL_SEGMENT_RULES)
+    return record_faults(segment, SEGMENT_RULES, OPTIONAL_SEGMENT_RULES)
 
 
 def sound_segments(annotation: Annotation) -> list[Segment]:
@@ -46,7 +46,7 @@ def sound_segments(annotation: Annotation) -> list[Segment]:
     return [segment for segment in annotation["segments_info"] if not segment_faults(segment)]
 
 
-def _faults(
+def record_faults(
     record: dict, required: dict[str, Rule], optional: dict[str, Rule] | None = None
 ) -> list[str]:
     """Return what is missing from a record or cannot be used."""
@@ -119,8 +119,8 @@ _image_id_rule = _rule(
     _is_image_id,
     f"an integer from 0 to 2^63 - 1 or a text of 1 to {MAX_IMAGE_ID_LENGTH} characters",
 )
-_flag_rule = _rule(lambda value: isinstance(value, int) and value in (0, 1), "0 or 1")
-_side_rule = integer_rule(1, MAX_SIDE)
+flag_rule = _rule(lambda value: isinstance(value, int) and value in (0, 1), "0 or 1")
+side_rule = integer_rule(1, MAX_SIDE)
 category_id_rule = integer_rule(0, MAX_CATEGORY_ID)
 
 CATEGORY_RULES = {
@@ -134,8 +134,8 @@ OPTIONAL_CATEGORY_RULES = {"color": color_fault}
 PHOTO_RULES = {
     "id": _image_id_rule,
     "file_name": file_name_fault,
-    "height": _side_rule,
-    "width": _side_rule,
+    "height": side_rule,
+    "width": side_rule,
 }
 ANNOTATION_RULES = {
     "image_id": _image_id_rule,
@@ -153,7 +153,7 @@ SEGMENT_RULES = {
     "category_id": category_id_rule,
 }
 OPTIONAL_SEGMENT_RULES = {
-    "iscrowd": _flag_rule,
+    "iscrowd": flag_rule,
     "area": _rule(lambda value: _is_number(value) and value >= 0, "a number of pixels"),
     "bbox": _rule(_is_box, "four numbers of pixels x, y, width, height"),
 }

@@ -5,6 +5,7 @@ from segcore.demo.output import check_output, has_results
 from segcore.demo.photos import find_photos
 from segcore.demo.predictor import DemoError, PhotoPredictor
 from segcore.demo.results import ResultWriter
+from segcore.demo.videos import predict_videos
 
 __all__ = [
     "DemoError",
@@ -16,4 +17,5 @@ __all__ = [
     "find_photos",
     "has_results",
     "predict_photos",
+    "predict_videos",
 ]

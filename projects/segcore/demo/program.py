@@ -10,6 +10,7 @@ from segcore.demo.batch import collect_photos, exit_on_termination, predict_phot
 from segcore.demo.output import check_output, has_results
 from segcore.demo.predictor import PhotoPredictor
 from segcore.demo.results import ResultWriter
+from segcore.demo.videos import predict_videos
 from segcore.engine import output_folder, run_log
 from segcore.text import printable
 from segcore.visualization import format_rows
@@ -29,6 +30,8 @@ def main(args: argparse.Namespace) -> int:
         predictor = PhotoPredictor(
             args.config_file, args.weights, device=args.device, options=args.opts
         )
+    if hasattr(predictor.model, "predict_video"):
+        return predict_all_videos(predictor, args)
     if args.show_focus:
         predictor.require_focus()
     if args.show_attention is not None:
@@ -38,6 +41,13 @@ def main(args: argparse.Namespace) -> int:
     for folder in empty:
         print(f"failed: {printable(folder)}: no photos in this folder", file=sys.stderr)
     return 1 if failed or empty else 0
+
+
+def predict_all_videos(predictor: PhotoPredictor, args: argparse.Namespace) -> int:
+    """Write the results of video files and folders of frames; return the exit code."""
+    videos = list(map(Path, args.photos))
+    with output_folder(args.output, trains_anew=False), exit_on_termination():
+        return min(1, predict_videos(predictor, videos, Path(args.output), args.score_threshold))
 
 
 def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argparse.Namespace) -> int:

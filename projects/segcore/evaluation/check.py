@@ -55,8 +55,15 @@ def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
 
 
 def _files(records: Sequence[dict], kinds: Sequence[str]) -> list[str]:
-    keys = {"file_name", *(RECORD_FILES[kind] for kind in kinds if kind in RECORD_FILES)}
-    return [record[key] for record in records for key in sorted(keys)]
+    keys = sorted(RECORD_FILES[kind] for kind in kinds if kind in RECORD_FILES)
+    return [
+        path
+        for record in records
+        for path in (
+            *(record["file_names"] if "file_names" in record else [record["file_name"]]),
+            *(record[key] for key in keys),
+        )
+    ]
 
 
 def _require_panoptic_ground_truth(dataset_name: str, records: Sequence[dict]) -> None:

@@ -68,11 +68,11 @@ class SinePositionEncoding(nn.Module):
             y = (y + self.offset) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
             x = (x + self.offset) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
         # Without a mask y is (1, H, 1) and x (1, 1, W): each sine is computed once a row or column.
-        features = [self._encode(axis).expand(-1, -1, height, width) for axis in (y, x)]
+        features = [self.encode(axis).expand(-1, -1, height, width) for axis in (y, x)]
         return torch.cat(features, dim=1)
 
-    def _encode(self, coordinates: Tensor) -> Tensor:
-        """Encode coordinates (B, H, W) as (B, F, H, W)."""
+    def encode(self, coordinates: Tensor) -> Tensor:
+        """Encode coordinates (B, H, W) of one axis, as they are, as (B, F, H, W)."""
         channel = torch.arange(self.num_features, dtype=torch.float32, device=coordinates.device)
         wavelength = self.temperature ** (2 * (channel // 2) / self.num_features)
         phase = coordinates[:, None] / wavelength[:, None, None]

@@ -20,7 +20,8 @@ class HungarianMatcher:
     """Matcher of predictions to targets by class, and cross entropy and dice of masks at points.
 
     Mask2Former (Cheng et al., 2022), section 3.3. No gradient. Costs are float32, or float64 where
-    the predictions are.
+    the predictions are. Masks of clips have T frames: the points are the same in all of them, and
+    cross entropy and dice are those of all frames together.
 
     Args:
         num_points: random points, drawn afresh for every image and prediction, shared by all
@@ -51,8 +52,9 @@ class HungarianMatcher:
         """
         Args:
             predictions: the final one, then the auxiliary ones: "pred_logits" (B, Q, K+1), "no
-                object" last, and "pred_masks" (B, Q, h, w).
-            targets: for each image "labels" (n,) int64 in [0, K) and "masks" (n, H, W).
+                object" last, and "pred_masks" (B, Q, h, w), of clips (B, Q, T, h, w).
+            targets: for each image "labels" (n,) int64 in [0, K) and "masks" (n, H, W), of clips
+                (n, T, H, W).
 
         Raises:
             ValueError: a label lies outside [0, K).
@@ -74,7 +76,7 @@ class HungarianMatcher:
     ) -> list[list[dict[str, Tensor]]]:
         """Return weighted costs (Q, n) "class", "mask" and "dice" of each prediction and image."""
         _check_shapes(predictions, targets)
-        samplers = [MaskSampler(target["masks"]) for target in targets]
+        samplers = [MaskSampler(target["masks"].flatten(0, -3)) for target in targets]
         with torch.autocast(predictions[0]["pred_masks"].device.type, enabled=False):
             return [
                 [
@@ -102,9 +104,13 @@ class HungarianMatcher:
 
         points = self.draw_points(1, self.num_points, dtype=masks.dtype, device=masks.device)
         # Queries as batch, not as channels: parallel and faster on a CPU.
-        predicted = point_sample(masks.unsqueeze(1), points).squeeze(1)
-        true = sampler(torch.arange(len(labels), device=masks.device), points)
-        cross_entropy, dice = pairwise_mask_losses(predicted, true)
+        predicted = point_sample(masks.flatten(0, -3).unsqueeze(1), points)
+        num_frames = masks.shape[1:-2].numel()
+        true = sampler(torch.arange(len(labels) * num_frames, device=masks.device), points)
+        num_values = num_frames * points.shape[1]
+        cross_entropy, dice = pairwise_mask_losses(
+            predicted.view(len(masks), num_values), true.view(len(labels), num_values)
+        )
         return {
             "class": -self.class_weight * probability.masked_fill(unknown, torch.nan),
             "mask": self.mask_weight * cross_entropy,

@@ -53,7 +53,11 @@ def draw_panoptic(
 
 
 def draw_instances(
-    image: np.ndarray, instances: Instances, categories: Sequence[Category], scale: float = 1.0
+    image: np.ndarray,
+    instances: Instances,
+    categories: Sequence[Category],
+    scale: float = 1.0,
+    colors: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw masks, classes and scores of instances over the photo, small masks over large ones.
 
@@ -63,6 +67,7 @@ def draw_instances(
             pred_masks_rle, run lengths as pycocotools has them.
         categories: see :func:`categories_of`.
         scale: size of the result relative to the photo.
+        colors: (n, 3) uint8 of the instances; by default they are chosen to fit the photo.
 
     Returns:
         uint8 RGB, (H, W, 3) times ``scale``.
@@ -78,7 +83,8 @@ def draw_instances(
         f"{drawable_name(category)} {score:.0%}"
         for category, score in zip(shown, instances.scores.tolist(), strict=True)
     ]
-    return _draw(image, SegmentMap(indices, len(shown)), shown, names, [True] * len(shown), scale)
+    segment_map = SegmentMap(indices, len(shown))
+    return _draw(image, segment_map, shown, names, [True] * len(shown), scale, colors)
 
 
 def draw_semantic(
@@ -123,6 +129,7 @@ def _draw(
     names: Sequence[str],
     are_things: Sequence[bool],
     scale: float,
+    colors: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw segments, the classes of which are ``categories``."""
     image = np.array(image, order="C")
@@ -132,11 +139,12 @@ def _draw(
     if not categories:
         return image
     indices = segment_map.indices
-    colors = segment_colors(
-        [category["color"] for category in categories],
-        are_things,
-        mean_colors(image, indices, len(categories)),
-    )
+    if colors is None:
+        colors = segment_colors(
+            [category["color"] for category in categories],
+            are_things,
+            mean_colors(image, indices, len(categories)),
+        )
     blend(image, indices, colors, OPACITY)
     width = _proportional(image, *LINE_WIDTH)
     if any(are_things):

@@ -16,7 +16,7 @@ def require(dataset_dict: dict, *keys: str) -> None:
     missing = [key for key in keys if key not in dataset_dict]
     if missing:
         raise KeyError(
-            f"the training mapper needs {', '.join(missing)} of "
+            f"the mapper needs {', '.join(missing)} of "
             f"{dataset_dict.get('file_name', 'a photo')}, which has only "
             f"{', '.join(sorted(dataset_dict))}: choose a data set (DATASETS.TRAIN) of the kind "
             f"that INPUT.DATASET_MAPPER_NAME asks for"

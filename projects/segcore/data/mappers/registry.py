@@ -7,11 +7,14 @@ from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from segcore.data.mappers.augmentation import resize_for_test
 from segcore.data.mappers.pixels import PixelTransform, resized_pixels
 from segcore.data.mappers.testing import TestMapper
 from segcore.registry import NamedRegistry
+
+DEFAULT_MAPPER = "mask_former_semantic"  # of the key
 
 # Dataset dict -> the model's input.
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
@@ -67,23 +70,39 @@ def register_mapper(
     return register
 
 
-def build_train_mapper(cfg: CfgNode) -> Mapper:
-    """Build the mapper that ``INPUT.DATASET_MAPPER_NAME`` names.
+def mapper_entry(cfg: CfgNode) -> MapperEntry:
+    """Return the mapper that ``INPUT.DATASET_MAPPER_NAME`` names.
+
+    A model may have a ``default_mapper``, which stands for the default of the key: official files
+    of such models leave it out.
 
     Raises:
         ConfigError: there is none of that name.
     """
-    return MAPPERS.find(cfg.INPUT.DATASET_MAPPER_NAME).train(cfg)
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name == DEFAULT_MAPPER:
+        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+        name = getattr(model, "default_mapper", name)
+    return MAPPERS.find(name)
+
+
+def build_train_mapper(cfg: CfgNode) -> Mapper:
+    """Build the mapper that ``INPUT.DATASET_MAPPER_NAME`` names, see :func:`mapper_entry`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    return mapper_entry(cfg).train(cfg)
 
 
 def build_test_mapper(cfg: CfgNode) -> Mapper:
     """Build the mapper for evaluation that belongs to the one for training."""
-    return MAPPERS.find(cfg.INPUT.DATASET_MAPPER_NAME).test(cfg)
+    return mapper_entry(cfg).test(cfg)
 
 
 def build_test_pixels(cfg: CfgNode) -> PixelTransform:
     """Build what makes of a photo the "image" that the mapper for evaluation makes of its file."""
-    return MAPPERS.find(cfg.INPUT.DATASET_MAPPER_NAME).test_pixels(cfg)
+    return mapper_entry(cfg).test_pixels(cfg)
 
 
 def _test_mapper(cfg: CfgNode, build_pixels: Callable[[CfgNode], PixelTransform]) -> TestMapper:
