@@ -1,6 +1,5 @@
 """Trainings and evaluations of every system in one process of a job, for tests of whole jobs."""
 
-import importlib.util
 import json
 import signal
 import sys
@@ -15,8 +14,9 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 
-from segcore.engine import argument_parser
+from segcore.cli.train import training_parser
 from segcore.engine.launch import _spawned_worker, launch
+from segcore.engine.program import run_process
 from small_models import SMALL_MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,16 +82,14 @@ draw = torch.rand
 
 
 def run(system: str, output: Path, options: Mapping[str, Any], *flags: str) -> dict:
-    """Run train_net.py in this process of the job; return the results of an evaluation."""
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
-    train_net = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_net)
+    """Do the work of train_net.py in this process of the job; return an evaluation's results."""
     config, own = SYSTEMS[system]
     settings = {**COMMON, **own, "OUTPUT_DIR": output, **options}
     pairs = [str(part) for pair in settings.items() for part in pair]
     path = str(ROOT / f"configs/quickstart/{config}.yaml")
     with patch("torch.rand", same_points):
-        return train_net.main(argument_parser().parse_args(["--config-file", path, *flags, *pairs]))
+        args = training_parser().parse_args(["--config-file", path, *flags, *pairs])
+        return run_process(args)
 
 
 def only_training(data: Mapping[str, Any]) -> dict[str, Any]:
