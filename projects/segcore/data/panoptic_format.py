@@ -14,8 +14,8 @@ from typing import TypedDict
 
 import numpy as np
 import pycocotools.mask as mask_util
+import scipy
 from panopticapi.utils import rgb2id
-from scipy.ndimage import find_objects
 from typing_extensions import NotRequired
 
 from segcore.data.images import MAX_PIXELS, read_ids
@@ -172,7 +172,7 @@ def bounding_boxes(index: np.ndarray, count: int) -> list[tuple[int, int, int, i
         index: (H, W) integers in [0, count].
     """
     # Labels of find_objects start at 1.
-    slices = find_objects(index + 1, max_label=count)
+    slices = scipy.ndimage.find_objects(index + 1, max_label=count)
     return [None if corners is None else _box(*corners) for corners in slices]
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -48,7 +48,7 @@ def _assign_images(prediction: int, costs: Sequence[Tensor], pieces) -> np.ndarr
         matrix = next(pieces).reshape(cost.shape)
         if not np.isfinite(matrix).all():
             raise NonFiniteCostError(prediction, image)
-        query, target = linear_sum_assignment(matrix)
+        query, target = scipy.optimize.linear_sum_assignment(matrix)
         pairs.append(np.stack([np.full_like(query, image), query, target + num_targets]))
         num_targets += matrix.shape[1]
     return np.concatenate(pairs, axis=1)

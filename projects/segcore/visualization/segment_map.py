@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import find_objects
+import scipy
 
 from segcore.opencv import cv2
 
@@ -58,7 +58,9 @@ class SegmentMap:
         areas = np.zeros(self.count + 1, np.int64)
         for rows in strips(self.indices.shape):
             areas += np.bincount(self.indices[rows].ravel(), minlength=self.count + 1)
-        windows = find_objects(self.indices, max_label=self.count) if self.count else []
+        windows = (
+            scipy.ndimage.find_objects(self.indices, max_label=self.count) if self.count else []
+        )
         return [
             Extent(int(area), _box(window)) for area, window in zip(areas[1:], windows, strict=True)
         ]
