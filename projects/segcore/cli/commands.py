@@ -45,6 +45,11 @@ COMMANDS = {
         "segcore.cli.prepare:build_parser",
         "segcore.data.prepare.program:main",
     ),
+    "models": Command(
+        "list published weights that can be loaded by name",
+        "segcore.cli.models:build_parser",
+        "segcore.cli.models:main",
+    ),
     "doctor": Command(
         "say which operators are compiled, and what fits this machine",
         "segcore.cli.doctor:build_parser",

@@ -8,11 +8,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from segcore.config_names import CONFIGS_FOLDER
 from segcore.errors import ConfigError
 from segcore.registry import NamedRegistry, project_entry_points
 
 FILE_NAME = "zoo.json"
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class PublishedModel:
 
     @property
     def config_file(self) -> Path:
-        return CONFIGS / self.config
+        return CONFIGS_FOLDER / self.config
 
     @property
     def fault(self) -> str:

@@ -9,9 +9,9 @@ import pytest
 
 import segcore
 from segcore.config.yaml_files import read_config_files
+from segcore.config_names import CONFIGS_FOLDER
 from segcore.errors import ConfigError
 from segcore.zoo import find_model, published_models
-from segcore.zoo.models import CONFIGS
 from segcore.zoo.page import with_tables
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -116,4 +116,4 @@ def test_page_is_up_to_date():
 
 
 def test_configurations_are_in_the_folder_of_the_repository():
-    assert CONFIGS == ROOT / "configs"
+    assert CONFIGS_FOLDER == ROOT / "configs"
