@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segcore.engine import argument_parser
+from segcore.cli.train import training_parser
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools/slurm/train.sh"
 PROGRAMS = {
@@ -46,7 +46,7 @@ def test_every_node_starts_torchrun(programs: Path):
     options = dict(zip(words[:separator:2], words[1:separator:2], strict=True))
     assert options["--nnodes"] == "2" and options["--nproc-per-node"] == "8"
     assert options["--rdzv-endpoint"] == "node7:29500"
-    arguments = argument_parser().parse_args(words[separator + 1 :])
+    arguments = training_parser().parse_args(words[separator + 1 :])
     assert arguments.resume and arguments.config_file == "a b.yaml"
     assert arguments.opts == ["SEED", "1"]
     assert not (programs / "calls").exists()
