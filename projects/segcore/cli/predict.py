@@ -34,14 +34,21 @@ class PredictionParser(argparse.ArgumentParser):
         self.add_argument(
             "--config-file",
             metavar="FILE",
-            help="needed for weights that train_net.py has not written, which carry theirs",
+            help="YAML file, or the name of one that comes with this package; weights that our "
+            "training wrote carry theirs",
         )
         self.add_argument(
-            "--weights", help="file, URL, or folder of a training; default: MODEL.WEIGHTS"
+            "--weights",
+            metavar="FILE",
+            help="file, zoo:// name, URL, or folder of a training; default: MODEL.WEIGHTS",
         )
         self.add_argument("--output", required=True, metavar="DIR")
         self.add_argument(
-            "--score-threshold", type=share, default=0.5, help="of instances; default %(default)s"
+            "--score-threshold",
+            type=share,
+            default=0.5,
+            metavar="SCORE",
+            help="of instances; default %(default)s",
         )
         self.add_argument(
             "--show-focus",
