@@ -84,7 +84,9 @@ OTHER_SYSTEMS = {
 
 @pytest.mark.parametrize("system", OTHER_SYSTEMS)
 def test_other_systems_train_resume_and_evaluate(system, data, tmp_path: Path):
-    config, options = QUICKSTART / f"{system}.yaml", {**data, **OTHER_SYSTEMS[system]}
+    config = QUICKSTART / f"{system}.yaml"
+    options = {**data, **OTHER_SYSTEMS[system], "SOLVER.EMA.ENABLED": True}
+    options["MODEL.BACKBONE.FREEZE"] = 1
     result = run(tmp_path / "unbroken", options, config=config)
     assert result.returncode == 0, result.stdout + result.stderr
     assert_resumed_alike(tmp_path / "unbroken", tmp_path / "resumed", options, config)
