@@ -13,8 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import distributed_training
 from distributed_training import SYSTEMS, evaluate, launch_machine, only_training, run
+from drawn_data import draw_data
 from segcore.checkpoint import read_checkpoint
-from segcore.data import quickstart
 from segcore.engine.job_arguments import free_port
 
 
@@ -28,12 +28,7 @@ class Outputs(NamedTuple):
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outputs]:
     """Output folders of the systems, trained by one process and by two."""
     root = tmp_path_factory.mktemp("distributed")
-    quickstart.generate(root / "data", seed=0, num_train=4, num_val=3, size=(48, 64))
-    data = {}
-    for split, folder in (("TRAIN", root / "data/train"), ("TEST", root / "data/val")):
-        data[f"DATASETS.PANOPTIC.{split}.IMAGES"] = str(folder / "images")
-        data[f"DATASETS.PANOPTIC.{split}.JSON"] = str(folder / "panoptic.json")
-        data[f"DATASETS.PANOPTIC.{split}.PNGS"] = str(folder / "panoptic")
+    data = draw_data(root / "data")
     before = set(DatasetCatalog)
     for system in SYSTEMS:
         run(system, root / "alone" / system, only_training(data))

@@ -36,6 +36,8 @@ WRONG = [
             "SOLVER.LR_MULTIPLIERS": [["a"], [["a", -1.0]], [["a", nan]], [[1, 2]]],
             "SOLVER.IMS_PER_BATCH": [0, -2],
             "SOLVER.ACCUMULATE": [0, 3],
+            "SOLVER.EMA.DECAY": [1.0, -0.1],
+            "SOLVER.EMA.WARMUP": [0, nan],
             "SOLVER.REFERENCE_WORLD_SIZE": [-1, 3],
             "SOLVER.STEPS": [(5, 3), (3, 3), (-1,), (1.5,), ("a",)],
             "SOLVER.GAMMA": [-0.1, nan],
@@ -47,6 +49,9 @@ WRONG = [
             "SOLVER.AMP.DTYPE": ["float8", "half"],
             "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ["full"],
             "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": [0.0, -1.0, nan],
+            "TEST.BEST_CHECKPOINT.MODE": ["best"],
+            "TEST.BEST_CHECKPOINT.ENABLED": [True, 1],  # without TEST.EVAL_PERIOD
+            "MODEL.BACKBONE.FREEZE": [-1, True],
             "SEED": [2**32, None],
             "OUTPUT_DIR": ["", " ", None, "s3://bucket/run", "http://host/run"],
             "INPUT.IMAGE_SIZE": [0, -1, 100_000],
