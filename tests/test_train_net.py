@@ -114,7 +114,9 @@ def run_here() -> Iterator[Callable[..., int]]:
     data_sets = set(DatasetCatalog)
     loggers = [logging.getLogger(name) for name in package_names()]
     before = [(logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
-    yield lambda *args, **kwargs: run_command("train", arguments(*args, **kwargs))
+    yield lambda *args, **kwargs: run_command(
+        "train", arguments(*args, **kwargs) if args else ["--config-file", *kwargs.values()]
+    )
     for name in set(DatasetCatalog) - data_sets:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -214,6 +216,21 @@ def test_check_of_good_data(data, tmp_path: Path, run_here, capsys):
     assert "4 photos" in printed
     assert "3 photos" in printed
     assert not (tmp_path / "config.yaml").exists()
+    page = (tmp_path / "data.html").read_text()
+    assert all(text in page for text in ("None found.", "star", "seconds an iteration"))
+
+
+def test_suggested_configuration_starts_as_it_is(data, tmp_path: Path, run_here, capsys):
+    suggested = tmp_path / "suggested.yaml"
+    options = {**data, "SOLVER.MAX_ITER": 2}
+    for task in ("SEMANTIC", "INSTANCE"):
+        options[f"MODEL.MASK_FORMER.TEST.{task}_ON"] = False
+    assert run_here(tmp_path / "output", options, "--suggest-config", str(suggested)) == 0
+    assert str(suggested) in capsys.readouterr().out
+    assert run_here(config=str(suggested)) == 0
+    numbers = metrics(tmp_path / "output")
+    assert numbers["iteration"] == 2
+    assert numbers["panoptic_seg/PQ"] >= 0
 
 
 @pytest.mark.parametrize(
@@ -263,6 +280,7 @@ def test_broken_data_stop_before_training(data, tmp_path: Path, run_here, capsys
     assert run_here(tmp_path / "output", options, *flags) == 1
     captured = capsys.readouterr()
     assert content["annotations"][0]["file_name"] in captured.out + captured.err
+    assert (tmp_path / "output" / "data.html").exists() == (flags == ("--check-data",))
     assert not list(tmp_path.glob("output/*.pth"))
 
 

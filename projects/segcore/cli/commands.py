@@ -30,6 +30,11 @@ COMMANDS = {
         "segcore.cli.train:evaluation_parser",
         "segcore.engine.program:main",
     ),
+    "compare": Command(
+        "put the reports of two evaluations side by side in one page",
+        "segcore.cli.compare:build_parser",
+        "segcore.report.comparison:main",
+    ),
     "predict": Command(
         "segment photos: overlays, COCO panoptic PNG and JSON",
         "segcore.cli.predict:PredictionParser",

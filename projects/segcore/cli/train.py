@@ -32,7 +32,13 @@ def training_parser() -> argparse.ArgumentParser:
     add(
         "--check-data",
         action="store_true",
-        help="check the data that DATASETS.PANOPTIC names, print a report, and do nothing else",
+        help="check the data that DATASETS.PANOPTIC names, print a report, write it with pictures "
+        "and what training will cost to OUTPUT_DIR/data.html, and do nothing else",
+    )
+    add(
+        "--suggest-config",
+        metavar="OUT",
+        help="check the data, and write a configuration for them and this machine",
     )
     _add_job(parser)
     return parser
@@ -49,7 +55,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="evaluate the last checkpoint of OUTPUT_DIR"
     )
     _add_job(parser)
-    parser.set_defaults(eval_only=True, check_data=False)
+    parser.set_defaults(eval_only=True, check_data=False, suggest_config=None)
     return parser
 
 

@@ -11,6 +11,7 @@ from segcore.data.report import Problem
 from segcore.text import printable, short_repr
 
 CATEGORY_KEYS = ("id", "name", "isthing")
+SHARED_PHOTOS = "photos in both splits"  # kind of problem
 
 
 def split_problems(
@@ -61,8 +62,26 @@ def shared_photo_problems(
         json: of the test split.
         images, data: folders of photos and contents of the JSONs, by split; they passed the check.
     """
-    if len(data) < 2:
-        return
+    pairs = shared_photos(images, data) if len(data) > 1 else []
+    if pairs:
+        test, train = (printable(path.name) for path in pairs[0])
+        yield Problem(
+            SHARED_PHOTOS,
+            str(json),
+            f"{len(pairs)} photos of TEST are in TRAIN too, equal by content, such as '{test}' "
+            f"and '{train}': results say less about new photos; remove them from one",
+            is_error=False,
+        )
+
+
+def shared_photos(
+    images: Mapping[str, Path], data: Mapping[str, PanopticJson]
+) -> list[tuple[Path, Path]]:
+    """Return pairs of photos, of TEST and of TRAIN, that are equal by content.
+
+    Args:
+        images, data: folders of photos and contents of the JSONs of both splits.
+    """
     paths = {
         split: [images[split] / photo["file_name"] for photo in _annotated_photos(content)]
         for split, content in data.items()
@@ -71,16 +90,7 @@ def shared_photo_problems(
     candidates = [path for path in paths["TEST"] if path.stat().st_size in sizes]
     sizes = {path.stat().st_size for path in candidates}
     seen = {_digest(path): path for path in paths["TRAIN"] if path.stat().st_size in sizes}
-    shared = [(path, seen[digest]) for path in candidates if (digest := _digest(path)) in seen]
-    if shared:
-        test, train = (printable(path.name) for path in shared[0])
-        yield Problem(
-            "photos in both splits",
-            str(json),
-            f"{len(shared)} photos of TEST are in TRAIN too, equal by content, such as '{test}' "
-            f"and '{train}': results say less about new photos; remove them from one",
-            is_error=False,
-        )
+    return [(path, seen[digest]) for path in candidates if (digest := _digest(path)) in seen]
 
 
 def _digest(path: Path) -> bytes:

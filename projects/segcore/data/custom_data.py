@@ -67,7 +67,7 @@ def setup_custom_data(
     if kind := configured_kind(cfg):
         kind.set_up(cfg)
         return
-    sources = _configured_sources(cfg)
+    sources = configured_sources(cfg)
     if not sources:
         return
     derived, data = {}, {}
@@ -102,7 +102,7 @@ def check_custom_data(cfg: CfgNode, explicit_num_classes: int | None = None) -> 
     """
     if kind := configured_kind(cfg):
         return kind.check(cfg)
-    sources = _configured_sources(cfg)
+    sources = configured_sources(cfg)
     reports = [_check(split, source) for split, source in sources.items()]
     if reports and all(report.ok for report in reports):
         data = {split: read_panoptic_json(source.json) for split, source in sources.items()}
@@ -112,7 +112,12 @@ def check_custom_data(cfg: CfgNode, explicit_num_classes: int | None = None) -> 
     return reports
 
 
-def _configured_sources(cfg: CfgNode) -> dict[str, PanopticSource]:
+def configured_sources(cfg: CfgNode) -> dict[str, PanopticSource]:
+    """Return the data in COCO panoptic format that the config names, by split.
+
+    Raises:
+        DataError: some paths of a split are set, and others are not.
+    """
     sources = {}
     for split in DATASET_NAMES:
         paths = cfg.DATASETS.PANOPTIC[split]

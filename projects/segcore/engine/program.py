@@ -14,7 +14,7 @@ from segcore.checkpoint import SafeCheckpointer
 from segcore.config import require_datasets
 from segcore.data.custom_data import check_custom_data, setup_custom_data
 from segcore.data.datasets import require_training_files
-from segcore.data.report import summarize
+from segcore.data.report import Report, summarize
 from segcore.engine.launch import launch
 from segcore.engine.logs import record_setup, run_log
 from segcore.engine.output_folder import output_folder
@@ -35,7 +35,7 @@ def main(args: Namespace) -> int:
         raise ConfigError(f"{misplaced[0]}: options come before the first KEY VALUE pair")
     if args.weights:
         args.opts = ["MODEL.WEIGHTS", args.weights, *args.opts]
-    if args.check_data:
+    if args.check_data or args.suggest_config:
         return check_data(args)
     launch(
         run_process,
@@ -114,6 +114,7 @@ def check_data(args: Namespace) -> int:
     if reports:
         print(summarize(reports))
     if not all(report.ok for report in reports):
+        show_data(cfg, args, reports)
         return 1
     setup_custom_data(cfg, num_classes, quick=True)
     require_datasets(cfg, training=bool(cfg.DATASETS.TRAIN))
@@ -125,4 +126,20 @@ def check_data(args: Namespace) -> int:
     if not reports:
         names = ", ".join((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
         print(f"found the files of {names}" if names else "nothing to check: DATASETS is empty")
-    return 0 if reports or names else 1
+        return 0 if names else 1
+    show_data(cfg, args, reports)
+    return 0
+
+
+def show_data(cfg: CfgNode, args: Namespace, reports: list[Report]) -> None:
+    """Write the page of the check, and the configuration if one is asked for."""
+    from segcore.report.data_page import report_on_data
+
+    written = report_on_data(
+        cfg,
+        reports,
+        suggestion=args.suggest_config,
+        config_file=args.config_file,
+        opts=args.opts,
+    )
+    print("Written:", *written)

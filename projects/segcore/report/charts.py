@@ -1,84 +1,50 @@
 """Curves and histograms as SVG for a page: text takes the page's font and color."""
 
 import io
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from segcore.text import printable
 
 # Colors that tell lines apart on light and on dark ground, for people of any color vision.
 LINE_COLORS = ("#3f7fd6", "#d9822b", "#2f9e77", "#c25b9b", "#8a6fd1", "#a58a1f")
 INK = "#123456"  # a color that no line has, replaced by the page's
-# File of an output folder -> panels: title, whether its axis is logarithmic, names of scalars.
-PANELS = (
-    ("Loss", True, r"total_loss|validation_loss"),
-    ("Learning rate", False, r"lr"),
-    ("Results", False, r"panoptic_seg/PQ(_th|_st)?|sem_seg/mIoU|segm/AP|bbox/AP|.*/top1"),
-)
+MAX_LINES = 6  # of a run in a panel
+STYLES = ("-", "--", ":", "-.")
 
-Points = Sequence[tuple[float, float]]
+# Title of a panel -> name of a curve -> (iteration, value).
+Panels = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 
 
-def read_curves(metrics_file: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """Read the scalars of ``metrics.json``, a JSON object a line, that the panels show.
-
-    Returns:
-        name -> (iteration, value), in the file's order. Broken lines, as after a kill, are left
-        out; without a file there are no curves.
-    """
-    curves: dict[str, list[tuple[int, float]]] = {}
-    try:
-        lines = Path(metrics_file).read_text(errors="replace").splitlines()
-    except OSError:
-        return curves
-    names = re.compile("|".join(names for _, _, names in PANELS))
-    for line in lines:
-        try:
-            scalars = dict(json.loads(line))
-            iteration = int(scalars["iteration"])
-        except (ValueError, TypeError, KeyError):
-            continue
-        for name, value in scalars.items():
-            if names.fullmatch(name) and isinstance(value, int | float) and math.isfinite(value):
-                curves.setdefault(name, []).append((iteration, value))
-    return curves
-
-
-def curves_svg(runs: Mapping[str, Mapping[str, Points]]) -> list[str]:
-    """Draw curves of runs, a panel for losses, learning rate and results each.
+def curves_svg(runs: Mapping[str, Panels]) -> list[str]:
+    """Draw the curves of runs, a drawing for each panel.
 
     Args:
-        runs: name of the run -> curves of :func:`read_curves`. Runs differ by the style of lines.
+        runs: name of a run -> its curves. Runs differ by the style of lines.
     """
-    styles = dict(zip(runs, ("-", "--", ":", "-."), strict=False))
     drawings = []
-    for title, logarithmic, pattern in PANELS:
-        lines = [
-            (name if len(runs) == 1 else f"{name} · {run}", name, styles.get(run, "-"), points)
-            for run, curves in runs.items()
-            for name, points in curves.items()
-            if re.fullmatch(pattern, name)
-        ]
-        if not lines:
-            continue
-        figure, axes = _figure(4.2, 2.7)
-        scalars = list(dict.fromkeys(name for _, name, _, _ in lines))
-        for label, name, style, points in lines:
-            color = LINE_COLORS[scalars.index(name) % len(LINE_COLORS)]
-            marker = "o" if len(points) < 12 else ""
-            axes.plot(
-                *zip(*points, strict=True), style, color=color, marker=marker, markersize=3, lw=1.6
-            ).pop().set_label(printable(label, 60))
-        if logarithmic and all(value > 0 for *_, points in lines for _, value in points):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
-        axes.set_title(title, loc="left", fontsize=10, color=INK)
+    for title in dict.fromkeys(title for panels in runs.values() for title in panels):
+        figure, axes = _figure(4.2, 2.9)
+        names = dict.fromkeys(name for panels in runs.values() for name in panels.get(title, ()))
+        colors = dict(zip(list(names)[:MAX_LINES], LINE_COLORS, strict=False))
+        for (run, panels), style in zip(runs.items(), STYLES, strict=False):
+            for name, points in panels.get(title, {}).items():
+                if name in colors and points:
+                    iterations, values = zip(*points, strict=True)
+                    marker = "o" if len(points) < 12 else ""
+                    axes.plot(
+                        iterations,
+                        values,
+                        style,
+                        color=colors[name],
+                        marker=marker,
+                        markersize=3,
+                        linewidth=1.6,
+                        label=printable(f"{name} · {run}" if len(runs) > 1 else name, 60),
+                    )
+        axes.set_title(printable(title, 60), loc="left", fontsize=10, color=INK, parse_math=False)
         axes.set_xlabel("iteration")
-        if len(lines) > 1:
+        if len(axes.lines) > 1:
             _legend(figure)
         drawings.append(_svg(figure))
     return drawings

@@ -3,6 +3,7 @@
 The same dictionary is written into the page as JSON, so that two reports can be compared.
 """
 
+import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ from segcore.data.panoptic_format import Category
 from segcore.errors import ImageError
 from segcore.evaluation.panoptic_result import SIZES, PanopticResult
 from segcore.evaluation.panoptic_table import GROUPS
-from segcore.report.charts import read_curves
 from segcore.report.photos import ComparedPhoto
 from segcore.report.pictures import photo_uri
 from segcore.text import printable
@@ -54,7 +54,7 @@ def evaluation_content(
         "settings": _settings(cfg),
         "config": cfg.dump(),
         "tasks": [_task(name, values) for name, values in results.items()],
-        "curves": read_curves(Path(cfg.OUTPUT_DIR, "metrics.json")),
+        "curves": _curves(Path(cfg.OUTPUT_DIR, "metrics.json")),
         "panoptic": None,
         "categories": [],
         "photos": [],
@@ -71,10 +71,27 @@ def _settings(cfg: CfgNode) -> list[tuple[str, str]]:
     return [*rows, ("PyTorch", torch.__version__), ("Python", platform.python_version())]
 
 
+def _curves(metrics_file: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Return the finite values of each curve of each panel."""
+    # The engine imports the evaluators.
+    from segcore.engine.curves import curves_by_panel
+    from segcore.engine.metrics_file import read_metrics
+
+    return {
+        title: {
+            name: [(iteration, value) for iteration, value in points if math.isfinite(value)]
+            for name, points in curves.items()
+        }
+        for title, curves in curves_by_panel(read_metrics(metrics_file)).items()
+    }
+
+
 def _task(name: str, results: Mapping[str, float]) -> dict[str, Any]:
     """Split results of a task into those of all classes and those of each."""
     overall, by_class = [], {}
     for key, value in results.items():
+        if not isinstance(value, int | float):
+            continue
         metric, dash, label = key.partition("-")
         if dash and metric in CLASS_METRICS:
             by_class.setdefault(label, {})[metric] = value

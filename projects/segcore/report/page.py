@@ -12,6 +12,7 @@ import jinja2
 
 from segcore.files import write_bytes
 
+DATA_TAG = '<script type="application/json" id="data">'
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -59,6 +60,7 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(
         style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=script,
+        data_tag=DATA_TAG,
         script_hash=base64.b64encode(digest).decode(),
     )
     environment.policies["json.dumps_function"] = json.dumps

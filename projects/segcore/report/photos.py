@@ -11,9 +11,9 @@ import numpy as np
 from segcore.evaluation.segment_matching import CAUSES, INVENTED, MATCHED
 from segcore.report.pictures import SmallMap, small_map
 
-NUM_WORST, NUM_BEST = 200, 50
+NUM_WORST, NUM_BEST = 150, 50
 # Worst photos of each class, fewer where there are many classes.
-NUM_OF_CLASS, NUM_OF_ALL_CLASSES = 5, 250
+NUM_OF_CLASS, NUM_OF_ALL_CLASSES = 5, 200
 
 MATCHED_TEXT, IGNORED_TEXT = "matched", "not counted: a crowd, or void below"
 # Causes, see docs/evaluation.md, as words behind "missed: " and "invented: ".

@@ -12,8 +12,8 @@ from segcore.data.images import encode_image, read_image
 from segcore.opencv import cv2
 from segcore.visualization.segment_map import SegmentMap
 
-LONGEST_SIDE = 480  # pixels
-WEBP_QUALITY = 70
+LONGEST_SIDE = 400  # pixels
+WEBP_QUALITY = 60
 
 
 class SmallMap(NamedTuple):

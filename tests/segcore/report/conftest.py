@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segcore.cli import run_command
 from segcore.config import get_cfg
 from segcore.evaluation import PanopticQuality
 from segcore.report.content import (
@@ -84,6 +85,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     content = make_content(folder)
     write_evaluation_page(folder / "report.html", content)
     return SimpleNamespace(content=content, path=folder / "report.html")
+
+
+@pytest.fixture(scope="session")
+def comparison(report: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Page of the report beside one of shifted predictions."""
+    folder = tmp_path_factory.mktemp("shifted")
+    write_evaluation_page(folder / "report.html", make_content(folder, shift=6))
+    page = folder / "compare.html"
+    assert run_command("compare", [str(report.path), str(folder), "--output", str(page)]) == 0
+    return page
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,18 @@ def test_class_leads_to_its_worst_photos(report, open_page):
     assert len(titles) == 1 and "PQ 0.0 of this class" in titles[0]
 
 
+def test_comparison_shows_both_predictions(comparison, open_page):
+    browser = open_page(comparison)
+    first, second = drawn_canvases(browser)[1:3]
+    place = 53 / 80, 0.5  # right of the square, and on the shifted one
+    assert point_at(browser, first, *place).startswith("sky\nmatched")
+    assert "<script>" in point_at(browser, second, *place)
+    headings = browser.find_elements("css selector", "#classes th button")
+    browser.execute_script("scrollTo(0, 0)")
+    headings[4].click()
+    assert column(browser, 4) == sorted(column(browser, 4), key=float, reverse=True)
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_page_fits_its_window(report, open_page, width, theme):

@@ -306,13 +306,13 @@ const KINDS = {
   comparison: {
     views: (photo) => [
       segmentView(photo, "truth", photo.truth),
-      segmentView(photo, "A", photo.a),
-      segmentView(photo, "B", photo.b),
+      segmentView(photo, data.runs[0], photo.a),
+      segmentView(photo, data.runs[1], photo.b),
     ],
-    lists: (photo) => [["A", photo.a.segments], ["B", photo.b.segments]],
+    lists: (photo) => [[data.runs[0], photo.a.segments], [data.runs[1], photo.b.segments]],
     orders: {
-      "B worse than A first": (one, other) => one.difference - other.difference,
-      "B better than A first": (one, other) => other.difference - one.difference,
+      "largest loss first": (one, other) => one.difference - other.difference,
+      "largest gain first": (one, other) => other.difference - one.difference,
     },
     remark: (photo) => `PQ ${number(photo.quality_a)} → ${number(photo.quality_b)}`,
     has: (photo, label) => photo.truth.segments.some((segment) => segment.class === label),
