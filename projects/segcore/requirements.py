@@ -37,6 +37,12 @@ def require_av() -> None:
     _require("av", "PyAV", "pip install 'panoptic-toolkit[video]'")
 
 
+def require_onnx() -> None:
+    """Raise RequirementError, naming the extra, unless the packages that write ONNX are there."""
+    for module in ("onnx", "onnxscript"):
+        _require(module, module, "pip install 'panoptic-toolkit[onnx]'")
+
+
 def _require(module: str, name: str, command: str) -> None:
     if find_spec(module) is None:
         raise RequirementError(

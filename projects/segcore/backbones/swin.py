@@ -21,8 +21,9 @@ MASKED = -100.0
 
 
 def round_up(size: int, divisor: int) -> int:
-    """Return the next multiple; of symbolic sizes in a form that can be divided again."""
-    return -(-size // divisor) * divisor
+    """Return the next multiple."""
+    # Not by dividing the negative, which ONNX rounds the other way.
+    return (size + divisor - 1) // divisor * divisor
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:

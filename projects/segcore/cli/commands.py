@@ -55,6 +55,11 @@ COMMANDS = {
         "segcore.cli.models:build_parser",
         "segcore.cli.models:main",
     ),
+    "export": Command(
+        "write a model as ONNX, or as a program of PyTorch or AOTInductor",
+        "segcore.cli.export:build_parser",
+        "segcore.export.command:main",
+    ),
     "doctor": Command(
         "say which operators are compiled, and what fits this machine",
         "segcore.cli.doctor:build_parser",

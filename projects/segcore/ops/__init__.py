@@ -3,6 +3,7 @@
 Needs PyTorch and nothing else.
 """
 
+from ._operator import decompositions
 from .balanced_clusters import balanced_clusters, balanced_clusters_reference
 from .cluster_attention import (
     cluster_attention,
@@ -26,6 +27,7 @@ __all__ = [
     "balanced_clusters_reference",
     "cluster_attention",
     "cluster_attention_reference",
+    "decompositions",
     "inverse_distance_weights",
     "knn",
     "knn_reference",

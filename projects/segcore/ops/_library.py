@@ -108,6 +108,11 @@ def add_operator(name: str) -> bool:
     return not _operators[name]
 
 
+def is_registered(name: str) -> bool:
+    """Return whether the schema of an operator is there."""
+    return not _operators[name]
+
+
 def operators() -> tuple[str, ...]:
     """Return the names of all operators."""
     return tuple(_operators)

@@ -9,9 +9,11 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor
 
-from ._library import NAMESPACE, add_operator, has_kernel
+from ._library import NAMESPACE, add_operator, has_kernel, is_registered
 
 P = ParamSpec("P")
+
+_references: dict[str, Callable[..., Any]] = {}  # operator -> twin with the schema's arguments
 
 
 def operator(
@@ -65,6 +67,7 @@ def operator(
                 return_annotation=signature(reference).return_annotation
             )
         public.reference = twin
+        _references[name] = lambda *a: reference(arguments(*a))
         if add_operator(name):
             torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *a: fake(arguments(*a)))
         if differentiable and add_operator(f"{name}_backward"):
@@ -72,6 +75,16 @@ def operator(
         return public
 
     return define
+
+
+def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
+    """Return the twin of each operator, as :meth:`torch.export.ExportedProgram.run_decompositions`
+    takes it: the program then has PyTorch's operators only, and needs no library of ours."""
+    return {
+        getattr(getattr(torch.ops, NAMESPACE), name).default: reference
+        for name, reference in _references.items()
+        if is_registered(name)
+    }
 
 
 def _register_autograd(

@@ -51,18 +51,18 @@ def _order_by_x_then_y(positions: Tensor) -> Tensor:
 def _sort_keys(
     positions: Tensor, rows: int, columns: int, canvas: tuple[int, int], per_image: bool
 ) -> Tensor:
-    size = positions.new_tensor([canvas[1] / columns, canvas[0] / rows])  # of a patch, in float32
+    sides = canvas[1] / columns, canvas[0] / rows
+    size = torch.stack([positions.new_full((), side) for side in sides])  # of a patch, in float32
     anchors = _anchors(rows, columns, size)
     previous = torch.cat([anchors[:1] - (anchors[1:2] - anchors[:1]), anchors[:-1]])
     following = torch.cat([anchors[1:], anchors[-1:] + (anchors[-1:] - anchors[-2:-1])])
 
-    last = torch.tensor([columns - 1, rows - 1], device=positions.device)
-    cell = (positions / size).nan_to_num(nan=0.0).floor()
-    px, py = cell.clamp(min=0).minimum(last).long().unbind(-1)
+    px, py = (positions / size).nan_to_num(nan=0.0).floor().unbind(-1)
+    px, py = px.clamp(0, columns - 1).long(), py.clamp(0, rows - 1).long()
     rank = py * columns + torch.where(py % 2 == 0, px, columns - 1 - px)
     ratio = _squared_distance(positions, previous[rank])
     ratio = ratio / (_squared_distance(positions, following[rank]) + 1e-5)
-    largest = ratio.amax(1, keepdim=True) if per_image else ratio.amax()
+    largest = ratio.amax(1, keepdim=True) if per_image else ratio.max()
     return rank.float() * (largest + 1) + ratio
 
 

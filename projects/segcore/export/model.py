@@ -1,0 +1,132 @@
+"""What an exported program computes: a model from pixels to results, in tensors alone."""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segcore.errors import ConfigError
+from segcore.export.results import PanopticMap, instances, panoptic_map, semantic_map
+from segcore.meta_arch import SegmentationModel
+
+Outputs = Literal["results", "network"]
+
+
+class ExportedModel(nn.Module):
+    """A model as a function of one tensor.
+
+    Args:
+        model: in evaluation mode.
+        normalize: take pixels (B, 3, H, W), uint8 or float, in the channel order of INPUT.FORMAT;
+            they are normalized and padded as the model does. Else the network's input: normalized
+            images whose sides are multiples of its divisor.
+        outputs: "results": maps at the size of the image; "network": what the network returns.
+
+    Raises:
+        ConfigError: results are wanted of a model whose merging is no function of tensors.
+    """
+
+    def __init__(
+        self, model: SegmentationModel, *, normalize: bool = True, outputs: Outputs = "results"
+    ):
+        super().__init__()
+        if outputs not in get_args(Outputs):
+            raise ConfigError(f"outputs: expected one of {get_args(Outputs)}, got {outputs!r}")
+        if outputs == "results":
+            _check_results(model)
+        self.model = model
+        self.normalize = normalize
+        self.outputs = outputs
+        self.register_buffer("is_thing", _thing_table(model), persistent=False)
+        self.fields: tuple[str, ...] = ()
+        """Names of the outputs, known once :meth:`forward` has run."""
+
+    @property
+    def divisor(self) -> int:
+        """What the sides of an image must be multiples of."""
+        return 1 if self.normalize else max(self.model.size_divisibility, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) -> the outputs that :attr:`fields` names."""
+        height, width = images.shape[-2:]
+        if self.normalize:
+            images = self.model.normalized(images)
+            images = pad_to_multiple(images, max(self.model.size_divisibility, 1))
+        outputs = self.model.network(images)
+        if self.outputs == "results":
+            named = self._results(*outputs, tuple(images.shape[-2:]), (height, width))
+        else:
+            named = outputs._asdict()
+        self.fields = tuple(named)
+        return tuple(named.values())
+
+    def _results(
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        padded_size: tuple[int, int],
+        size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """Make the results that the model has switched on, as :class:`ResultMaker` does."""
+        maker, results = self.model.result_maker, {}
+        probabilities = class_logits.softmax(-1)
+        values = None
+        if self.model.resize_before_inference:
+            mask_logits = _resized(mask_logits, padded_size, size)
+            values = mask_logits.sigmoid()
+        if maker.semantic_on and values is not None:
+            results["semantic_map"] = semantic_map(probabilities, values)
+        elif maker.semantic_on:
+            scores = torch.einsum("bqk,bqhw->bkhw", probabilities[..., :-1], mask_logits.sigmoid())
+            results["semantic_map"] = _resized(scores, padded_size, size).argmax(1)
+        if maker.panoptic_on:
+            panoptic: PanopticMap = panoptic_map(probabilities, values, self.is_thing, maker.merging)
+            results |= panoptic._asdict()
+        if maker.instance_on:
+            things = self.is_thing if maker.panoptic_on else None
+            results |= instances(
+                probabilities, mask_logits, values, self.model.topk_per_image, things
+            )._asdict()
+        return results
+
+
+def pad_to_multiple(images: Tensor, divisor: int) -> Tensor:
+    """Pad (..., H, W) with zeros at the bottom and right to sides that are multiples."""
+    height, width = images.shape[-2:]
+    rows, columns = ((side + divisor - 1) // divisor * divisor for side in (height, width))
+    return F.pad(images, (0, columns - width, 0, rows - height))
+
+
+def _resized(maps: Tensor, padded_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    maps = F.interpolate(maps, size=padded_size, mode="bilinear", align_corners=False)
+    for dim, side in enumerate(size, -2):
+        # A slice would be contiguous or not, two graphs.
+        maps = maps.index_select(dim, torch.arange(side, device=maps.device))
+    return maps
+
+
+def _thing_table(model: SegmentationModel) -> Tensor:
+    """Whether each class, and "no object" after them, is a thing: bool (K + 1,)."""
+    things = getattr(getattr(model, "result_maker", None), "thing_ids", ())
+    table = torch.zeros(max(things, default=-1) + 2, dtype=torch.bool, device=model.device)
+    table[list(things)] = True
+    return table
+
+
+def _check_results(model: SegmentationModel) -> None:
+    """Refuse models whose results need more than tensors, by name and reason."""
+    name, maker = type(model).__name__, getattr(model, "result_maker", None)
+    way_out = "export the network's outputs (--outputs network)"
+    if maker is None:
+        raise ConfigError(f"{name} makes no maps: {way_out}")
+    if type(model).predict_masks is not SegmentationModel.predict_masks:
+        raise ConfigError(
+            f"{name} resizes or cuts its images itself, which is not a part of its network: {way_out}"
+        )
+    if maker.panoptic_on and maker.merging.strategy == "mask_wise":
+        raise ConfigError(
+            f"{name}: mask-wise merging takes masks one after the other, as many as an image has, "
+            f"which a program of tensors cannot: {way_out}, or choose another "
+            "MODEL.PANOPTIC_MERGING.STRATEGY"
+        )
