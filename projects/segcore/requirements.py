@@ -43,6 +43,11 @@ def require_onnx() -> None:
         _require(module, module, "pip install 'panoptic-toolkit[onnx]'")
 
 
+def require_onnxruntime() -> None:
+    """Raise RequirementError, naming the extra, unless onnxruntime is installed."""
+    _require("onnxruntime", "onnxruntime", "pip install 'panoptic-toolkit[onnx]'")
+
+
 def _require(module: str, name: str, command: str) -> None:
     if find_spec(module) is None:
         raise RequirementError(

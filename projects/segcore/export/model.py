@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.errors import ConfigError
-from segcore.export.results import PanopticMap, instances, panoptic_map, semantic_map
+from segcore.export.results import instances, panoptic_map, semantic_map
 from segcore.meta_arch import SegmentationModel
 
 Outputs = Literal["results", "network"]
@@ -19,8 +19,8 @@ class ExportedModel(nn.Module):
     Args:
         model: in evaluation mode.
         normalize: take pixels (B, 3, H, W), uint8 or float, in the channel order of INPUT.FORMAT;
-            they are normalized and padded as the model does. Else the network's input: normalized
-            images whose sides are multiples of its divisor.
+            they are normalized, and padded to multiples of its divisor. Else the network's input:
+            normalized images whose sides are such multiples.
         outputs: "results": maps at the size of the image; "network": what the network returns.
 
     Raises:
@@ -81,8 +81,8 @@ class ExportedModel(nn.Module):
             scores = torch.einsum("bqk,bqhw->bkhw", probabilities[..., :-1], mask_logits.sigmoid())
             results["semantic_map"] = _resized(scores, padded_size, size).argmax(1)
         if maker.panoptic_on:
-            panoptic: PanopticMap = panoptic_map(probabilities, values, self.is_thing, maker.merging)
-            results |= panoptic._asdict()
+            merged = panoptic_map(probabilities, values, self.is_thing, maker.merging)
+            results |= merged._asdict()
         if maker.instance_on:
             things = self.is_thing if maker.panoptic_on else None
             results |= instances(
@@ -116,17 +116,20 @@ def _thing_table(model: SegmentationModel) -> Tensor:
 
 def _check_results(model: SegmentationModel) -> None:
     """Refuse models whose results need more than tensors, by name and reason."""
-    name, maker = type(model).__name__, getattr(model, "result_maker", None)
-    way_out = "export the network's outputs (--outputs network)"
+    maker, way_out = getattr(model, "result_maker", None), "use the outputs of the network"
     if maker is None:
-        raise ConfigError(f"{name} makes no maps: {way_out}")
-    if type(model).predict_masks is not SegmentationModel.predict_masks:
-        raise ConfigError(
-            f"{name} resizes or cuts its images itself, which is not a part of its network: {way_out}"
-        )
-    if maker.panoptic_on and maker.merging.strategy == "mask_wise":
-        raise ConfigError(
-            f"{name}: mask-wise merging takes masks one after the other, as many as an image has, "
-            f"which a program of tensors cannot: {way_out}, or choose another "
-            "MODEL.PANOPTIC_MERGING.STRATEGY"
-        )
+        reason = "it makes no maps"
+    elif maker.panoptic_on and maker.merging.strategy == "mask_wise":
+        reason = "mask-wise merging takes one mask after the other, as many as an image has"
+    elif not hasattr(model, "resize_before_inference"):
+        reason = "its network returns no class and mask logits of queries"
+    elif any(
+        getattr(type(model), name) is not getattr(SegmentationModel, name)
+        for name in ("predict_masks", "preprocess_images")
+    ):
+        reason = "it pads or cuts its images in a way of its own"
+    else:
+        return
+    raise ConfigError(
+        f"outputs: the results of {type(model).__name__} cannot be exported, as {reason}: {way_out}"
+    )

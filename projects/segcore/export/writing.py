@@ -4,6 +4,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.export import ExportedProgram
@@ -11,6 +12,8 @@ from torch.export import ExportedProgram
 from segcore.errors import ConfigError
 from segcore.export.onnx import to_onnx
 from segcore.files import atomic_file, write_bytes
+from segcore.ops import decompositions
+from segcore.text import printable
 
 METADATA = "segcore.json"
 """Name of the metadata in a program: an extra file, or an entry of ONNX's metadata."""
@@ -44,12 +47,18 @@ def write_aoti(program: ExportedProgram, path: Path, metadata: str, _: tuple[str
         write_bytes(Path(package).read_bytes(), path)
 
 
-FORMATS: dict[str, tuple[str, Callable[[ExportedProgram, Path, str, tuple[str, ...]], None]]] = {
-    "torch_export": (".pt2", write_torch),
-    "onnx": (".onnx", write_onnx),
-    "aoti": (".pt2", write_aoti),
+class Format(NamedTuple):
+    """Suffix of its files, and their writer."""
+
+    suffix: str
+    write: Callable[[ExportedProgram, Path, str, tuple[str, ...]], None]
+
+
+FORMATS = {
+    "onnx": Format(".onnx", write_onnx),
+    "torch_export": Format(".pt2", write_torch),
+    "aoti": Format(".pt2", write_aoti),
 }
-"""Suffix and writer of each format."""
 
 
 def write_program(
@@ -59,6 +68,7 @@ def write_program(
     *,
     output_names: tuple[str, ...],
     metadata: str = "{}",
+    standard_operators: bool = False,
 ) -> None:
     """Write a program.
 
@@ -67,15 +77,25 @@ def write_program(
         format: one of :data:`FORMATS`.
         output_names: names of the outputs.
         metadata: JSON text to keep with it.
+        standard_operators: replace our operators by their twins in plain PyTorch, so that the
+            program needs no library of ours.
 
     Raises:
-        ConfigError: the format is unknown, or cannot express the program.
+        ConfigError: the format or the suffix is wrong, or ONNX cannot express the program.
         OutputError: the file cannot be written.
     """
+    check_path(path, format)
+    if standard_operators and format != "onnx":
+        with torch.no_grad():
+            program = program.run_decompositions(decompositions())
+    FORMATS[format].write(program, Path(path), metadata, output_names)
+
+
+def check_path(path: str | Path, format: str) -> None:
+    """Raise ConfigError unless there is such a format, and the path has its suffix."""
     if format not in FORMATS:
-        raise ConfigError(f"format: expected one of {', '.join(FORMATS)}, got '{format}'")
-    suffix, write = FORMATS[format]
-    path = Path(path)
-    if path.suffix != suffix:
-        raise ConfigError(f"{path}: expected a name with the suffix {suffix}, which {format} has")
-    write(program, path, metadata, output_names)
+        raise ConfigError(f"format: expected one of {', '.join(FORMATS)}, got {printable(format)}")
+    if Path(path).suffix != (suffix := FORMATS[format].suffix):
+        raise ConfigError(
+            f"{printable(path)}: expected a name that ends in {suffix}, for the format {format}"
+        )
