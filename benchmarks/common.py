@@ -5,9 +5,10 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import torch
+
+from segcore.analysis.measuring import peak_resident_mebibytes, reset_peak_resident_mebibytes
 
 
 def median_seconds(
@@ -58,18 +59,9 @@ def _peak_here(make: Callable[..., Callable[[], object]], arguments: tuple, devi
         before = torch.cuda.memory_allocated()
         function()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    # Not resource.getrusage: its peak includes that of the parent process.
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present memory
-    before = _peak_resident_mebibytes()
+    before = reset_peak_resident_mebibytes()
     function()
-    return _peak_resident_mebibytes() - before
-
-
-def _peak_resident_mebibytes() -> float:
-    (line,) = (
-        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
-    )
-    return int(line.split()[1]) / 2**10
+    return peak_resident_mebibytes() - before
 
 
 def _synchronize(device: str) -> None:

@@ -97,8 +97,10 @@ class MaskFormer(MaskClassificationModel):
     checkpoint_renames = staticmethod(rename_official)
 
     def adapt_checkpoint(self, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
-        """Convert the entries of a file of Transformers; those of other files stay."""
-        return to_ours(state) if is_of_transformers(state) else state
+        """Convert the entries of a file of Transformers, or of the backbone alone."""
+        if is_of_transformers(state):
+            return to_ours(state)
+        return super().adapt_checkpoint(state, source)
 
     def class_rows(self) -> dict[str, Sequence[int]]:
         """Entries with a row for each class, and one for "no object" after them."""

@@ -48,8 +48,8 @@ class TimmWeights(PathHandler):
                 break
         raise CheckpointError(
             f"{printable(path)}: not in the cache of the Hugging Face hub, and cannot be fetched "
-            f"({type(reason).__name__}). Download {files[0]} of the repository {repository} there, "
-            "and give the file as MODEL.WEIGHTS"
+            f"({type(reason).__name__}). Download {files[0]} of its repository {repository} on a "
+            "machine with network, and give the file as MODEL.WEIGHTS"
         ) from reason
 
 

@@ -60,6 +60,11 @@ COMMANDS = {
         "segcore.cli.export:build_parser",
         "segcore.export.command:main",
     ),
+    "analyze": Command(
+        "parameters, multiply-adds, time and memory of a configuration",
+        "segcore.cli.analyze:build_parser",
+        "segcore.analysis.program:main",
+    ),
     "doctor": Command(
         "say which operators are compiled, and what fits this machine",
         "segcore.cli.doctor:build_parser",

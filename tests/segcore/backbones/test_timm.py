@@ -262,8 +262,8 @@ def test_weights_of_the_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *location: None)
     with pytest.raises(
         CheckpointError,
-        match=r"timm://resnet18.a1_in1k: not in the cache .*Download model.safetensors of the "
-        "repository timm/resnet18.a1_in1k there, and give the file as MODEL.WEIGHTS",
+        match=r"timm://resnet18.a1_in1k: not in the cache .*Download model.safetensors of its "
+        "repository timm/resnet18.a1_in1k on a machine with network, and give the file as MODEL.W",
     ):
         local_file("timm://resnet18.a1_in1k")
     with pytest.raises(CheckpointError, match="timm has no model of this name"):

@@ -1,0 +1,1 @@
+"""Cost of a model: parameters, multiply-adds, activations, time and memory, by part."""
