@@ -13,6 +13,7 @@ from PIL import Image
 
 from segcore.checkpoint import read_checkpoint, write_checkpoint
 from segcore.data import quickstart
+from segcore.zoo import find_model, list_models, published_models
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(__file__).with_name("fourth_system")
@@ -107,6 +108,16 @@ def test_predicts_from_a_checkpoint_with_published_names(trained, data, tmp_path
 def test_tools_offer_its_quickstart_and_converter(trained):
     assert NAME in (trained / "printed.txt").read_text().partition("usage: quickstart.py")[2]
     assert list(read_checkpoint(trained / "backbone.pth")["model"]) == ["backbone.patches.weight"]
+
+
+def test_published_weights(monkeypatch):
+    """Its names and configurations, without an import of it."""
+    monkeypatch.syspath_prepend(FOLDER)
+    published_models.cache_clear()
+    (name,) = list_models(f"{NAME}/*")
+    assert find_model(name).config_file == FOLDER / NAME / "quickstart.yaml"
+    assert NAME not in sys.modules
+    published_models.cache_clear()
 
 
 def test_only_its_package_names_it():

@@ -60,10 +60,11 @@ class PhotoModel:
     """
 
     def __init__(self, predictor: Predictor):
-        if not hasattr(predictor.model, "predict_compact"):
+        model = predictor.model
+        if hasattr(model, "predict_video") or not hasattr(model, "predict_compact"):
             raise ConfigError(
-                f"expected a model that segments images, got {type(predictor.model).__name__}: "
-                "segcore.Predictor takes it"
+                f"expected a model that segments photos, got {type(model).__name__}: "
+                "segcore.Predictor takes those of videos and classifiers, too"
             )
         self.predictor = predictor
         self.categories = predictor.categories

@@ -177,13 +177,13 @@ class Predictor:
             raise ConfigError(
                 f"predict_video: expected a model of videos, got {type(self.model).__name__}"
             )
-        photos = map(self._read, frames)
-        first = next(photos, None)
+        inputs = map(self.inputs, frames)
+        first = next(inputs, None)
         if first is None:
             raise ImageError("frames: expected at least one, got none")
-        pixels = map(self._pixels, itertools.chain([first], photos))
+        pixels = (frame["image"] for frame in itertools.chain([first], inputs))
         with self._lock:
-            return self.model.predict_video(pixels, *first.shape[:2])
+            return self.model.predict_video(pixels, first["height"], first["width"])
 
     def inputs(self, image: Photo) -> dict[str, Any]:
         """Return the model's input as in evaluation: "image" (3, h, w) uint8, "height", "width".

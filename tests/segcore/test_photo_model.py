@@ -61,9 +61,11 @@ def test_settings(trained, photo):
         trained / "config.yaml",
         trained,
         batch_size=3,
+        precision="bfloat16",
         options=["MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"],
     )
-    assert made.predictor.cfg.TEST.IMS_PER_BATCH == 3
+    test = made.predictor.cfg.TEST
+    assert (test.IMS_PER_BATCH, test.PRECISION) == (3, "bfloat16")
     assert made(photo).panoptic is None
     assert repr(made) == "PhotoModel(MaskFormer, 3 classes, on cpu)"
 

@@ -23,7 +23,7 @@ class PublishedModel:
         name: ``<system>/<data set>/<task>/<variant>``.
         url: address of the file, as its authors give it.
         licence: of the weights.
-        config: path in the folder ``configs``.
+        config: path in the folder ``configs``; absolute if it is in the package of the system.
         backbone: as the authors call it.
         schedule: length of the training, where the authors state it.
         figures: published results on the validation split, by metric.
@@ -95,17 +95,23 @@ def published_models() -> NamedRegistry[PublishedModel]:
     for entry in project_entry_points():
         package = entry.module.partition(".")[0]
         for folder in find_spec(package).submodule_search_locations or ():
-            for model in _read(package, Path(folder, FILE_NAME)):
+            for model in _read(Path(folder)):
                 models.register(model.name, model)
     return models
 
 
-def _read(system: str, path: Path) -> list[PublishedModel]:
+def _read(package: Path) -> list[PublishedModel]:
+    path = package / FILE_NAME
     if not path.is_file():
         return []
     content = json.loads(path.read_text(encoding="utf-8"))
-    licence, rows = content["licence"], content["models"].items()
-    return [PublishedModel(f"{system}/{name}", licence=licence, **row) for name, row in rows]
+    models = []
+    for name, row in content["models"].items():
+        in_package = package / row["config"]
+        config = str(in_package) if in_package.is_file() else row["config"]
+        settings = {**row, "licence": content["licence"], "config": config}
+        models.append(PublishedModel(f"{package.name}/{name}", **settings))
+    return models
 
 
 def _matches(name: str, pattern: str) -> bool:
