@@ -37,6 +37,7 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
     )
     assert "Panoptic quality" in printed
     assert "error:" not in printed
+    assert (tmp_path / "model" / "report.html").is_file()
     (prediction,) = (cell for cell in notebook.cells if "segcore.load" in cell.source)
     assert "image/png" in prediction.outputs[-1].data
     assert len(list((tmp_path / "results" / "overlay").iterdir())) == 3
