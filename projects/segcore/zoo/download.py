@@ -97,9 +97,9 @@ def _transfer(url: str, partial: Path, timeout: float) -> None:
 def _open(url: str, partial: Path, start: int, timeout: float) -> HTTPResponse:
     """Ask for the file from byte ``start`` on, if it is still the one of the first connection."""
     headers = {"User-Agent": "segcore", "Accept-Encoding": "identity"}
-    tag = _tag_file(partial).read_text() if start else ""
-    if tag:
-        headers |= {"Range": f"bytes={start}-", "If-Range": tag}
+    tag = _tag_file(partial)
+    if start and tag.is_file() and tag.stat().st_size:
+        headers |= {"Range": f"bytes={start}-", "If-Range": tag.read_text()}
     try:
         return urlopen(Request(url, headers=headers), timeout=timeout)
     except HTTPError as error:

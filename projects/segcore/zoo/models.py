@@ -66,7 +66,9 @@ class PublishedModel:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of published weights that ``segcore.load`` takes, in alphabetical order.
+    """Return the names of published weights, in alphabetical order.
+
+    ``segcore.load`` takes them, and ``segcore.Predictor`` those of videos and classifiers too.
 
     Args:
         pattern: a part of the name, such as "panoptic" or "swin-*", or a pattern of the whole
@@ -94,7 +96,7 @@ def published_models() -> NamedRegistry[PublishedModel]:
     models: NamedRegistry[PublishedModel] = NamedRegistry("published model")
     for entry in project_entry_points():
         package = entry.module.partition(".")[0]
-        for folder in find_spec(package).submodule_search_locations or ():
+        for folder in getattr(find_spec(package), "submodule_search_locations", None) or ():
             for model in _read(Path(folder)):
                 models.register(model.name, model)
     return models

@@ -91,6 +91,14 @@ def test_what_is_left_is_longer_than_the_file(server, target):
     assert_complete(target, server.content)
 
 
+def test_what_is_left_is_of_unknown_origin(server, target):
+    target.parent.mkdir()
+    target.with_name("model.pkl.part").write_bytes(b"something else")
+    download(server.address, target)
+    assert_complete(target, server.content)
+    assert server.requests == [None]
+
+
 def test_stated_length_is_never_reached(server, target):
     server.stated_length = "400000"
     with pytest.raises(DownloadError, match=r"ended after 300,000 of 400,000 bytes"):
