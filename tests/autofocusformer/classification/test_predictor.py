@@ -45,9 +45,13 @@ def test_logits_are_those_of_evaluation(predictor, tmp_path):
     evaluated = build_test_mapper(predictor.cfg)({"file_name": str(path), "class_id": 0})
     with torch.no_grad():
         (expected,) = predictor.model([evaluated])
-    for result in predictor([path, pixels[:, :, ::-1], Image.open(path)]):
+    photos = [path, pixels[:, :, ::-1], Image.open(path)]
+    for photo in photos:
+        result = predictor(photo)
         assert result.keys() == {"class_logits"}
         assert torch.equal(result["class_logits"], expected["class_logits"])
+    for result in predictor(photos):  # a batch, whose sums have another order
+        torch.testing.assert_close(result["class_logits"], expected["class_logits"])
     assert expected["class_logits"].shape == (3,)
 
 
