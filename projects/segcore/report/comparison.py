@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from segcore.errors import DataError
+from segcore.errors import DataError, UserError
 from segcore.report.charts import curves_svg
 from segcore.report.page import DATA_TAG, write_page
 from segcore.text import printable
@@ -23,18 +23,34 @@ QUALITIES = ("pq", "sq", "rq")
 
 def main(args: Namespace) -> int:
     """Write the page that the arguments of :mod:`segcore.cli.compare` ask for."""
-    first, second = read_report(args.a), read_report(args.b)
-    try:
-        content = comparison_content(first, second, _labels(args.a, args.b))
-        curves = dict(zip(content["runs"], (first["curves"], second["curves"]), strict=True))
-        write_page(args.output, "comparison.html", data=content, curves=curves_svg(curves))
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise DataError(
-            f"{printable(args.a)} or {printable(args.b)}: expected reports as an evaluation writes "
-            f"them, got others ({type(error).__name__}: {printable(error)})"
-        ) from error
+    compare(args.a, args.b, args.output)
     print(f"Written: {args.output}")
     return 0
+
+
+def compare(a: str | Path, b: str | Path, output: str | Path) -> None:
+    """Write two reports as one page.
+
+    Args:
+        a, b: see :func:`read_report`.
+        output: path of the page.
+
+    Raises:
+        DataError: a report cannot be read.
+        OutputError: the page cannot be written.
+    """
+    first, second = read_report(a), read_report(b)
+    try:
+        content = comparison_content(first, second, _labels(a, b))
+        curves = dict(zip(content["runs"], (first["curves"], second["curves"]), strict=True))
+        write_page(output, "comparison.html", data=content, curves=curves_svg(curves))
+    except UserError:
+        raise
+    except Exception as error:  # what a changed report holds instead can fail anywhere
+        raise DataError(
+            f"{printable(a)} or {printable(b)}: expected reports as an evaluation writes them, got "
+            f"others ({type(error).__name__}: {printable(error)})"
+        ) from error
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
@@ -96,7 +112,7 @@ def comparison_content(
     return content
 
 
-def _labels(*paths: str) -> list[str]:
+def _labels(*paths: str | Path) -> list[str]:
     """Return the names of folders, or of files, with numbers where they are the same."""
     resolved = [Path(path).resolve() for path in paths]
     names = [p.parent.name if p.name == "report.html" else p.stem for p in resolved]
