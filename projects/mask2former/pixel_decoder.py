@@ -38,7 +38,7 @@ class MultiScaleTransformer(nn.Module):
         self.encoder = DeformableEncoder(embed_dim, num_levels=num_levels, **encoder_options)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """``num_levels`` maps (B, C, H_l, W_l) -> the encoded maps, of the same shapes."""
+        """``num_levels`` maps (B, C, H_l, W_l) -> the encoded maps, channels-last in memory."""
         spatial_shapes = [level.shape[-2:] for level in maps]
         tokens = flatten_levels(maps)
         reference_points = grid_reference_points(spatial_shapes, tokens.device)[
@@ -51,8 +51,9 @@ class MultiScaleTransformer(nn.Module):
             spatial_shapes,
         )
         levels = encoded.split([height * width for height, width in spatial_shapes], dim=1)
+        # Not transposed first: the strides of a single image would not be channels-last to PyTorch.
         return [
-            level.transpose(1, 2).unflatten(2, shape)
+            level.unflatten(1, shape).movedim(-1, 1)
             for level, shape in zip(levels, spatial_shapes, strict=True)
         ]
 

@@ -275,16 +275,22 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
 def _mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
     """Products of query (B, Q, C) and pixel embeddings (B, C, H, W): (B, Q, H, W)."""
+    return _products(mask_embedding, mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])
+
+
+def _products(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
+    """Products of query (B, Q, C) and token embeddings (B, C, S): (B, Q, S)."""
     if mask_features.device.type != "cpu" or torch.compiler.is_compiling():
-        return torch.einsum("bqc,bchw->bqhw", mask_embedding, mask_features)
-    # Each image's pixels are the weight of a linear layer, whose product is the faster one.
-    pixels = mask_features.flatten(2).transpose(1, 2)
-    logits = [linear(queries, image) for queries, image in zip(mask_embedding, pixels, strict=True)]
-    return torch.stack(logits).unflatten(2, mask_features.shape[2:])
+        return mask_embedding @ mask_features
+    # Each image's tokens are the weight of a linear layer, whose product is the faster one.
+    tokens = mask_features.transpose(1, 2)
+    return torch.stack(
+        [linear(queries, image) for queries, image in zip(mask_embedding, tokens, strict=True)]
+    )
 
 
 @torch.no_grad()
 def _visible(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
     """Return the tokens in the mask of each query, all if it is empty: bool (B, 1, Q, S)."""
-    visible = mask_embedding @ mask_features >= 0
+    visible = _products(mask_embedding, mask_features) >= 0
     return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 SHAPES = {"res2": (4, 16, 20), "res3": (6, 8, 10), "res4": (8, 4, 5), "res5": (10, 2, 3)}
 
@@ -14,6 +15,14 @@ def test_maps_from_coarse_to_fine(build_pixel_decoder):
     assert mask_features.shape == (2, 7, 16, 20)
     assert encoded is maps[0]
     assert [tuple(m.shape) for m in maps] == [(2, 32, 2, 3), (2, 32, 4, 5), (2, 32, 8, 10)]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_maps_are_resized_in_channels_last_memory(build_pixel_decoder, batch):
+    _, _, maps = build_pixel_decoder().forward_features(features(batch=batch))
+    for encoded in maps:
+        resized = F.interpolate(encoded, scale_factor=2, mode="bilinear")
+        assert resized.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_images_of_a_batch_are_independent(build_pixel_decoder):

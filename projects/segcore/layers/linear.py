@@ -64,8 +64,8 @@ class Linear(nn.Linear):
         if (
             not self.training
             and not torch.is_grad_enabled()
-            and not weight.is_inference()
             and _is_fast(x, weight, self.bias)
+            and not weight.is_inference()
         ):
             return onednn.linear(x, self._reordered_weight(x), self.bias, self.activation)
         return linear(x, weight, self.bias, self.activation)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segcore.functional import at_least_float32, short_softmax
+from segcore.functional import short_softmax
 from segcore.layers.by_rows import by_rows
 from segcore.layers.levels import offset_normalizer
 from segcore.layers.linear import Linear
@@ -91,7 +91,11 @@ class DeformAttnProjections(nn.Module):
         if values.device.type == "cpu" and not torch.compiler.is_compiling():
             # Head by head and in the precision of sums, as the operators of a CPU read them, so
             # that no call copies them again.
-            values = at_least_float32(values).transpose(1, 2).contiguous().transpose(1, 2)
+            values = values.transpose(1, 2).to(
+                torch.promote_types(values.dtype, torch.float32),
+                memory_format=torch.contiguous_format,
+            )
+            values = values.contiguous().transpose(1, 2)
         return values
 
 

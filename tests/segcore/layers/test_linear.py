@@ -110,6 +110,13 @@ def test_is_f_linear_in_an_exported_program():
     assert torch.ops.aten.linear.default in targets
 
 
+@torch.no_grad()
+def test_compiles_without_graph_break():
+    layer, x = large_layer("relu")
+    compiled = torch.compile(layer.eval(), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), plain(layer, x))
+
+
 def test_function_takes_a_map_as_weight():
     queries, pixels = torch.randn(5, 16), torch.randn(30_000, 16)
     torch.testing.assert_close(linear(queries, pixels), queries @ pixels.T)
