@@ -27,6 +27,21 @@ what the pixel decoder hands over and the per-pixel embedding.
 """
 
 
+def decoder_options(cfg: CfgNode, in_channels: int) -> dict[str, Any]:
+    """Return the arguments that transformer decoders have in common."""
+    mask_former = cfg.MODEL.MASK_FORMER
+    return {
+        "in_channels": in_channels,
+        "hidden_dim": mask_former.HIDDEN_DIM,
+        "num_queries": mask_former.NUM_OBJECT_QUERIES,
+        "num_heads": mask_former.NHEADS,
+        "feedforward_dim": mask_former.DIM_FEEDFORWARD,
+        "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+        "pre_norm": mask_former.PRE_NORM,
+        "enforce_input_projection": mask_former.ENFORCE_INPUT_PROJ,
+    }
+
+
 class _ResidualLayer(nn.Module):
     """A residual around a sub-layer, with its LayerNorm after the sum, or before the sub-layer."""
 
@@ -160,16 +175,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
                 f"layers: expected at least 2, got {mask_former.DEC_LAYERS}"
             )
         return {
-            "in_channels": in_channels,
+            **decoder_options(cfg, in_channels),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "hidden_dim": mask_former.HIDDEN_DIM,
-            "num_queries": mask_former.NUM_OBJECT_QUERIES,
-            "num_heads": mask_former.NHEADS,
-            "feedforward_dim": mask_former.DIM_FEEDFORWARD,
             "num_layers": mask_former.DEC_LAYERS - 1,
-            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-            "pre_norm": mask_former.PRE_NORM,
-            "enforce_input_projection": mask_former.ENFORCE_INPUT_PROJ,
         }
 
     @staticmethod
@@ -269,11 +277,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     ) -> dict[str, Tensor]:
         return {
             "pred_logits": self.class_embed(normed),
-            "pred_masks": _mask_logits(mask_embedding, mask_features),
+            "pred_masks": mask_logits(mask_embedding, mask_features),
         }
 
 
-def _mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
+def mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
     """Products of query (B, Q, C) and pixel embeddings (B, C, H, W): (B, Q, H, W)."""
     if mask_features.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.einsum("bqc,bchw->bqhw", mask_embedding, mask_features)
