@@ -352,6 +352,7 @@ add_rules(
         "PRECISION": one_of("float32", "bfloat16", "float16"),
         "PANOPTIC_EVALUATOR": one_of("segcore", "panopticapi"),
         "SAVE_PANOPTIC": boolean(),
+        "BOUNDARY_AP": boolean(),
         "REPORT": boolean(),
         "AUG.ENABLED": boolean(),
         "AUG.MIN_SIZES": sides,
