@@ -16,6 +16,7 @@ from segcore.config.rules import (
     list_of,
     named,
     number,
+    one_of,
     relation,
     share,
     text,
@@ -23,6 +24,11 @@ from segcore.config.rules import (
 )
 
 NUM_MAPS = 3  # that the transformer decoder attends to
+# To the maps, and content of the queries before the first layer, of the masked decoders.
+ATTENTIONS = ("masked", "plain", "pooled")
+QUERY_INITS = ("learned", "zero", "pixel_decoder")
+# Keys of the masked decoders -> value where they do not count.
+MASKED_DECODER = {"ATTENTION": "masked", "FEATURE_LEVELS": [0, 1, 2], "QUERY_INIT": "learned"}
 # Section of a meta-architecture, or its name -> heads of this package that it takes.
 HEADS = {
     "MASK_FORMER": ("MaskFormerHead",),
@@ -58,6 +64,12 @@ def add_mask2former_config(cfg: CfgNode) -> None:
     mask_former.TRAIN_NUM_POINTS = 112 * 112
     mask_former.OVERSAMPLE_RATIO = 3.0
     mask_former.IMPORTANCE_SAMPLE_RATIO = 0.75
+
+    # Ours: what the paper's ablations vary, see docs/ablations.md.
+    mask_former.ATTENTION = "masked"
+    mask_former.FEATURE_LEVELS = [0, 1, 2]  # that the layers attend to in turn, coarse to fine
+    mask_former.QUERY_INIT = "learned"
+    mask_former.LOSS_SAMPLING = "points"
 
     mask_former.TEST = CfgNode()
     mask_former.TEST.SEMANTIC_ON = True
@@ -121,6 +133,10 @@ add_rules(
         "ENFORCE_INPUT_PROJ": boolean(),
         "SIZE_DIVISIBILITY": integer(-1, 4096),
         "TRANSFORMER_DECODER_NAME": named(transformer_decoders),
+        "ATTENTION": one_of(*ATTENTIONS),
+        "FEATURE_LEVELS": list_of(integer(0, NUM_MAPS - 1)),
+        "QUERY_INIT": one_of(*QUERY_INITS),
+        "LOSS_SAMPLING": one_of("points", "masks"),
         "TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": boolean(),
     },
 )
@@ -194,6 +210,13 @@ def _transformer_decoder(cfg: CfgNode) -> Iterator[str]:
         yield f"{key}: expected one map, which {decoder} attends to, got the list {maps!r}"
     elif maps == "transformer_encoder" and head.PIXEL_DECODER_NAME == "BasePixelDecoder":
         yield f"{key}: expected another map than {maps!r}: BasePixelDecoder has no encoder"
+    if decoder == "StandardTransformerDecoder":
+        for key, default in MASKED_DECODER.items():
+            if mask_former[key] != default:
+                yield (
+                    f"MODEL.MASK_FORMER.{key}: expected {default!r}, as {decoder} has no masked "
+                    f"attention to several maps, got {mask_former[key]!r}"
+                )
     if decoder == "MultiScaleMaskedTransformerDecoder" and mask_former.DEC_LAYERS < 2:
         yield (
             f"MODEL.MASK_FORMER.DEC_LAYERS: expected at least 2, as {decoder} counts its "

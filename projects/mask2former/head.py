@@ -1,5 +1,6 @@
 """The head of Mask2Former: pixel decoder and transformer decoder."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -26,6 +27,7 @@ class MaskFormerHead(nn.Module):
         pixel_decoder: nn.Module,
         transformer_predictor: nn.Module,
         transformer_in_feature: str,
+        feature_levels: Sequence[int] | None = None,
     ):
         """
         Args:
@@ -35,12 +37,14 @@ class MaskFormerHead(nn.Module):
             transformer_predictor: called with maps and per-pixel embedding.
             transformer_in_feature: which maps: "multi_scale_pixel_decoder" (the list),
                 "transformer_encoder" (the encoded map), "pixel_embedding", or a backbone feature.
+            feature_levels: which maps of the list, coarse to fine from 0; all by default.
         """
         super().__init__()
         self.num_classes = num_classes
         self.pixel_decoder = pixel_decoder
         self.predictor = transformer_predictor
         self.transformer_in_feature = transformer_in_feature
+        self.feature_levels = feature_levels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -56,6 +60,7 @@ class MaskFormerHead(nn.Module):
             "pixel_decoder": pixel_decoder,
             "transformer_predictor": predictor(cfg, in_channels, mask_classification=True),
             "transformer_in_feature": cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE,
+            "feature_levels": cfg.MODEL.MASK_FORMER.FEATURE_LEVELS,
         }
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
@@ -64,16 +69,21 @@ class MaskFormerHead(nn.Module):
 
     def encode(self, features: dict[str, Tensor]) -> tuple[Any, Tensor]:
         """Run the pixel decoder: maps for the transformer decoder, and the per-pixel embedding."""
-        return decode_pixels(self.pixel_decoder, features, self.transformer_in_feature)
+        return decode_pixels(
+            self.pixel_decoder, features, self.transformer_in_feature, self.feature_levels
+        )
 
 
 def decode_pixels(
-    pixel_decoder: nn.Module, features: dict[str, Tensor], in_feature: str
+    pixel_decoder: nn.Module,
+    features: dict[str, Tensor],
+    in_feature: str,
+    feature_levels: Sequence[int] | None = None,
 ) -> tuple[Any, Tensor]:
     """Run a pixel decoder, and return what a transformer decoder takes.
 
     Args:
-        in_feature: which maps it takes, see :class:`MaskFormerHead`.
+        in_feature, feature_levels: which maps it takes, see :class:`MaskFormerHead`.
 
     Returns:
         These maps, and the per-pixel embedding.
@@ -82,6 +92,8 @@ def decode_pixels(
     match in_feature:
         case "multi_scale_pixel_decoder":
             maps = multi_scale
+            if feature_levels is not None:
+                maps = [multi_scale[level] for level in feature_levels]
         case "transformer_encoder":
             maps = encoded
         case "pixel_embedding":
