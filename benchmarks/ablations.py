@@ -84,7 +84,7 @@ ABLATIONS = [
 def train(ablation: Ablation, iterations: int, seed: int) -> dict[str, float]:
     """Train and evaluate in this process: "PQ" in percent and "seconds" of its CPU time."""
     torch.set_num_threads(1)
-    schedule = [round(share * iterations) for share in (0.83, 0.95)]
+    schedule = [int(share * iterations) for share in (0.83, 0.95)]
     with tempfile.TemporaryDirectory() as folder:
         options = {
             "SEED": seed,
