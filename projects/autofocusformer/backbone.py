@@ -130,6 +130,8 @@ class AutoFocusFormerTrunk(nn.Module):
         pad: see :class:`PatchEmbedding`.
         per_image: cluster each image by itself. The official code, and so the training of
             official weights, lets an image's clusters depend on the others in its batch.
+        blank_token, plain_offsets: see :class:`NeighborhoodAttention`.
+        prior: see :class:`AdaptiveDownsampling`.
     """
 
     def __init__(
@@ -151,6 +153,9 @@ class AutoFocusFormerTrunk(nn.Module):
         patch_norm: bool = True,
         pad: bool = True,
         per_image: bool = False,
+        blank_token: bool = True,
+        plain_offsets: bool = False,
+        prior: bool = True,
     ) -> None:
         super().__init__()
         by_stage = {
@@ -174,7 +179,7 @@ class AutoFocusFormerTrunk(nn.Module):
         self.pos_drop = nn.Dropout(dropout)
         drop_paths = drop_path_rates(drop_path_rate, depths)
         downsampling = [
-            {"out_dim": out_dim, "alpha": alpha, "rate": rate, "reserve": reserve}
+            {"out_dim": out_dim, "alpha": alpha, "rate": rate, "reserve": reserve, "prior": prior}
             for out_dim in embed_dim[1:]
         ]
         self.layers = nn.ModuleList(
@@ -190,6 +195,8 @@ class AutoFocusFormerTrunk(nn.Module):
                     "mlp_ratio": mlp_ratio,
                     "layer_scale": layer_scale,
                     "dropout": dropout,
+                    "blank_token": blank_token,
+                    "plain_offsets": plain_offsets,
                 },
                 downsampling=down,
             )
@@ -259,6 +266,9 @@ def trunk_arguments(cfg: CfgNode, in_channels: int) -> dict[str, Any]:
         "drop_path_rate": aff.DROP_PATH_RATE,
         "patch_norm": aff.PATCH_NORM,
         "per_image": aff.PER_IMAGE,
+        "blank_token": aff.BLANK_TOKEN,
+        "plain_offsets": aff.PLAIN_OFFSETS,
+        "prior": aff.GRID_PRIOR,
     }
 
 

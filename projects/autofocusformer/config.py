@@ -50,6 +50,10 @@ def add_autofocusformer_config(cfg: CfgNode) -> None:
     # Ours: the result of a photo does not depend on the others in its batch. Published weights were
     # trained without.
     aff.PER_IMAGE = False
+    # Ours, for ablations, see docs/ablations.md.
+    aff.BLANK_TOKEN = True
+    aff.GRID_PRIOR = True
+    aff.PLAIN_OFFSETS = False
 
 
 add_rules(
@@ -73,6 +77,9 @@ add_rules(
         "SHEPARD_POWER": number(0, 100, above=True),
         "SHEPARD_POWER_LEARNABLE": boolean(),
         "PER_IMAGE": boolean(),
+        "BLANK_TOKEN": boolean(),
+        "GRID_PRIOR": boolean(),
+        "PLAIN_OFFSETS": boolean(),
     },
 )
 BACKBONE_SECTIONS.update(dict.fromkeys(BACKBONES, "AFF"))

@@ -33,7 +33,7 @@ class PointMaskedTransformerDecoder(MultiScaleMaskedTransformerDecoder):
     def __init__(self, in_channels: int, *, per_image: bool = False, **options) -> None:
         super().__init__(in_channels, **options)
         self.position_encoding = TokenPositionEncoding(
-            self.query_feat.embedding_dim // 2, per_image=per_image
+            self.query_embed.embedding_dim // 2, per_image=per_image
         )
 
     @classmethod

@@ -84,16 +84,27 @@ class AdaptiveDownsampling(NeighborhoodMerge):
         alpha: weight of the importance against the grid.
         rate: share of the tokens that stay.
         reserve: always keep the tokens on the grid of twice the stride.
+        prior: prefer tokens on the grid of the stride, see :func:`grid_prior`; else the importance
+            alone decides which of the others stay.
     """
 
     def __init__(
-        self, dim: int, out_dim: int, *, stride: int, alpha: float, rate: float, reserve: bool
+        self,
+        dim: int,
+        out_dim: int,
+        *,
+        stride: int,
+        alpha: float,
+        rate: float,
+        reserve: bool,
+        prior: bool = True,
     ) -> None:
         super().__init__(dim, out_dim)
         self.stride = stride
         self.alpha = alpha
         self.rate = rate
         self.reserve = reserve
+        self.prior = prior
 
     def forward(
         self, tokens: Tokens, importance: Tensor, neighborhood: ClusterNeighborhood
@@ -120,7 +131,9 @@ class AdaptiveDownsampling(NeighborhoodMerge):
             num_reserved = _grid_points(tokens.canvas, 2 * self.stride)
         num_stay = max(torch.sym_int(count * self.rate), num_reserved, 1)
 
-        score = grid_prior(positions, self.stride) + self.alpha * importance
+        score = self.alpha * importance
+        if self.prior:
+            score = score + grid_prior(positions, self.stride)
         score = score.masked_fill(reserved, -torch.inf)
         best = score.argsort(dim=1, descending=True, stable=True)[:, : num_stay - num_reserved]
         group = torch.full((batch, count), 2, dtype=torch.uint8, device=positions.device)

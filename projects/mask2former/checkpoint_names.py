@@ -6,23 +6,25 @@ Everything else has its official name here too, so this is the one place that re
 from collections.abc import Iterable
 
 HEAD = "sem_seg_head."
-PIXEL_DECODER = "sem_seg_head.pixel_decoder."
-PREDICTOR = "sem_seg_head.predictor."
 
 
-def rename_official(names: Iterable[str]) -> dict[str, str]:
+def rename_official(names: Iterable[str], head: str = HEAD) -> dict[str, str]:
     """Old name -> our name, of those state-dict ``names`` that differ.
 
     - ``static_query`` of the published files is ``query_feat``, whatever version they carry.
     - MaskFormer (version 1) had the pixel decoder's entries in ``sem_seg_head`` itself. Names in
       ``sem_seg_head.pixel_decoder`` are left alone, so that files without version metadata load.
+
+    Args:
+        head: what the names of the head's entries start with.
     """
-    renamed = ((name, _current_name(name)) for name in names)
+    renamed = ((name, _current_name(name, head)) for name in names)
     return {old: new for old, new in renamed if old != new}
 
 
-def _current_name(name: str) -> str:
+def _current_name(name: str, head: str) -> str:
     name = name.replace("static_query", "query_feat")
-    if name.startswith(HEAD) and not name.startswith((PIXEL_DECODER, PREDICTOR)):
-        name = PIXEL_DECODER + name.removeprefix(HEAD)
+    pixel_decoder, predictor = f"{head}pixel_decoder.", f"{head}predictor."
+    if name.startswith(head) and not name.startswith((pixel_decoder, predictor)):
+        name = pixel_decoder + name.removeprefix(head)
     return name

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from segcore.functional import at_least_float32
+from segcore.layers import grid_reference_points
 from segcore.losses import (
     DrawPoints,
     MaskSampler,
@@ -35,6 +36,7 @@ class SetCriterion(nn.Module):
         deep_supervision: compute the losses of the auxiliary predictions too.
         num_points, oversample_ratio, importance_sample_ratio: see
             :func:`segcore.losses.uncertain_points`.
+        whole_masks: compare masks at all pixels of the prediction instead of at points.
         normalize_by_matched: divide the mask losses by the number of matched pairs, not by that of
             the targets; they differ if an image has more targets than there are queries.
         draw_points: source of the random points; called for each prediction in turn for
@@ -52,6 +54,7 @@ class SetCriterion(nn.Module):
         oversample_ratio: float,
         importance_sample_ratio: float,
         deep_supervision: bool = True,
+        whole_masks: bool = False,
         normalize_by_matched: bool = False,
         draw_points: DrawPoints = uniform_points,
     ) -> None:
@@ -63,6 +66,7 @@ class SetCriterion(nn.Module):
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
         self.deep_supervision = deep_supervision
+        self.whole_masks = whole_masks
         self.normalize_by_matched = normalize_by_matched
         self.draw_points = draw_points
         empty_weight = torch.ones(num_classes + 1)
@@ -139,6 +143,11 @@ class SetCriterion(nn.Module):
         for prediction, image, query, target in zip(predictions, *assignment, strict=True):
             masks = at_least_float32(prediction["pred_masks"][image, query].flatten(0, -3))
             rows = (target.unsqueeze(1) * num_frames + frames).flatten()
+            if self.whole_masks:
+                predicted.append(masks.flatten(1))
+                pixels = grid_reference_points([masks.shape[-2:]], masks.device, masks.dtype)
+                true.append(sampler(rows, pixels[None]))
+                continue
             points = uncertain_points(
                 masks.detach(),
                 self.num_points,
@@ -170,17 +179,28 @@ def build_criterion(cfg: CfgNode) -> SetCriterion:
     """The criterion that ``MODEL.MASK_FORMER`` and ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` describe."""
     mask_former = cfg.MODEL.MASK_FORMER
     # DEC_LAYERS counts predictions: the last is the final one.
-    return criterion_of(mask_former, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, mask_former.DEC_LAYERS - 1)
+    return criterion_of(
+        mask_former,
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        mask_former.DEC_LAYERS - 1,
+        whole_masks=mask_former.LOSS_SAMPLING == "masks",
+    )
 
 
 def criterion_of(
-    section: CfgNode, num_classes: int, num_aux: int, *, normalize_by_matched: bool = False
+    section: CfgNode,
+    num_classes: int,
+    num_aux: int,
+    *,
+    whole_masks: bool = False,
+    normalize_by_matched: bool = False,
 ) -> SetCriterion:
     """Build the criterion that the keys of a system's section describe.
 
     Args:
         section: has the keys of ``MODEL.MASK_FORMER`` that the losses depend on.
         num_aux: number of auxiliary predictions; ``DEEP_SUPERVISION`` False leaves them out.
+        whole_masks: in costs and losses, see :class:`SetCriterion`.
         normalize_by_matched: see :class:`SetCriterion`.
     """
     weights = {
@@ -195,7 +215,7 @@ def criterion_of(
             class_weight=section.CLASS_WEIGHT,
             mask_weight=section.MASK_WEIGHT,
             dice_weight=section.DICE_WEIGHT,
-            num_points=section.TRAIN_NUM_POINTS,
+            num_points=None if whole_masks else section.TRAIN_NUM_POINTS,
         ),
         weight_dict={name + s: weight for s in suffixes for name, weight in weights.items()},
         no_object_weight=section.NO_OBJECT_WEIGHT,
@@ -203,5 +223,6 @@ def criterion_of(
         oversample_ratio=section.OVERSAMPLE_RATIO,
         importance_sample_ratio=section.IMPORTANCE_SAMPLE_RATIO,
         deep_supervision=section.DEEP_SUPERVISION,
+        whole_masks=whole_masks,
         normalize_by_matched=normalize_by_matched,
     )

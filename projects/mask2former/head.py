@@ -1,5 +1,6 @@
 """The head of Mask2Former: pixel decoder and transformer decoder."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -26,6 +27,7 @@ class MaskFormerHead(nn.Module):
         pixel_decoder: nn.Module,
         transformer_predictor: nn.Module,
         transformer_in_feature: str,
+        feature_levels: Sequence[int] | None = None,
     ):
         """
         Args:
@@ -35,57 +37,30 @@ class MaskFormerHead(nn.Module):
             transformer_predictor: called with maps and per-pixel embedding.
             transformer_in_feature: which maps: "multi_scale_pixel_decoder" (the list),
                 "transformer_encoder" (the encoded map), "pixel_embedding", or a backbone feature.
+            feature_levels: which maps of the list, coarse to fine from 0; all by default.
         """
         super().__init__()
         self.num_classes = num_classes
         self.pixel_decoder = pixel_decoder
         self.predictor = transformer_predictor
         self.transformer_in_feature = transformer_in_feature
+        self.feature_levels = feature_levels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        head, mask_former = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-        unknown = [name for name in head.IN_FEATURES if name not in input_shape]
-        if unknown:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES: expected features of the backbone, "
-                f"{sorted(input_shape)}, got {unknown}"
-            )
-        pixel_decoders = {
-            name: decoder
-            for name, decoder in SEM_SEG_HEADS_REGISTRY
-            if hasattr(decoder, "forward_features")
-        }
-        pixel_decoder = _registered(
-            "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME",
-            head.PIXEL_DECODER_NAME,
-            pixel_decoders,
-            on_tokens=are_tokens(input_shape),
-        )
+        pixel_decoder, in_channels = build_pixel_decoder(cfg, input_shape)
         predictor = _registered(
             "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME",
-            mask_former.TRANSFORMER_DECODER_NAME,
+            cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME,
             dict(TRANSFORMER_DECODER_REGISTRY),
             on_tokens=are_tokens(input_shape),
         )
-        in_feature = mask_former.TRANSFORMER_IN_FEATURE
-        if in_feature in ("multi_scale_pixel_decoder", "transformer_encoder"):
-            in_channels = head.CONVS_DIM
-        elif in_feature == "pixel_embedding":
-            in_channels = head.MASK_DIM
-        elif in_feature in input_shape:
-            in_channels = input_shape[in_feature].channels
-        else:
-            raise ValueError(
-                "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE: expected 'multi_scale_pixel_decoder', "
-                f"'transformer_encoder', 'pixel_embedding' or one of {sorted(input_shape)}, "
-                f"got {in_feature!r}"
-            )
         return {
-            "num_classes": head.NUM_CLASSES,
-            "pixel_decoder": pixel_decoder(cfg, input_shape),
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "pixel_decoder": pixel_decoder,
             "transformer_predictor": predictor(cfg, in_channels, mask_classification=True),
-            "transformer_in_feature": in_feature,
+            "transformer_in_feature": cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE,
+            "feature_levels": cfg.MODEL.MASK_FORMER.FEATURE_LEVELS,
         }
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
@@ -94,17 +69,78 @@ class MaskFormerHead(nn.Module):
 
     def encode(self, features: dict[str, Tensor]) -> tuple[Any, Tensor]:
         """Run the pixel decoder: maps for the transformer decoder, and the per-pixel embedding."""
-        mask_features, encoded, multi_scale = self.pixel_decoder.forward_features(features)
-        match self.transformer_in_feature:
-            case "multi_scale_pixel_decoder":
-                maps = multi_scale
-            case "transformer_encoder":
-                maps = encoded
-            case "pixel_embedding":
-                maps = mask_features
-            case name:
-                maps = features[name]
-        return maps, mask_features
+        return decode_pixels(
+            self.pixel_decoder, features, self.transformer_in_feature, self.feature_levels
+        )
+
+
+def decode_pixels(
+    pixel_decoder: nn.Module,
+    features: dict[str, Tensor],
+    in_feature: str,
+    feature_levels: Sequence[int] | None = None,
+) -> tuple[Any, Tensor]:
+    """Run a pixel decoder, and return what a transformer decoder takes.
+
+    Args:
+        in_feature, feature_levels: which maps it takes, see :class:`MaskFormerHead`.
+
+    Returns:
+        These maps, and the per-pixel embedding.
+    """
+    mask_features, encoded, multi_scale = pixel_decoder.forward_features(features)
+    match in_feature:
+        case "multi_scale_pixel_decoder":
+            maps = multi_scale
+            if feature_levels is not None:
+                maps = [multi_scale[level] for level in feature_levels]
+        case "transformer_encoder":
+            maps = encoded
+        case "pixel_embedding":
+            maps = mask_features
+        case name:
+            maps = features[name]
+    return maps, mask_features
+
+
+def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> tuple[nn.Module, int]:
+    """Build the pixel decoder of a config.
+
+    Returns:
+        It, and the channels of what ``MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE`` names.
+
+    Raises:
+        ValueError: there is no such pixel decoder or feature.
+    """
+    head, in_feature = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
+    unknown = [name for name in head.IN_FEATURES if name not in input_shape]
+    if unknown:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES: expected features of the backbone, "
+            f"{sorted(input_shape)}, got {unknown}"
+        )
+    pixel_decoder = _registered(
+        "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME",
+        head.PIXEL_DECODER_NAME,
+        {
+            name: decoder
+            for name, decoder in SEM_SEG_HEADS_REGISTRY
+            if hasattr(decoder, "forward_features")
+        },
+        on_tokens=are_tokens(input_shape),
+    )
+    channels = {name: shape.channels for name, shape in input_shape.items()} | {
+        "multi_scale_pixel_decoder": head.CONVS_DIM,
+        "transformer_encoder": head.CONVS_DIM,
+        "pixel_embedding": head.MASK_DIM,
+    }
+    if in_feature not in channels:
+        raise ValueError(
+            "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE: expected 'multi_scale_pixel_decoder', "
+            f"'transformer_encoder', 'pixel_embedding' or one of {sorted(input_shape)}, "
+            f"got {in_feature!r}"
+        )
+    return pixel_decoder(cfg, input_shape), channels[in_feature]
 
 
 def _registered(key: str, name: str, available: dict[str, Any], *, on_tokens: bool) -> Any:

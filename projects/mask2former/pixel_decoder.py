@@ -1,7 +1,7 @@
 """Pixel decoder: backbone features to mask features and multi-scale features."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import fvcore.nn.weight_init as weight_init
@@ -91,11 +91,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             num_encoder_layers, num_heads, dropout, feedforward_dim: of the encoder.
         """
         super().__init__()
-        if are_tokens(input_shape):
-            raise ValueError(
-                "input_shape: expected maps, got tokens, which PointPixelDecoder of autofocusformer"
-                " decodes"
-            )
+        require_maps(input_shape)
         by_stride = sorted(input_shape.items(), key=lambda item: item[1].stride)
         encoded = [(name, s) for name, s in by_stride if name in transformer_in_features][::-1]
         missing = set(transformer_in_features) - set(input_shape)
@@ -127,8 +123,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.fpn_levels = []
         for index, (name, shape) in reversed(list(enumerate(by_stride[:num_fpn_levels], start=1))):
             lateral, output = f"adapter_{index}", f"layer_{index}"
-            self.add_module(lateral, _conv_norm(shape.channels, conv_dim, 1, norm))
-            self.add_module(output, _conv_norm(conv_dim, conv_dim, 3, norm, activation=F.relu))
+            self.add_module(lateral, conv_norm(shape.channels, conv_dim, 1, norm))
+            self.add_module(output, conv_norm(conv_dim, conv_dim, 3, norm, activation=F.relu))
             self.fpn_levels.append((name, lateral, output))
 
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
@@ -138,10 +134,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
-            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
-            "conv_dim": head.CONVS_DIM,
-            "mask_dim": head.MASK_DIM,
-            "norm": head.NORM,
+            **pyramid_options(cfg, input_shape),
             "transformer_in_features": head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
             "common_stride": head.COMMON_STRIDE,
             "num_encoder_layers": head.TRANSFORMER_ENC_LAYERS,
@@ -178,6 +171,47 @@ class MSDeformAttnPixelDecoder(nn.Module):
         return convolve(self.mask_features, maps[-1]), maps[0], maps[:NUM_MULTI_SCALE_MAPS]
 
 
+def pyramid_options(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+    """Return the arguments that pixel decoders on maps have in common."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return {
+        "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+        "conv_dim": head.CONVS_DIM,
+        "mask_dim": head.MASK_DIM,
+        "norm": head.NORM,
+    }
+
+
+def require_maps(input_shape: Mapping[str, ShapeSpec]) -> None:
+    """Raise a ValueError if the features of a backbone are tokens."""
+    if are_tokens(input_shape):
+        raise ValueError(
+            "input_shape: expected maps, got tokens, which PointPixelDecoder of autofocusformer "
+            "decodes"
+        )
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    norm: str,
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> Conv2d:
+    """Build a convolution that keeps the size, with a bias where ``norm`` is ""."""
+    convolution = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=kernel_size // 2,
+        bias=not norm,
+        norm=get_norm(norm, out_channels),
+        activation=activation,
+    )
+    weight_init.c2_xavier_fill(convolution)
+    return convolution
+
+
 def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size=1)
     nn.init.xavier_uniform_(convolution.weight)
@@ -190,17 +224,3 @@ def _project(projection: nn.Sequential, x: Tensor) -> Tensor:
         return projection(x)
     convolution, group_norm = projection
     return group_norm(convolve(convolution, x))
-
-
-def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=None):
-    convolution = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        padding=kernel_size // 2,
-        bias=not norm,
-        norm=get_norm(norm, out_channels),
-        activation=activation,
-    )
-    weight_init.c2_xavier_fill(convolution)
-    return convolution

@@ -11,6 +11,8 @@ from detectron2.layers import Conv2d
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
+from mask2former.config import ATTENTIONS, QUERY_INITS
+from segcore.functional import at_least_float32
 from segcore.layers import (
     MLP,
     Linear,
@@ -19,12 +21,28 @@ from segcore.layers import (
     linear,
     token_encodings,
 )
+from segcore.ops import take
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = """
 Transformer decoders, called with (cfg, in_channels, mask_classification=True); their forward takes
 what the pixel decoder hands over and the per-pixel embedding.
 """
+
+
+def decoder_options(cfg: CfgNode, in_channels: int) -> dict[str, Any]:
+    """Return the arguments that transformer decoders have in common."""
+    mask_former = cfg.MODEL.MASK_FORMER
+    return {
+        "in_channels": in_channels,
+        "hidden_dim": mask_former.HIDDEN_DIM,
+        "num_queries": mask_former.NUM_OBJECT_QUERIES,
+        "num_heads": mask_former.NHEADS,
+        "feedforward_dim": mask_former.DIM_FEEDFORWARD,
+        "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+        "pre_norm": mask_former.PRE_NORM,
+        "enforce_input_projection": mask_former.ENFORCE_INPUT_PROJ,
+    }
 
 
 class _ResidualLayer(nn.Module):
@@ -41,15 +59,34 @@ class _ResidualLayer(nn.Module):
         return self.norm(queries + sublayer(queries))
 
 
+class MaskPooling(nn.Module):
+    """Mean of the values in the mask of each query, between two linear layers: what masked
+    attention is with equal weights (mask pooling of K-Net, Zhang et al., 2021)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.value_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
+        for layer in (self.value_proj, self.out_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+        """Arguments and result are those of MultiHeadAttention; query and key do not count."""
+        weights = visible[:, 0].to(value.dtype)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        return self.out_proj(weights @ self.value_proj(value))
+
+
 class CrossAttentionLayer(_ResidualLayer):
     """Queries (B, Q, C) attend to the visible ones of S keys and values (B, S, C)."""
 
-    def __init__(self, dim: int, num_heads: int, pre_norm: bool = False):
+    def __init__(self, dim: int, num_heads: int, pre_norm: bool = False, *, pooled: bool = False):
         super().__init__(dim, pre_norm)
-        self.multihead_attn = MultiHeadAttention(dim, num_heads)
+        self.multihead_attn = MaskPooling(dim) if pooled else MultiHeadAttention(dim, num_heads)
 
     def forward(
-        self, queries: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, visible: Tensor
+        self, queries: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, visible: Tensor | None
     ) -> Tensor:
         return self._residual(
             queries, lambda q: self.multihead_attn(q + query_pos, key, value, visible)
@@ -107,6 +144,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         pre_norm: bool = False,
         enforce_input_projection: bool = False,
         num_levels: int = 3,
+        attention: str = "masked",
+        query_init: str = "learned",
     ):
         """
         Args:
@@ -119,13 +158,29 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             pre_norm: LayerNorm before attention and feed-forward network instead of after.
             enforce_input_projection: 1x1 convolution of the maps even if in_channels is hidden_dim.
             num_levels: number of maps.
+            attention: to the maps: "masked", "plain" without masks, or "pooled", see
+                :class:`MaskPooling`.
+            query_init: content of the queries before the first layer: "learned", "zero", or
+                "pixel_decoder", the tokens of the maps that are most probably of a class.
+
+        Raises:
+            ValueError: ``attention`` or ``query_init`` is unknown.
         """
         super().__init__()
+        for name, value, known in (
+            ("attention", attention, ATTENTIONS),
+            ("query_init", query_init, QUERY_INITS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
         self.num_levels = num_levels
+        self.attention = attention
+        self.query_init = query_init
         self.position_encoding = SinePositionEncoding(hidden_dim // 2)
         layers = range(num_layers)
         self.transformer_cross_attention_layers = nn.ModuleList(
-            CrossAttentionLayer(hidden_dim, num_heads, pre_norm) for _ in layers
+            CrossAttentionLayer(hidden_dim, num_heads, pre_norm, pooled=attention == "pooled")
+            for _ in layers
         )
         self.transformer_self_attention_layers = nn.ModuleList(
             SelfAttentionLayer(hidden_dim, num_heads, pre_norm) for _ in layers
@@ -135,7 +190,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(hidden_dim)
 
-        self.query_feat = nn.Embedding(num_queries, hidden_dim)
+        self.query_feat = None
+        if query_init == "learned":
+            self.query_feat = nn.Embedding(num_queries, hidden_dim)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.level_embed = nn.Embedding(num_levels, hidden_dim)
         project = in_channels != hidden_dim or enforce_input_projection
@@ -160,16 +217,12 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
                 f"layers: expected at least 2, got {mask_former.DEC_LAYERS}"
             )
         return {
-            "in_channels": in_channels,
+            **decoder_options(cfg, in_channels),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "hidden_dim": mask_former.HIDDEN_DIM,
-            "num_queries": mask_former.NUM_OBJECT_QUERIES,
-            "num_heads": mask_former.NHEADS,
-            "feedforward_dim": mask_former.DIM_FEEDFORWARD,
             "num_layers": mask_former.DEC_LAYERS - 1,
-            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-            "pre_norm": mask_former.PRE_NORM,
-            "enforce_input_projection": mask_former.ENFORCE_INPUT_PROJ,
+            "num_levels": len(mask_former.FEATURE_LEVELS),
+            "attention": mask_former.ATTENTION,
+            "query_init": mask_former.QUERY_INIT,
         }
 
     @staticmethod
@@ -239,8 +292,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             value + position.to(value.dtype)
             for value, position in zip(values, positions, strict=True)
         ]
-        batch = len(mask_features)
-        queries = self.query_feat.weight.expand(batch, -1, -1)
+        queries = self._initial_queries(feature_levels)
         query_pos = self.query_embed.weight
         layers = zip(
             self.transformer_cross_attention_layers,
@@ -255,7 +307,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             mask_embedding = self.mask_embed(normed)
             if self.training:
                 auxiliary.append(self._prediction(normed, mask_embedding, mask_features))
-            visible = _visible(mask_embedding.detach(), mask_features_by_level[level])
+            visible = None
+            if self.attention != "plain":
+                visible = _visible(mask_embedding.detach(), mask_features_by_level[level])
             queries = cross_attention(queries, query_pos, keys[level], values[level], visible)
             queries = self_attention(queries, query_pos)
             queries = ffn(queries)
@@ -264,16 +318,32 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         final = self._prediction(normed, self.mask_embed(normed), mask_features)
         return {**final, "aux_outputs": auxiliary}
 
+    def _initial_queries(self, feature_levels: Sequence[Tensor]) -> Tensor:
+        """Return the queries (B, Q, C) before the first layer, of tokens (B, S_l, C)."""
+        tokens = torch.cat(tuple(feature_levels), dim=1)
+        num_queries = self.query_embed.num_embeddings
+        match self.query_init:
+            case "learned":
+                return self.query_feat.weight.expand(len(tokens), -1, -1)
+            case "zero":
+                return tokens.new_zeros(len(tokens), num_queries, tokens.shape[-1])
+        # The loss of the first prediction trains the tokens and their classes.
+        logits = self.class_embed(self.decoder_norm(tokens.detach())).detach()
+        scores = at_least_float32(logits).softmax(-1)[..., :-1].amax(-1)
+        best = scores.topk(min(num_queries, tokens.shape[1])).indices
+        chosen = take(tokens, best)
+        return F.pad(chosen, (0, 0, 0, num_queries - best.shape[1]))
+
     def _prediction(
         self, normed: Tensor, mask_embedding: Tensor, mask_features: Tensor
     ) -> dict[str, Tensor]:
         return {
             "pred_logits": self.class_embed(normed),
-            "pred_masks": _mask_logits(mask_embedding, mask_features),
+            "pred_masks": mask_logits(mask_embedding, mask_features),
         }
 
 
-def _mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
+def mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
     """Products of query (B, Q, C) and pixel embeddings (B, C, H, W): (B, Q, H, W)."""
     return _products(mask_embedding, mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])
 

@@ -8,6 +8,7 @@ from detectron2.layers import ShapeSpec
 
 from panoptic_segformer.batching import padding_policy_of
 from panoptic_segformer.encoder import MultiScaleEncoder
+from panoptic_segformer.encoder_attention import ENCODER_ATTENTIONS
 from panoptic_segformer.location_decoder import LocationDecoder
 from panoptic_segformer.location_kinds import location_kind_of
 from panoptic_segformer.mask_decoder import NUM_MASK_LEVELS, MaskDecoder
@@ -23,7 +24,7 @@ def build_network(
     Args:
         panoptic_segformer: the config ``MODEL.PANOPTIC_SEGFORMER``.
         shapes: of the features of the backbone.
-        num_things: thing classes.
+        num_things: classes of the thing queries.
 
     Raises:
         ValueError: a key has a value that cannot be.
@@ -44,7 +45,11 @@ def build_network(
     return {
         "in_features": panoptic_segformer.IN_FEATURES,
         "neck": ChannelMapper(in_channels, panoptic_segformer.HIDDEN_DIM),
-        "encoder": MultiScaleEncoder(num_layers=panoptic_segformer.ENC_LAYERS, **deformable),
+        "encoder": MultiScaleEncoder(
+            num_layers=panoptic_segformer.ENC_LAYERS,
+            attention=ENCODER_ATTENTIONS[panoptic_segformer.ENCODER_ATTENTION],
+            **deformable,
+        ),
         "location_decoder": LocationDecoder(
             num_queries=panoptic_segformer.NUM_THING_QUERIES,
             num_classes=num_things,

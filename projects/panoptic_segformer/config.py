@@ -33,8 +33,12 @@ def add_panoptic_segformer_config(cfg: CfgNode) -> None:
     # Blocks before the tail, which gives the final mask.
     panoptic_segformer.THING_MASK_LAYERS = 4
     panoptic_segformer.STUFF_MASK_LAYERS = 6
-    # What the location decoder predicts: "box", or "centre", the center of mass of the mask.
+    # What the location decoder predicts: "box", or "centre", the center of mass of the mask. With
+    # "none" it learns classes alone.
     panoptic_segformer.LOCATION_TARGET = "box"
+    # Ours, for ablations, see docs/ablations.md.
+    panoptic_segformer.JOINT_QUERIES = False
+    panoptic_segformer.ENCODER_ATTENTION = "multi_scale"
     # Padded sizes, of the masks in the losses or, as in the original, of batches, are multiples.
     panoptic_segformer.SIZE_DIVISIBILITY = 1
     # As the original: padding takes part in the masks, which are resized without cutting it off.
@@ -68,7 +72,9 @@ add_rules(
         "LOCATION_LAYERS": integer(1, 256),
         "THING_MASK_LAYERS": integer(0, 256),
         "STUFF_MASK_LAYERS": integer(0, 256),
-        "LOCATION_TARGET": one_of("box", "centre"),
+        "LOCATION_TARGET": one_of("box", "centre", "none"),
+        "JOINT_QUERIES": boolean(),
+        "ENCODER_ATTENTION": one_of("multi_scale", "single_scale", "plain"),
         "SIZE_DIVISIBILITY": integer(-1, 4096),
         "OFFICIAL_PADDING": boolean(),
         "OFFICIAL_EMPTY_THINGS": boolean(),

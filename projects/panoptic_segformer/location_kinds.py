@@ -105,8 +105,11 @@ def location_kind_of(panoptic_segformer: CfgNode) -> LocationKind:
         return BoxLocation(l1_weight, panoptic_segformer.GIOU_WEIGHT)
     if target == "centre":
         return CenterLocation(l1_weight)
+    if target == "none":
+        return CenterLocation(0.0)
     raise ValueError(
-        f"MODEL.PANOPTIC_SEGFORMER.LOCATION_TARGET: expected 'box' or 'centre', got {target!r}"
+        "MODEL.PANOPTIC_SEGFORMER.LOCATION_TARGET: expected 'box', 'centre' or 'none', "
+        f"got {target!r}"
     )
 
 

@@ -110,10 +110,12 @@ class PanopticSegFormer(SegmentationModel):
         backbone = build_backbone(cfg)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         thing_ids = thing_ids_of(cfg.DATASETS.TRAIN, num_classes)
+        # The thing queries are for stuff as well where there is one set of queries.
+        located = set(range(num_classes)) if panoptic_segformer.JOINT_QUERIES else thing_ids
         return {
             "backbone": backbone,
-            **build_network(panoptic_segformer, backbone.output_shape(), num_things=len(thing_ids)),
-            "class_order": ClassOrder(num_classes, thing_ids),
+            **build_network(panoptic_segformer, backbone.output_shape(), num_things=len(located)),
+            "class_order": ClassOrder(num_classes, located),
             "criterion": build_criterion(cfg),
             "result_maker": build_result_maker(cfg, thing_ids),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,

@@ -92,8 +92,8 @@ def mask_prediction(
         labels: (N,) int64 contiguous ids of the data set.
         masks: (N, h, w) values of the ReLU masks, which are stretched to the output. Half types
             become float32.
-        boxes: of the things among the N, in order: (n, 4), (cx, cy, w, h) in units of the
-            unpadded image; None: boxes of the masks.
+        boxes: of the first n of the N, which all things are among: (n, 4), (cx, cy, w, h) in units
+            of the unpadded image; None: boxes of the masks.
         output_size: (height, width) of the results.
         num_classes: K of the data set, things and stuff.
     """
@@ -113,7 +113,9 @@ def mask_prediction(
             labels[thing_masks],
             scores[thing_masks],
             result_maker.merging.rating,
-            None if boxes is None else absolute_boxes(boxes, output_size),
+            None
+            if boxes is None
+            else absolute_boxes(boxes[thing_masks[: len(boxes)]], output_size),
         ),
     )
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
 from detectron2.structures import BitMasks, ImageList, Instances
 from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor, nn
@@ -162,8 +162,13 @@ def output_size(inputs: dict[str, Any]) -> tuple[int, int]:
 
 
 def result_switches(cfg: CfgNode) -> CfgNode:
-    """The node with the keys SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON of the config's system."""
+    """The node with the keys SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON of the config's system.
+
+    Detectron2's ``SemanticSegmentor`` has no keys, and gives semantic results.
+    """
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if model is SemanticSegmentor:
+        return CfgNode({"SEMANTIC_ON": True, "INSTANCE_ON": False, "PANOPTIC_ON": False})
     return cfg.MODEL[model.config_section].TEST
 
 

@@ -14,7 +14,8 @@ require_detectron2()
 
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.modeling import build_model
+from detectron2.modeling import SemanticSegmentor, build_model
+from torch import Tensor
 
 import segcore.data.datasets  # noqa: F401 registers them
 from segcore import zoo
@@ -35,6 +36,7 @@ from segcore.data.panoptic_format import Category
 from segcore.data.photos import Photo, read_photo
 from segcore.engine import fit_to_machine, setup_config
 from segcore.errors import CheckpointError, ConfigError, ImageError
+from segcore.inference.compact import class_dtype
 from segcore.precision import in_precision
 from segcore.text import printable
 from segcore.visualization import categories_of
@@ -152,6 +154,8 @@ class Predictor:
         Raises:
             ConfigError: the model classifies images.
         """
+        if isinstance(self.model, SemanticSegmentor):
+            return self._each(images, self._class_maps)
         if not hasattr(self.model, "predict_compact"):
             raise ConfigError(
                 "predict_compact: expected a model that segments images, got "
@@ -184,6 +188,14 @@ class Predictor:
         pixels = (frame["image"] for frame in itertools.chain([first], inputs))
         with self._lock:
             return self.model.predict_video(pixels, first["height"], first["width"])
+
+    def _class_maps(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+        """Return what ``predict_compact`` of a model of ours would, for Detectron2's."""
+        results = [result["sem_seg"] for result in self.model(batched_inputs)]
+        return [
+            {"semantic_map": scores.argmax(dim=0).to("cpu", class_dtype(len(scores)))}
+            for scores in results
+        ]
 
     def inputs(self, image: Photo) -> dict[str, Any]:
         """Return the model's input as in evaluation: "image" (3, h, w) uint8, "height", "width".

@@ -24,6 +24,12 @@ def test_version_1_layout():
     }
 
 
+def test_version_1_names_in_a_head():
+    assert rename_official(["layer_1.weight", "predictor.bias", "pixel_decoder.x"], head="") == {
+        "layer_1.weight": "pixel_decoder.layer_1.weight"
+    }
+
+
 def test_any_layout_loads_without_version_metadata(build_small_model):
     """The trap: names of today without metadata must not become pixel_decoder.pixel_decoder."""
     source, target = build_small_model(), build_small_model()

@@ -33,17 +33,17 @@ def test_from_config(cfg):
 
 
 def test_decoders_that_do_not_exist(cfg):
-    cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "BasePixelDecoder"
+    cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "FPNPixelDecoder"
     with pytest.raises(
         ValueError,
-        match=r"PIXEL_DECODER_NAME: expected one of \['MSDeformAttnPixelDecoder'.*BasePixelDecoder",
+        match=r"PIXEL_DECODER_NAME: expected one of .*'MSDeformAttnPixelDecoder'.*FPNPixelDecoder",
     ):
         MaskFormerHead(cfg, SHAPES)
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
-    cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME = "StandardTransformerDecoder"
+    cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME = "DetrDecoder"
     with pytest.raises(
         ValueError,
-        match=r"TRANSFORMER_DECODER_NAME: expected one of \['MultiScaleMasked.*StandardTransf",
+        match=r"TRANSFORMER_DECODER_NAME: expected one of \['MultiScaleMasked.*got 'DetrDecoder'",
     ):
         MaskFormerHead(cfg, SHAPES)
 

@@ -81,5 +81,7 @@ def test_kind_of_the_config():
     keys.LOCATION_TARGET = "centre"
     assert location_kind_of(keys) == CenterLocation(l1_weight=4)
     keys.LOCATION_TARGET = "x"
-    with pytest.raises(ValueError, match=r"LOCATION_TARGET: expected 'box' or 'centre', got 'x'"):
+    with pytest.raises(
+        ValueError, match=r"LOCATION_TARGET: expected 'box', 'centre' or 'none', got 'x'"
+    ):
         location_kind_of(keys)

@@ -8,6 +8,7 @@ from ``../shared/golden``.
 import ast
 import importlib.util
 import json
+import math
 import os
 import re
 import zlib
@@ -168,6 +169,15 @@ def generated(expression: str) -> Tensor:
         raise ValueError(f"not an input description: {expression!r}")
     name, shape = ast.literal_eval(match[2])
     return torch.from_numpy(z(name, shape)) * float(match[1] or 1)
+
+
+def picture(name: str, size: tuple[int, int]) -> Tensor:
+    """The uint8 picture (3, H, W) of a case's ``image_generator``: noise on blocks of 8 x 8."""
+    blocks = z(f"{name}.blocks", (3, *(math.ceil(side / 8) for side in size)))
+    blocks = blocks.repeat(8, axis=1).repeat(8, axis=2)[:, : size[0], : size[1]]
+    noise = 20 * z(f"{name}.noise", (3, *size))
+    pixels = np.floor(128 + 60 * blocks + noise).clip(0, 255)
+    return torch.from_numpy(pixels.astype(np.uint8))
 
 
 @lru_cache(maxsize=1)

@@ -28,6 +28,7 @@ from segcore.checkpoint.model_state import (
     State,
     find_renames,
     load_state,
+    offered_by,
     required_entries,
     without_wrapper_prefix,
 )
@@ -53,11 +54,12 @@ class SafeCheckpointer(DetectionCheckpointer):
     * Files are read by :func:`read_checkpoint`.
     * Entries that are loaded, renamed, missing, left over or of another shape are logged as one
       table and kept in ``report``.
-    * A model may offer ``checkpoint_renames`` (see ``names.Renaming``) for the names of other
-      layouts, which are then renamed before shapes are compared, or dropped.
+    * A model, or its head where the model is Detectron2's, may offer ``checkpoint_renames`` (see
+      ``names.Renaming``) for the names of other layouts, which are then renamed before shapes are
+      compared, or dropped.
     * A model may offer ``adapt_checkpoint(state, source)``, which returns the state dict of another
       layout as one of its own, where renaming is not enough.
-    * Classes are matched by their names, if the model offers ``class_rows`` (see
+    * Classes are matched by their names, if the model or its head offers ``class_rows`` (see
       ``classes.ClassRows``).
     * Files are written atomically and take the config and the names of the classes along.
     * Processes that cannot see a file get its bytes from the main process, and so the state of the
@@ -312,4 +314,5 @@ def split_heuristics(path: str) -> tuple[str, bool]:
 
 
 def _class_rows(model: nn.Module) -> ClassRows:
-    return model.class_rows() if hasattr(model, "class_rows") else {}
+    offered = offered_by(model, "class_rows")
+    return offered() if offered else {}

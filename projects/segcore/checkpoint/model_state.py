@@ -1,7 +1,7 @@
 """State dicts of files into models: by names, by renamed names, or by the ends of names."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -137,8 +137,14 @@ def find_renames(
             return match_by_suffix(
                 model, state, caffe2=isinstance(author, str) and author == "Caffe2"
             )
-    offered = getattr(model, "checkpoint_renames", None)
+    offered = offered_by(model, "checkpoint_renames")
     return dict(offered(list(state))) if offered else {}
+
+
+def offered_by(model: nn.Module, name: str) -> Callable[..., Any] | None:
+    """Return a method that a model offers, or a child of it where the model is Detectron2's."""
+    offers = (getattr(part, name, None) for part in (model, *model.children()))
+    return next(filter(None, offers), None)
 
 
 def match_by_suffix(model: nn.Module, state: State, caffe2: bool) -> dict[str, str]:

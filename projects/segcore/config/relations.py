@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
 
 from segcore.config.rules import (
     equally_long,
@@ -94,7 +94,8 @@ def _results(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.{section}.TEST: expected at least one of SEMANTIC_ON, INSTANCE_ON and "
             "PANOPTIC_ON to be True"
         )
-    if cfg.TEST.AUG.ENABLED and not switches.get("SEMANTIC_ON"):
+    is_semantic = model is SemanticSegmentor or switches.get("SEMANTIC_ON")
+    if cfg.TEST.AUG.ENABLED and not is_semantic:
         yield "TEST.AUG.ENABLED: expected a model with SEMANTIC_ON, whose results alone it is for"
 
 

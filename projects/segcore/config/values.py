@@ -6,7 +6,12 @@ from collections.abc import Callable, Collection
 from itertools import pairwise
 from typing import Any
 
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    SemanticSegmentor,
+)
 
 from segcore.backbones.features import FEATURES
 from segcore.config.rules import (
@@ -35,9 +40,11 @@ RESNET_DEPTHS = (18, 34, 50, 101, 152)
 
 
 def architectures() -> Collection[str]:
-    """Return the names of the meta-architectures, without Detectron2's own."""
+    """Return the names of the meta-architectures; of Detectron2's own the one that is supported."""
     return [
-        name for name, model in META_ARCH_REGISTRY if not model.__module__.startswith("detectron2.")
+        name
+        for name, model in META_ARCH_REGISTRY
+        if model is SemanticSegmentor or not model.__module__.startswith("detectron2.")
     ]
 
 
@@ -345,6 +352,7 @@ add_rules(
         "PRECISION": one_of("float32", "bfloat16", "float16"),
         "PANOPTIC_EVALUATOR": one_of("segcore", "panopticapi"),
         "SAVE_PANOPTIC": boolean(),
+        "BOUNDARY_AP": boolean(),
         "REPORT": boolean(),
         "AUG.ENABLED": boolean(),
         "AUG.MIN_SIZES": sides,

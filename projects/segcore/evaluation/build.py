@@ -19,6 +19,7 @@ from detectron2.utils import comm
 
 from segcore.data.datasets.catalog import make_missing_file, missing_file_message
 from segcore.errors import ConfigError, DataError, RequirementError
+from segcore.evaluation.boundary_ap import BoundaryAPEvaluator
 from segcore.evaluation.instance import InstanceSegEvaluator, has_fast_coco_evaluation
 from segcore.evaluation.panoptic import PanopticEvaluator
 from segcore.evaluation.panopticapi_evaluator import PanopticapiEvaluator
@@ -120,15 +121,21 @@ def build_evaluator(
         make_missing_file(dataset_name, MetadataCatalog.get(dataset_name).get(key))
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     evaluators = [
-        _panoptic_evaluator(cfg, dataset_name, folder)
-        if kind == "panoptic"
-        else EVALUATORS[kind](dataset_name, folder)
-        for kind in evaluator_kinds(cfg, dataset_name)
+        _evaluator(cfg, kind, dataset_name, folder) for kind in evaluator_kinds(cfg, dataset_name)
     ]
     if cfg.TEST.REPORT:
         page = Path(output_folder or cfg.OUTPUT_DIR, _page_name(cfg, dataset_name))
         return ReportedEvaluators(evaluators, cfg, dataset_name, page)
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def _evaluator(cfg: CfgNode, kind: str, dataset_name: str, folder: str) -> DatasetEvaluator:
+    if kind == "panoptic":
+        return _panoptic_evaluator(cfg, dataset_name, folder)
+    evaluator = EVALUATORS[kind](dataset_name, folder)
+    if cfg.TEST.BOUNDARY_AP and isinstance(evaluator, COCOEvaluator):
+        return BoundaryAPEvaluator(evaluator, folder)
+    return evaluator
 
 
 def _panoptic_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:

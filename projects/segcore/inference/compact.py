@@ -44,16 +44,21 @@ class EncodedMasks(NamedTuple):
         return EncodedMasks(run_lengths, self.sums[rows], self.areas[rows])
 
 
+def class_dtype(num_classes: int) -> torch.dtype:
+    """Return the type of maps of classes: uint8, or int16 or int32 if there are more."""
+    dtypes = (torch.uint8, torch.int16, torch.int32)
+    return next(dtype for dtype in dtypes if num_classes - 1 <= torch.iinfo(dtype).max)
+
+
 def class_map(prediction: MaskPrediction) -> Tensor:
     """Return the class with the largest semantic score at each pixel.
 
     Returns:
-        (H, W) on the CPU, uint8, or int16 or int32 if there are more classes.
+        (H, W) on the CPU, of :func:`class_dtype`.
     """
     resized, weights = prediction.resized, prediction.class_weights
     num_classes = len(weights)
-    dtypes = (torch.uint8, torch.int16, torch.int32)
-    dtype = next(dtype for dtype in dtypes if num_classes - 1 <= torch.iinfo(dtype).max)
+    dtype = class_dtype(num_classes)
     classes = torch.empty(resized.size, dtype=dtype)
     for window in _windows(prediction, len(resized) + num_classes):
         low, high = (bound.clamp(max=1) for bound in _value_bounds(prediction, window))

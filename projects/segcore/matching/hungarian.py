@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from segcore.functional import at_least_float32
+from segcore.layers import grid_reference_points
 from segcore.losses import (
     DrawPoints,
     MaskSampler,
@@ -25,7 +26,7 @@ class HungarianMatcher:
 
     Args:
         num_points: random points, drawn afresh for every image and prediction, shared by all
-            masks of the image.
+            masks of the image; None: all pixels of the prediction.
         draw_points: source of the points.
     """
 
@@ -35,10 +36,10 @@ class HungarianMatcher:
         class_weight: float,
         mask_weight: float,
         dice_weight: float,
-        num_points: int,
+        num_points: int | None,
         draw_points: DrawPoints = uniform_points,
     ) -> None:
-        if num_points < 1:
+        if num_points is not None and num_points < 1:
             raise ValueError(f"num_points: expected at least 1, got {num_points}")
         self.class_weight = class_weight
         self.mask_weight = mask_weight
@@ -102,14 +103,18 @@ class HungarianMatcher:
         probability = logits.softmax(-1)[:, labels.clamp(0, num_classes - 1)]
         unknown = (labels < 0) | (labels >= num_classes)
 
-        points = self.draw_points(1, self.num_points, dtype=masks.dtype, device=masks.device)
-        # Queries as batch, not as channels: parallel and faster on a CPU.
-        predicted = point_sample(masks.flatten(0, -3).unsqueeze(1), points)
-        num_frames = masks.shape[1:-2].numel()
+        masks_of_frames, num_frames = masks.flatten(0, -3), masks.shape[1:-2].numel()
+        if self.num_points is None:
+            points = grid_reference_points([masks.shape[-2:]], masks.device, masks.dtype)[None]
+            predicted = masks_of_frames
+        else:
+            points = self.draw_points(1, self.num_points, dtype=masks.dtype, device=masks.device)
+            # Queries as batch, not as channels: parallel and faster on a CPU.
+            predicted = point_sample(masks_of_frames.unsqueeze(1), points)
         true = sampler(torch.arange(len(labels) * num_frames, device=masks.device), points)
         num_values = num_frames * points.shape[1]
         cross_entropy, dice = pairwise_mask_losses(
-            predicted.view(len(masks), num_values), true.view(len(labels), num_values)
+            predicted.reshape(len(masks), num_values), true.view(len(labels), num_values)
         )
         return {
             "class": -self.class_weight * probability.masked_fill(unknown, torch.nan),

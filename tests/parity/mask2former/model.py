@@ -1,7 +1,7 @@
 """The model of a golden case, built from its configuration in neutral words."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,16 @@ RENAMED = {
 BATCH_NORMS = {"frozen": "FrozenBN", "eval": "BN"}
 
 
-def published_cfg(upstream_config: str) -> CfgNode:
-    """Our configuration of the official file ``upstream_config``, on the CPU, without weights."""
+def published_cfg(upstream_config: str, changes: Mapping[str, Any] | None = None) -> CfgNode:
+    """Our configuration of the official file ``upstream_config``, on the CPU, without weights.
+
+    Args:
+        changes: full key -> value.
+    """
     ours = RENAMED.get(upstream_config, upstream_config)
     cfg = get_cfg()
     cfg.merge_from_file(str(CONFIGS / ours))
+    cfg.merge_from_list([part for change in (changes or {}).items() for part in change])
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     return cfg

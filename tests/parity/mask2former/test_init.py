@@ -1,11 +1,13 @@
 """Statistics of the initial values of every parameter of the head."""
 
 import math
+import re
 
 import torch
+from detectron2.modeling import build_model
 
-from parity.golden import parametrize_cases
-from parity.mask2former.model import build_model_for_case
+from parity.golden import GOLDEN_ROOT, Case, parametrize_cases
+from parity.mask2former.model import build_model_for_case, published_cfg
 
 
 @parametrize_cases("mask2former", "init_statistics_")
@@ -13,8 +15,36 @@ def test_initial_statistics(case):
     torch.manual_seed(0)
     model = build_model_for_case(case.info.get("config", {"num_classes": 133}))
     parameters = dict(model.named_parameters())
+    heads = {name for name in parameters if name.startswith("sem_seg_head.")}
+    assert heads == set(case.info["stats"])
+    assert not others_than(parameters, case.info["stats"])
+
+
+@parametrize_cases("mask2former_more", "init_statistics_")
+def test_initial_statistics_of_other_decoders(case):
+    torch.manual_seed(0)
+    for config, entries in case.info["entries"].items():
+        keys = Case(GOLDEN_ROOT / "mask2former_more" / f"keys_{config}.json").info
+        model = build_model(published_cfg(keys["base_config"], keys["changes"]))
+        stats = {name: statistics(entry) for name, entry in entries.items()}
+        parameters = dict(model.sem_seg_head.named_parameters())
+        # Layers beyond the first are left out of the case.
+        later = {name for name in parameters if re.search(r"coder\.layers\.[1-9]", name)}
+        assert parameters.keys() - later == stats.keys()
+        assert not others_than(parameters, stats), config
+
+
+def statistics(entry: dict) -> tuple[float, float, float, float]:
+    """Mean, standard deviation and bounds of an entry that may state a constant."""
+    if "constant" in entry:
+        return entry["constant"], 0.0, entry["constant"], entry["constant"]
+    return tuple(entry[key] for key in ("mean", "std", "min", "max"))
+
+
+def others_than(parameters: dict, stats: dict) -> list[str]:
+    """Names of the parameters that were drawn in another way than ``stats`` say."""
     failures = []
-    for name, (mean, std, low, high) in case.info["stats"].items():
+    for name, (mean, std, low, high) in stats.items():
         values = parameters[name].detach()
         if std == 0:
             same = (values - mean).abs().max() <= 1e-6
@@ -22,9 +52,7 @@ def test_initial_statistics(case):
             same = _same_distribution(values, mean, std, low, high)
         if not same:
             failures.append(name)
-    heads = {name for name in parameters if name.startswith("sem_seg_head.")}
-    assert heads == set(case.info["stats"])
-    assert not failures
+    return failures
 
 
 def _same_distribution(values, mean, std, low, high) -> bool:

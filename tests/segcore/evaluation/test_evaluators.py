@@ -53,6 +53,15 @@ def test_empty_predictions(dataset, config):
     assert 0 <= results["sem_seg"]["mIoU"] < 100
 
 
+def test_boundary_ap_is_one_key_away(dataset, config):
+    cfg = config("instance")
+    cfg.TEST.BOUNDARY_AP = True
+    results = evaluate(build_evaluator(cfg, dataset), perfect_output)
+    assert set(results) == {"bbox", "segm", "boundary"}
+    assert results["boundary"]["AP"] == results["segm"]["AP"] == pytest.approx(100)
+    assert evaluate(build_evaluator(cfg, dataset), empty_output).keys() == results.keys()
+
+
 def test_half_right_panoptic_quality(dataset):
     """The dog of each image is taken for a cat: cat has 2 tp and 2 fp, dog has 2 fn."""
 
