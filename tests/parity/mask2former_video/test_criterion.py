@@ -35,7 +35,7 @@ def targets_of(case) -> list[dict[str, torch.Tensor]]:
 
 
 @parametrize_cases("mask2former_video", "criterion_")
-def test_costs_and_assignment(case, comparison):
+def test_clip_costs_and_assignment(case, comparison):
     levels, targets = levels_of(case, torch.float64), targets_of(case)
     matcher = build(case.config).matcher
     costs = matcher.costs(with_one_class_more(levels.values()), targets)
@@ -57,7 +57,7 @@ def test_costs_and_assignment(case, comparison):
 
 @parametrize_cases("mask2former_video", "criterion_")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_losses_and_gradients(case, dtype, comparison):
+def test_clip_losses_and_gradients(case, dtype, comparison):
     levels = levels_of(case, dtype)
     criterion = build(case.config).to(dtype)
     final, *aux = levels.values()
