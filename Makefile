@@ -3,7 +3,7 @@ SYSTEM  ?= mask2former
 SECONDS ?= 60
 WORKERS ?= 2
 VENV_PYTHON := .venv/bin/python
-BENCHMARKS  := $(filter-out common peers,$(basename $(notdir $(wildcard benchmarks/[!_]*.py))))
+BENCHMARKS  := $(filter-out common peers long_videos,$(basename $(notdir $(wildcard benchmarks/[!_]*.py))))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint bench cuda gpu-check wheel bundle sanitize fuzz clean

@@ -176,6 +176,11 @@ class VideoMaskFormer(SegmentationModel):
             raise RuntimeError("predict_video: expected a model in evaluation mode, call eval()")
         linker = None
         for start, clip in overlapping_clips(frames, self.clip_length, self.clip_overlap):
+            if clip[0].dim() != 3:
+                raise ValueError(
+                    f"frames: expected (3, height, width) each, got {tuple(clip[0].shape)}: "
+                    "a photo is a video of one frame, in a list"
+                )
             images = self.preprocess_images([{"image": frame} for frame in clip])
             if linker is None:
                 frame_size = tuple(clip[0].shape[-2:])
@@ -200,6 +205,7 @@ class VideoMaskFormer(SegmentationModel):
 def _require_one_size(
     sizes: Sequence[tuple[int, int]], expected: tuple[int, int], start: int
 ) -> None:
+    """Raise a ValueError that names the first frame of another size."""
     for number, size in enumerate(sizes, start=start):
         if tuple(size) != expected:
             raise ValueError(

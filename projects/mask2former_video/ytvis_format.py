@@ -27,6 +27,7 @@ from segcore.errors import DataError
 from segcore.text import printable, short_repr
 
 Record = dict[str, Any]
+MAX_AREA = 10**12
 LISTS = ("videos", "categories", "annotations")
 
 
@@ -41,6 +42,13 @@ def _items_rule(fault: Callable[[object], str | None], *, least: int = 0):
 
 def _anything(value: object) -> None:
     return None
+
+
+def _area_fault(value: object) -> str | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or (is_number and 0 <= value <= MAX_AREA):
+        return None
+    return f"expected a number of pixels or null, got {short_repr(value)}"
 
 
 VIDEO_RULES = {
@@ -58,7 +66,7 @@ ANNOTATION_RULES = {
     "segmentations": _items_rule(_anything),
     "bboxes": _items_rule(_anything),
 }
-OPTIONAL_ANNOTATION_RULES = {"iscrowd": flag_rule, "areas": _items_rule(_anything)}
+OPTIONAL_ANNOTATION_RULES = {"iscrowd": flag_rule, "areas": _items_rule(_area_fault)}
 
 
 def read_ytvis_json(path: str | Path) -> dict[str, list[Record]]:

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-import demo
 import numpy as np
 import pytest
 
 from mask2former_video import quickstart
+from segcore.cli import run_command
 from segcore.data.custom_data import setup_custom_data
 from segcore.data.images import read_image
 from segcore.engine import Trainer
@@ -59,7 +59,7 @@ def test_predicts_video_files_and_folders_of_frames(trained, drawn, tmp_path, ca
             writer.write(frame)
     output = tmp_path / "output"
     arguments = [folder, film, "--weights", weights, "--output", output, "--score-threshold", 0]
-    assert demo.run([str(argument) for argument in arguments]) == 0
+    assert run_command("predict", [str(argument) for argument in arguments]) == 0
     printed = capsys.readouterr().out
     assert "2 of 2 videos done" in printed and "frames" in printed
     drawing = VideoReader(output / "overlay/film.mp4")
@@ -69,8 +69,8 @@ def test_predicts_video_files_and_folders_of_frames(trained, drawn, tmp_path, ca
     assert all(len(track["segmentations"]) == 5 for track in videos[0]["tracks"])
 
     (tmp_path / "broken.mp4").write_text("no video")
-    arguments[:2] = [tmp_path / "broken.mp4", film]
-    assert demo.run([str(argument) for argument in arguments]) == 1
+    arguments[:2] = [tmp_path / "broken.mp4"]
+    assert run_command("predict", [str(argument) for argument in arguments]) == 1
     assert "failed: " in capsys.readouterr().err
 
 

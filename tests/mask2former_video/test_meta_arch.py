@@ -6,6 +6,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 
 from mask2former_video.targets import clip_target
+from segcore.checkpoint import SafeCheckpointer
 
 
 def frames(seed: int, num_frames: int = 5, size=(40, 56)) -> list[torch.Tensor]:
@@ -131,6 +132,24 @@ def test_unusable_frames(video_model):
         video_model([{"image": []}])
     with pytest.raises(ValueError, match=r"frame 1: expected 40 x 56 pixels .* got 40 x 40"):
         video_model([{"image": [*frames(0, 1), *frames(0, 1, (40, 40))]}])
+
+
+def test_a_photo_is_no_video(video_model):
+    with pytest.raises(ValueError, match=r"expected \(3, height, width\) each, got \(40, 56\)"):
+        video_model([{"image": frames(0, 1)[0]}])
+
+
+def test_a_checkpoint_of_images_starts_a_model_of_videos(build_cfg, tmp_path):
+    cfg = build_cfg(MODEL__SEM_SEG_HEAD__NUM_CLASSES=8)
+    cfg.MODEL.META_ARCHITECTURE = "MaskFormer"
+    cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
+    state = build_model(cfg).state_dict()
+    torch.save({"model": state}, tmp_path / "images.pth")
+    model = build_model(build_cfg())
+    SafeCheckpointer(model).load(str(tmp_path / "images.pth"))
+    fresh = set(model.class_rows())
+    for name, value in model.state_dict().items():
+        assert name in fresh or torch.equal(value, state[name])
 
 
 def test_decoder_needs_whole_clips(build_cfg):

@@ -93,6 +93,18 @@ def case_cfg(config: dict[str, Any]) -> CfgNode:
     return cfg
 
 
+def require_official_entries(model: nn.Module, keys: dict[str, Any]) -> None:
+    """Fail unless names, shapes and types of the state dict are those of ``keys_*.json``."""
+    entries = {
+        name: (list(entry.shape), str(entry.dtype).removeprefix("torch."))
+        for name, entry in model.state_dict().items()
+    }
+    official = {name: (shape, dtype) for name, shape, dtype in keys["entries_name_shape_dtype"]}
+    assert entries == official
+    trained = sum(parameter.numel() for parameter in model.parameters())
+    assert trained == keys["num_parameters"]
+
+
 def backbone_name(name: str) -> str:
     """The file of ``configs/_base_/backbones`` that a case's word for a backbone means."""
     name = name.lower().replace("-", "_")

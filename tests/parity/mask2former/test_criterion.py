@@ -79,24 +79,29 @@ def world_size(case, monkeypatch):
     return size
 
 
+def compare_matching(comparison, case, names, costs, assignment, targets, unit: str) -> None:
+    """Compare costs and pairs of the predictions ``names``; a ``unit`` is an image or a video."""
+    first = np.cumsum([0] + [len(target["labels"]) for target in targets])
+    for index, name in enumerate(names):
+        for number in range(len(targets)):
+            array = f"cost_{name}_{unit}{number}"
+            if array in case.arrays:
+                cost = sum(costs[index][number].values())
+                comparison.close(array, cost, case.arrays[array], 1e-6)
+            pairs = assignment.image[index] == number
+            expected = case.info["assignment"][f"{name}_{unit}{number}"]
+            query, target = assignment.query[index][pairs], assignment.target[index][pairs]
+            comparison.equal(f"query {name} {number}", query, expected["query"])
+            comparison.equal(f"target {name} {number}", target - first[number], expected["target"])
+
+
 @parametrize_cases("mask2former", "criterion_")
 def test_costs_and_assignment(case, comparison):
     levels, targets = levels_of(case, torch.float64), targets_of(case)
     matcher = build(case.config).matcher
     costs = matcher.costs(list(levels.values()), targets)
     assignment = matcher(list(levels.values()), targets)
-    first = np.cumsum([0] + [len(target["labels"]) for target in targets])
-    for index, name in enumerate(levels):
-        for image in range(len(targets)):
-            array = f"cost_{name}_image{image}"
-            if array in case.arrays:
-                cost = sum(costs[index][image].values())
-                comparison.close(array, cost, case.arrays[array], 1e-6)
-            pairs = assignment.image[index] == image
-            expected = case.info["assignment"][f"{name}_image{image}"]
-            query, target = assignment.query[index][pairs], assignment.target[index][pairs]
-            comparison.equal(f"query {name} {image}", query, expected["query"])
-            comparison.equal(f"target {name} {image}", target - first[image], expected["target"])
+    compare_matching(comparison, case, levels, costs, assignment, targets, "image")
     comparison.check()
 
 

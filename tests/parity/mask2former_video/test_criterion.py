@@ -6,7 +6,7 @@ import torch
 
 from mask2former.criterion import SetCriterion
 from parity.golden import parametrize_cases
-from parity.mask2former.test_criterion import RELATIVE_LOSS_ERROR, levels_of
+from parity.mask2former.test_criterion import RELATIVE_LOSS_ERROR, compare_matching, levels_of
 from parity.mask2former.test_criterion import build as build_for_images
 from parity.mask2former_video.inputs import OfficialMatcher, with_one_class_more
 
@@ -35,29 +35,18 @@ def targets_of(case) -> list[dict[str, torch.Tensor]]:
 
 
 @parametrize_cases("mask2former_video", "criterion_")
-def test_costs_and_assignment(case, comparison):
+def test_clip_costs_and_assignment(case, comparison):
     levels, targets = levels_of(case, torch.float64), targets_of(case)
     matcher = build(case.config).matcher
     costs = matcher.costs(with_one_class_more(levels.values()), targets)
     assignment = matcher(list(levels.values()), targets)
-    first = np.cumsum([0] + [len(target["labels"]) for target in targets])
-    for index, name in enumerate(levels):
-        for video in range(len(targets)):
-            array = f"cost_{name}_video{video}"
-            if array in case.arrays:
-                cost = sum(costs[index][video].values())
-                comparison.close(array, cost, case.arrays[array], 1e-6)
-            pairs = assignment.image[index] == video
-            expected = case.info["assignment"][f"{name}_video{video}"]
-            query, target = assignment.query[index][pairs], assignment.target[index][pairs]
-            comparison.equal(f"query {name} {video}", query, expected["query"])
-            comparison.equal(f"target {name} {video}", target - first[video], expected["target"])
+    compare_matching(comparison, case, levels, costs, assignment, targets, "video")
     comparison.check()
 
 
 @parametrize_cases("mask2former_video", "criterion_")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_losses_and_gradients(case, dtype, comparison):
+def test_clip_losses_and_gradients(case, dtype, comparison):
     levels = levels_of(case, dtype)
     criterion = build(case.config).to(dtype)
     final, *aux = levels.values()

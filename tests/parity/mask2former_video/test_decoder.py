@@ -7,7 +7,7 @@ from parity.mask2former.capture import Capture
 
 
 @parametrize_cases("mask2former_video", "position_3d_")
-def test_position_encoding(case, comparison):
+def test_clip_position_encoding(case, comparison):
     config = case.config
     encoding = SinePositionEncoding3D(config["features_per_axis"])
     actual = encoding(config["frames"], (config["height"], config["width"]))
@@ -31,7 +31,7 @@ def build(config: dict) -> VideoMultiScaleMaskedTransformerDecoder:
 
 
 @parametrize_cases("mask2former_video", "decoder_")
-def test_decoder(case, comparison):
+def test_clip_decoder(case, comparison):
     config = case.config
     decoder = build(config)
     # In training mode for the auxiliary predictions; there is no dropout.

@@ -18,7 +18,7 @@ PREDICTOR = f"{HEAD}.predictor"
 
 
 @parametrize_cases("mask2former_video", "inference_selection_")
-def test_selection(case, comparison):
+def test_selection_of_tracks(case, comparison):
     config, expected = case.config, case.info["result"]
     sizes = [tuple(config[f"{name}_size"]) for name in ("padded", "image", "output")]
     linker = ClipLinker(partial(encode_frames, sizes=sizes), topk=config["topk"], threshold=0.3)
@@ -36,7 +36,7 @@ def test_selection(case, comparison):
 
 @parametrize_cases("mask2former_video", "full_")
 @torch.no_grad()
-def test_full(case, comparison):
+def test_full_video(case, comparison):
     model = build_model(video_cfg(case)).double().eval()
     fill_model(model, overrides=case.weight_overrides)
     # For the auxiliary predictions; it has no dropout, and the clip's length is the video's.

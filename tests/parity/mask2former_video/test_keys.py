@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
 from parity.golden import GOLDEN_ROOT, parametrize_keys
-from parity.mask2former.model import published_cfg
+from parity.mask2former.model import published_cfg, require_official_entries
 
 
 @parametrize_keys("mask2former_video")
@@ -17,17 +17,7 @@ def test_state_dict_entries(keys):
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         model = build_model(cfg)
-
-    entries = {
-        name: (list(entry.shape), str(entry.dtype).removeprefix("torch."))
-        for name, entry in model.state_dict().items()
-    }
-    official = {
-        name: (shape, dtype) for name, shape, dtype in keys.info["entries_name_shape_dtype"]
-    }
-    assert entries == official
-    trained = sum(parameter.numel() for parameter in model.parameters())
-    assert trained == keys.info["num_parameters"]
+    require_official_entries(model, keys.info)
 
 
 @pytest.mark.parametrize("year", ["2019", "2021"])

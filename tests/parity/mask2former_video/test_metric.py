@@ -10,7 +10,7 @@ from parity.golden import parametrize_cases, z
 
 
 @parametrize_cases("mask2former_video", "metric_")
-def test_metric(case, comparison):
+def test_track_metric(case, comparison):
     info = case.info
     truth, categories = truth_of(info["ground_truth"])
     results = [

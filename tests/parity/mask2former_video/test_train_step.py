@@ -51,7 +51,7 @@ def official_targets(case, inputs: list[dict], num_classes: int) -> list[dict]:
 
 
 @parametrize_cases("mask2former_video", "train_step_")
-def test_train_step(case, comparison):
+def test_clip_train_step(case, comparison):
     config, cfg = case.config, video_cfg(case)
     cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS = config["num_points"]
     model = build_model(cfg).double().train()
