@@ -112,8 +112,8 @@ def test_operators_that_fvcore_does_not_know():
 
 
 def test_published_figure_of_aff_mini():
-    """The authors count semantic inference and ten masks of full resolution, and fvcore does not
-    count sampling; 48.3 G in all (Ziwen et al., 2023, table 2)."""
+    """With semantic inference and ten masks of full resolution, and without sampling, which fvcore
+    does not count, it is the published 48.3 G (Ziwen et al., 2023, table 2)."""
     _, counts, _ = analyze(load("ade20k/semantic-segmentation/aff_mini_bs32_80k.yaml"), (512, 512))
     operators = by_operator(counts.multiply_adds)
     queries, classes, tokens, channels = 100, 150, (128 * 128, 64**2, 32**2, 16**2), 256
