@@ -10,7 +10,6 @@ from mask2former_video.custom_data import (
     are_videos_set,
     check_videos,
     setup_videos,
-    use_video_classes,
 )
 from mask2former_video.meta_arch import VideoMaskFormer
 from mask2former_video.quickstart import QUICKSTART_DATA
@@ -26,12 +25,7 @@ __all__ = [
 
 DATA_KINDS.register(
     "DATASETS.VIDEO",
-    DataKind(
-        is_set=are_videos_set,
-        set_up=setup_videos,
-        check=check_videos,
-        use_classes=use_video_classes,
-    ),
+    DataKind(is_set=are_videos_set, set_up=setup_videos, check=check_videos),
 )
 
 register_quickstart(

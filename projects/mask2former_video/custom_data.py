@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from mask2former_video.ytvis import class_metadata, load_ytvis
 from mask2former_video.ytvis_format import Record, read_ytvis_json
-from segcore.checkpoint.classes import class_list
 from segcore.data.check_files import unreadable_image
 from segcore.data.images import MAX_PIXELS, load_image
 from segcore.data.report import ClassCount, Problem, Report
@@ -79,12 +78,6 @@ def setup_videos(cfg: CfgNode) -> None:
     cfg.DATASETS.TRAIN = (DATASET_NAMES["TRAIN"],)
     cfg.DATASETS.TEST = (DATASET_NAMES["TEST"],) if "TEST" in sources else ()
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(categories)
-
-
-def use_video_classes(cfg: CfgNode, metadata: Metadata) -> None:
-    """Set ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` to the class count of a checkpoint, in place."""
-    if classes := class_list(metadata):
-        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(classes.names)
 
 
 def check_videos(cfg: CfgNode) -> list[Report]:

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 
 from segcore.data.category_rules import MAX_CATEGORIES, color_fault, name_fault
-from segcore.data.kinds import DATA_KINDS
+from segcore.data.kinds import kinds_of
 from segcore.errors import CheckpointError
 from segcore.text import printable
 
@@ -75,7 +75,7 @@ def use_class_metadata(cfg: CfgNode, metadata: Metadata, name: str) -> None:
     counts = [len(metadata.get(key) or ()) for key in ("thing_classes", "stuff_classes")]
     if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES not in counts and any(counts):
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = max(counts)
-    for kind in DATA_KINDS.values():
+    for kind in kinds_of(cfg).values():
         kind.use_classes(cfg, metadata)
 
 

@@ -59,7 +59,7 @@ def values_prediction(result_maker, output_size, *, count=12, seed=0):
         torch.rand(count, generator=generator),
         labels,
         masks,
-        torch.rand(int((labels < 3).sum()), 4, generator=generator) if seed % 2 else None,
+        torch.rand(count, 4, generator=generator) if seed % 2 else None,
         output_size=output_size,
         num_classes=NUM_CLASSES,
         result_maker=result_maker,
