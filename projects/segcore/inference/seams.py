@@ -9,6 +9,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from scipy.optimize import linear_sum_assignment
 
+from segcore.inference.run_lengths import mask_areas
 from segcore.inference.segments import PanopticResult
 from segcore.inference.tiles import Tile
 from segcore.inference.windows import Size, Window, row_windows
@@ -147,7 +148,7 @@ class InstanceSeams:
     def finish(self) -> Instances:
         """Return the instances by falling score, with ``pred_masks_rle`` of the image."""
         groups = [np.flatnonzero(self._owner == owner) for owner in np.unique(self._owner)]
-        areas = mask_util.area([piece.mask for piece in self._pieces]) if groups else []
+        areas = mask_areas(piece.mask for piece in self._pieces)
         scores, labels, masks = [], [], []
         for group in groups:
             pieces = [self._pieces[index] for index in group]
@@ -186,17 +187,20 @@ class InstanceSeams:
 
     def _union(self, group: np.ndarray) -> dict[str, Any]:
         """Return the run lengths in the image of the union of some pieces."""
+        masks = [self._pieces[index].mask for index in group]
         windows = [self._tiles[index].window for index in group]
-        top = min(window.rows.start for window in windows)
-        left = min(window.columns.start for window in windows)
-        bottom = max(window.rows.stop for window in windows)
-        right = max(window.columns.stop for window in windows)
-        pixels = np.zeros((bottom - top, right - left), np.uint8)
-        for index, (rows, columns) in zip(group, windows, strict=True):
-            part = pixels[rows.start - top : rows.stop - top]
-            part = part[:, columns.start - left : columns.stop - left]
-            part |= mask_util.decode(self._pieces[index].mask)
-        return _encode_part(pixels, (top, left), self._size)
+        corners = np.array([(window.rows.start, window.columns.start) for window in windows])
+        boxes = mask_util.toBbox(masks).astype(int)
+        starts = boxes[:, 1::-1] + corners  # row and column in the image
+        sizes = boxes[:, :1:-1]
+        corner = starts.min(axis=0)
+        pixels = np.zeros((starts + sizes).max(axis=0) - corner, np.uint8)
+        for mask, (x, y, width, height), (top, left) in zip(
+            masks, boxes, starts - corner, strict=True
+        ):
+            inside = mask_util.decode(mask)[y : y + height, x : x + width]
+            pixels[top : top + height, left : left + width] |= inside
+        return _encode_part(pixels, tuple(corner), self._size)
 
 
 def _matches(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
