@@ -1,6 +1,7 @@
 """Memory and CPU time of demo.py on photos of 1 to 64 megapixels.
 
     python -m benchmarks.demo_memory [--megapixels 1 12 24 64] [--queries 25 100] [--segments 20]
+        [--tile 1024]
 
 The quickstart's Mask2Former runs with initial weights; instead of its predictions, which would be
 empty, discs of the same shape and type are taken, so that panoptic map, semantic map and instances
@@ -27,8 +28,10 @@ from segcore.config import get_cfg
 from segcore.data.images import read_image
 from segcore.data.mappers.augmentation import resize_for_test
 from segcore.demo import ResultWriter
+from segcore.inference.tiled_prediction import predict_tiles
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/quickstart/mask2former_R18.yaml"
+OVERLAP = 128  # pixels
 PARTS = ("read", "predict", "write")
 
 
@@ -43,7 +46,9 @@ def make_photo(megapixels: float, folder: Path) -> Path:
     return path
 
 
-def make_run(path: Path, queries: int, segments: int, seconds_file: Path) -> Callable[[], None]:
+def make_run(
+    path: Path, queries: int, segments: int, tile: int | None, seconds_file: Path
+) -> Callable[[], None]:
     """Build the model; return a function that runs the photo through it once."""
     cfg = get_cfg()
     cfg.merge_from_file(str(CONFIG))
@@ -72,15 +77,18 @@ def make_run(path: Path, queries: int, segments: int, seconds_file: Path) -> Cal
         for n in range(num_classes)
     ]
 
-    def run() -> None:
-        seconds = [time.process_time()]
-        photo = read_image(path, "BGR")
-        seconds.append(time.process_time())
+    def predict(photo: np.ndarray) -> dict[str, Any]:
         pixels = augmentation.get_transform(photo).apply_image(photo)
         image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         inputs = {"image": image, "height": photo.shape[0], "width": photo.shape[1]}
         with torch.no_grad():
-            (result,) = model.predict_compact([inputs])
+            return model.predict_compact([inputs])[0]
+
+    def run() -> None:
+        seconds = [time.process_time()]
+        photo = read_image(path, "BGR")
+        seconds.append(time.process_time())
+        result = predict(photo) if tile is None else predict_tiles(photo, predict, tile, OVERLAP)
         seconds.append(time.process_time())
         with tempfile.TemporaryDirectory() as folder:
             writer = ResultWriter(folder, categories, 0.5)
@@ -117,6 +125,7 @@ def main() -> None:
     parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 12, 24, 64])
     parser.add_argument("--queries", type=int, nargs="+", default=[25, 100])
     parser.add_argument("--segments", type=int, default=20)
+    parser.add_argument("--tile", type=int, help="pixels; default: the photo as a whole")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -126,7 +135,13 @@ def main() -> None:
             for queries in arguments.queries:
                 seconds_file = folder / "seconds.txt"
                 memory = peak_mebibytes(
-                    make_run, path, queries, arguments.segments, seconds_file, device="cpu"
+                    make_run,
+                    path,
+                    queries,
+                    arguments.segments,
+                    arguments.tile,
+                    seconds_file,
+                    device="cpu",
                 )
                 *seconds, found = np.loadtxt(seconds_file)
                 rows.append([f"{megapixels:g}", queries, int(found), *seconds, memory])

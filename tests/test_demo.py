@@ -156,6 +156,17 @@ def test_the_folder_of_a_training_is_enough(trained, tmp_path):
     assert (tmp_path / "out/overlay/a.jpg").exists()
 
 
+def test_tiles_of_a_large_photo(trained, tmp_path):
+    given = (photo(tmp_path / "a.png"), "--weights", trained / "model.pth")
+    assert run(trained, *given, "--output", tmp_path / "out", "--tile", 40, "--overlap", 8) == 0
+    data = read_panoptic_json(tmp_path / "out/panoptic.json")
+    ids = read_panoptic_png(tmp_path / "out/panoptic/a.png")
+    assert ids.shape == (48, 80)
+    areas = {s["id"]: s["area"] for s in data["annotations"][0]["segments_info"]}
+    assert areas == {number: (ids == number).sum() for number in np.unique(ids) if number}
+    assert (tmp_path / "out/instances.json").exists()
+
+
 def arguments(*given):
     parsed = PredictionParser().parse_args(["--config-file", "c", "--output", "o", *given])
     return parsed.photos, parsed.opts, parsed.show_attention
@@ -193,6 +204,8 @@ def test_a_photo_that_is_called_like_a_key(tmp_path, monkeypatch):
         (["a.jpg", ""], "photos: expected names, got ''"),
         (["a.jpg", "--output", ""], "--output: expected a folder"),
         (["a.jpg", "--score-threshold", "nan"], r"expected a number in \[0, 1\], got nan"),
+        (["a.jpg", "--tile", "0"], "argument --tile: expected an integer above 0, got '0'"),
+        (["a.jpg", "--tile", "200"], "--overlap: expected at most half of --tile 200, got 128"),
         (["a.jpg", "--score-threshold", "x"], r"expected a number in \[0, 1\], got x"),
     ],
 )

@@ -69,20 +69,28 @@ class PhotoModel:
         self.predictor = predictor
         self.categories = predictor.categories
 
-    def __call__(self, images: Photo | Iterable[Photo]) -> PhotoResult | list[PhotoResult]:
+    def __call__(
+        self, images: Photo | Iterable[Photo], *, tile: int | None = None, overlap: int = 128
+    ) -> PhotoResult | list[PhotoResult]:
         """Segment a photo, or each of a list of photos of any sizes.
 
         Args:
             images: see :func:`segcore.data.photos.read_photo`.
+            tile: side in pixels of the tiles that larger photos are predicted in; None for none.
+            overlap: least number of pixels that neighboring tiles share.
 
         Raises:
+            ConfigError: the overlap is not from 1 to half of a tile.
             ImageError: a photo cannot be read, or is of another kind.
         """
         if isinstance(images, Photo) or not isinstance(images, Iterable):
-            return self([images])[0]
+            return self([images], tile=tile, overlap=overlap)[0]
         images = list(images)
         photos = [self._read(image) for image in images]
-        results = self.predictor.predict_compact(photos)
+        if tile is None:
+            results = self.predictor.predict_compact(photos)
+        else:
+            results = [self.predictor.predict_tiles(photo, tile, overlap) for photo in photos]
         return [
             PhotoResult(
                 photo[:, :, ::-1], result, self.categories, image if _is_path(image) else None

@@ -14,6 +14,7 @@ from PIL import Image
 from segcore.data.panoptic_format import Category
 from segcore.demo.results import ResultWriter
 from segcore.inference.coco import at_least, coco_records
+from segcore.inference.run_lengths import mask_areas
 from segcore.requirements import require_supervision
 from segcore.visualization import (
     SegmentMap,
@@ -121,7 +122,7 @@ class PhotoResult:
         rows = zip(
             instances.pred_classes.tolist(),
             instances.scores.tolist(),
-            mask_util.area(masks).tolist() if masks else [],
+            mask_areas(masks).tolist(),
             map(tuple, instances.pred_boxes.tensor.tolist()),
             masks,
             strict=True,

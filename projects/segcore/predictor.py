@@ -37,6 +37,7 @@ from segcore.data.photos import Photo, read_photo
 from segcore.engine import fit_to_machine, setup_config
 from segcore.errors import CheckpointError, ConfigError, ImageError
 from segcore.inference.compact import class_dtype
+from segcore.inference.tiled_prediction import predict_tiles
 from segcore.precision import in_precision
 from segcore.text import printable
 from segcore.visualization import categories_of
@@ -162,6 +163,25 @@ class Predictor:
                 f"{type(self.model).__name__}"
             )
         return self._each(images, self.model.predict_compact)
+
+    def predict_tiles(self, image: Photo, tile: int = 1024, overlap: int = 128) -> dict[str, Any]:
+        """Predict a large photo in tiles, each as a photo of its own, and join their segments.
+
+        Args:
+            image: see :meth:`__call__`.
+            tile: side of a tile in pixels.
+            overlap: least number of pixels that neighboring tiles share, at most half a tile.
+
+        Returns:
+            That of :meth:`predict_compact` at the size of the photo, see
+            :func:`~segcore.inference.tiled_prediction.predict_tiles`.
+
+        Raises:
+            ConfigError: the overlap is not possible, or the model classifies images.
+            ImageError: see :meth:`__call__`.
+        """
+        photo = read_photo(image, "BGR", self.cfg.INPUT.MAX_PIXELS)
+        return predict_tiles(photo, self.predict_compact, tile, overlap)
 
     def predict_video(self, frames: Iterable[Photo]) -> dict[str, Any]:
         """Predict the tracks of a video.

@@ -56,6 +56,16 @@ def test_list_of_mixed_sizes_in_threads(model):
     assert model([]) == []
 
 
+def test_tiles(model):
+    large, small = np.zeros((40, 90, 3), np.uint8), np.full((30, 40, 3), 80, np.uint8)
+    tiled, same = model([large, small], tile=60, overlap=20)
+    assert tiled.panoptic.shape == (40, 90)
+    assert {s.id: s.area for s in tiled.segments} == {
+        number: (tiled.panoptic == number).sum() for number in np.unique(tiled.panoptic) if number
+    }
+    assert np.array_equal(same.panoptic, model(small).panoptic)
+
+
 def test_settings(trained, photo):
     made = segcore.load(
         trained / "config.yaml",

@@ -3,6 +3,8 @@
 import argparse
 import re
 
+from segcore.cli.values import positive
+
 MAX_SIDE = 65_536  # pixels
 
 
@@ -13,13 +15,6 @@ def image_size(text: str) -> tuple[int, int]:
     if not all(1 <= side <= MAX_SIDE for side in size):
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, such as 800x1088, got {text!r}")
     return size
-
-
-def positive(text: str) -> int:
-    """Parse an integer above 0."""
-    if not re.fullmatch(r"[1-9]\d{0,5}", text):
-        raise argparse.ArgumentTypeError(f"expected an integer above 0, got {text!r}")
-    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
+from segcore.cli.values import positive
 from segcore.text import printable
 
 # A section and a key; photos are not called so, and those that are can be written ./NAME.
@@ -63,6 +64,19 @@ class PredictionParser(argparse.ArgumentParser):
             help="draw what these queries, or those of the best segments, look at "
             "(models that show the attention of their mask decoders)",
         )
+        self.add_argument(
+            "--tile",
+            type=positive,
+            metavar="PIXELS",
+            help="predict larger photos in tiles of this side, and join their segments",
+        )
+        self.add_argument(
+            "--overlap",
+            type=positive,
+            default=128,
+            metavar="PIXELS",
+            help="that neighboring tiles share at least; default %(default)s",
+        )
         self.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
         self.add_argument(
             "--opts",
@@ -96,6 +110,10 @@ class PredictionParser(argparse.ArgumentParser):
                 queries += map(int, indices)
                 parsed.photos += values[len(indices) :]
             parsed.show_attention = queries
+        if parsed.tile is not None and parsed.overlap > parsed.tile // 2:
+            self.error(
+                f"--overlap: expected at most half of --tile {parsed.tile}, got {parsed.overlap}"
+            )
         if not parsed.output:
             self.error("--output: expected a folder, got ''")
         if not all(parsed.photos):

@@ -8,7 +8,7 @@ from pathlib import Path
 from segcore.data.images import read_image
 from segcore.demo.batch import collect_photos, exit_on_termination, predict_photos
 from segcore.demo.output import check_output, has_results
-from segcore.demo.predictor import PhotoPredictor
+from segcore.demo.predictor import DemoError, PhotoPredictor
 from segcore.demo.results import ResultWriter
 from segcore.demo.videos import predict_videos
 from segcore.engine import output_folder, run_log
@@ -31,6 +31,8 @@ def main(args: argparse.Namespace) -> int:
             args.config_file, args.weights, device=args.device, options=args.opts
         )
     if hasattr(predictor.model, "predict_video"):
+        if args.tile is not None:
+            raise DemoError("--tile: expected a model of photos, got one of videos")
         return predict_all_videos(predictor, args)
     if args.show_focus:
         predictor.require_focus()
@@ -66,7 +68,10 @@ def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argpars
             focus = predictor.focus(photo)
         if args.show_attention is not None:
             attention = predictor.attention(photo, args.show_attention)
-        result = predictor.predict_compact(photo)
+        if args.tile is None:
+            result = predictor.predict_compact(photo)
+        else:
+            result = predictor.predict_tiles(photo, args.tile, args.overlap)
         return format_rows(writer.add(path, photo, result, focus, attention))
 
     try:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 import torch
 from detectron2.structures import Instances
 from tabulate import tabulate
@@ -16,6 +15,7 @@ from segcore.data.panoptic_format import Category
 from segcore.demo.photos import find_photos
 from segcore.errors import DataError, UserError
 from segcore.files import write_json
+from segcore.inference.run_lengths import mask_areas
 from segcore.predictor import Predictor
 from segcore.program import explain
 from segcore.text import printable
@@ -103,7 +103,7 @@ def _predict_video(
             "category": predictor.categories[label]["name"],
             "category_id": predictor.categories[label]["id"],
             "score": score,
-            "num_frames": int(np.count_nonzero(mask_util.area(run_lengths))),
+            "num_frames": int(np.count_nonzero(mask_areas(run_lengths))),
             "segmentations": [
                 {"size": list(frame["size"]), "counts": frame["counts"].decode("ascii")}
                 for frame in run_lengths

@@ -19,7 +19,7 @@ from segcore.inference.merging import PanopticMerging
 from segcore.inference.pixel_wise import number_visible
 from segcore.inference.prediction import MaskPrediction
 from segcore.inference.rating import MaskRating
-from segcore.inference.run_lengths import RunLengthEncoder
+from segcore.inference.run_lengths import RunLengthEncoder, mask_areas
 from segcore.inference.segments import PanopticResult
 from segcore.inference.windows import Window
 
@@ -94,9 +94,7 @@ def encode_masks(prediction: MaskPrediction, masks: Tensor, rating: MaskRating) 
         sums[present] += sum_inside(values, inside)
         encoder.add(present, inside, window)
     run_lengths = encoder.finish()
-    areas = torch.tensor(
-        [int(mask_util.area(mask)) for mask in run_lengths], dtype=torch.int64, device=masks.device
-    )
+    areas = torch.from_numpy(mask_areas(run_lengths)).to(masks.device)
     dtype = torch.promote_types(prediction.masks.dtype, torch.float32)
     return EncodedMasks(run_lengths, sums.to(dtype), areas)
 

@@ -1,5 +1,6 @@
 """COCO run-length encoding of masks that are given window by window."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,14 @@ from segcore.inference.windows import Window
 
 # Changes to collect before they are sorted.
 _PENDING_CHANGES = 1 << 22
+
+
+def mask_areas(masks: Iterable[dict[str, Any]]) -> np.ndarray:
+    """Return the areas (n,) int64 in pixels of masks in COCO's compressed form.
+
+    One after the other: pycocotools 2.0.11 fails on lists of more than 255 with NumPy 2.
+    """
+    return np.array([int(mask_util.area(mask)) for mask in masks], np.int64)
 
 
 class RunLengthEncoder:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 # Variants of a class's color: turn of the hue, and shift of the lightness.
-HUES = (0.0, 0.06, -0.06, 0.12, -0.12)
+HUES = (0.0, 0.06, -0.06, 0.12, -0.12, 0.25, -0.25)
 LIGHTNESS = (0.0, 0.15, -0.15, 0.3, -0.3)
 CLEAR = 90.0  # distance of two RGB colors that nobody mixes up
+CLEAR_FROM_PHOTO = 180.0  # the same for a color that is blended with the photo below
 
 
 def segment_colors(
@@ -37,8 +38,9 @@ def segment_colors(
             continue
         others = used.setdefault(tuple(class_color), [])
         variants = _variants(class_color)
-        distances = np.linalg.norm(variants[:, None] - np.stack([below, *others]), axis=2).min(1)
-        colors.append(variants[np.minimum(distances, CLEAR).argmax()])
+        distances = np.linalg.norm(variants[:, None] - np.stack([below, *others]), axis=2)
+        distances[:, 0] *= CLEAR / CLEAR_FROM_PHOTO
+        colors.append(variants[np.minimum(distances.min(axis=1), CLEAR).argmax()])
         others.append(colors[-1])
     return np.asarray(colors).reshape(-1, 3).astype(np.uint8)
 

@@ -9,6 +9,7 @@ import torch
 from detectron2.structures import Instances
 
 from segcore.data.panoptic_format import Category
+from segcore.inference.run_lengths import mask_areas
 from segcore.opencv import cv2
 from segcore.visualization.colors import mean_colors, segment_colors
 from segcore.visualization.labels import drawable_name
@@ -109,7 +110,7 @@ def draw_semantic(
 def instance_areas(instances: Instances) -> np.ndarray:
     """Return the areas in pixels of instances with pred_masks or pred_masks_rle: (n,)."""
     if instances.has("pred_masks_rle"):
-        return np.asarray(mask_util.area(instances.pred_masks_rle), np.int64).reshape(-1)
+        return mask_areas(instances.pred_masks_rle)
     return np.array([int((mask > 0).sum()) for mask in instances.pred_masks], np.int64)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segcore.inference import run_lengths
-from segcore.inference.run_lengths import RunLengthEncoder
+from segcore.inference.run_lengths import RunLengthEncoder, mask_areas
 from segcore.inference.windows import Window
 
 
@@ -42,3 +42,12 @@ def test_equals_pycocotools(monkeypatch, size, window, skip_empty, share):
 
 def test_no_mask():
     assert encode_by_windows(torch.zeros(0, 4, 5, dtype=torch.bool), 2, 2, skip_empty=True) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_areas_of_any_number_of_masks(count):
+    pixels = np.zeros((5, 4, count), np.uint8, order="F")
+    pixels[:3, 1:] = 1
+    areas = mask_areas(mask_util.encode(pixels) if count else [])
+    assert areas.dtype == np.int64
+    assert areas.tolist() == [9] * count

@@ -22,7 +22,7 @@ from segcore.visualization import (
     semantic_rows,
     sheet,
 )
-from segcore.visualization.colors import mean_colors, segment_colors
+from segcore.visualization.colors import CLEAR_FROM_PHOTO, mean_colors, segment_colors
 from segcore.visualization.overlay import EDGE_COLOR
 from segcore.visualization.painting import label_picture
 from segcore.visualization.placement import place_labels
@@ -187,6 +187,7 @@ class TestColors:
         colors = [below[0], *things]
         distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(colors, 2)]
         assert min(distances) > 60
+        assert min(np.linalg.norm(things - below[0], axis=1)) >= CLEAR_FROM_PHOTO
 
     def test_the_color_of_the_class_where_it_is_clear(self):
         (color,) = segment_colors([(255, 0, 0)], [True], np.array([[0.0, 0, 255]]))
