@@ -167,6 +167,25 @@ def test_tiles_of_a_large_photo(trained, tmp_path):
     assert (tmp_path / "out/instances.json").exists()
 
 
+def test_shards_are_the_whole_and_their_json_can_be_joined(trained, tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        photo(tmp_path / "photos" / name)
+    images, annotations = [], []
+    for number in (1, 2):
+        output = tmp_path / f"out{number}"
+        options = ("--weights", trained / "model.pth", "--output", output, "--shard", f"{number}/2")
+        assert run(trained, tmp_path / "photos/*.png", *options) == 0
+        data = read_panoptic_json(output / "panoptic.json")
+        images += data["images"]
+        annotations += data["annotations"]
+    assert {Path(i["file_name"]).name: i["id"] for i in images} == {
+        "a.png": 1,
+        "c.png": 3,
+        "b.png": 2,
+    }
+    assert [a["image_id"] for a in annotations] == [1, 3, 2]
+
+
 def arguments(*given):
     parsed = PredictionParser().parse_args(["--config-file", "c", "--output", "o", *given])
     return parsed.photos, parsed.opts, parsed.show_attention
@@ -204,6 +223,8 @@ def test_a_photo_that_is_called_like_a_key(tmp_path, monkeypatch):
         (["a.jpg", ""], "photos: expected names, got ''"),
         (["a.jpg", "--output", ""], "--output: expected a folder"),
         (["a.jpg", "--score-threshold", "nan"], r"expected a number in \[0, 1\], got nan"),
+        (["a.jpg", "--shard", "9/8"], "argument --shard: expected such as 1/8 to 8/8, got 9/8"),
+        (["a.jpg", "--shard", "0/8"], "argument --shard: expected such as 1/8 to 8/8, got 0/8"),
         (["a.jpg", "--tile", "0"], "argument --tile: expected an integer above 0, got '0'"),
         (["a.jpg", "--tile", "200"], "--overlap: expected at most half of --tile 200, got 128"),
         (["a.jpg", "--score-threshold", "x"], r"expected a number in \[0, 1\], got x"),

@@ -12,6 +12,7 @@ from segcore.text import printable
 
 # A section and a key; photos are not called so, and those that are can be written ./NAME.
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+WHOLE = (1, 1)  # shard
 NUMBER = re.compile(r"-?\d+")
 
 
@@ -29,8 +30,8 @@ class PredictionParser(argparse.ArgumentParser):
         self.add_argument(
             "photos",
             nargs="*",
-            help="photos, or folders of photos; for a model of videos: video files, or a folder "
-            "of frames for each video",
+            help="photos, patterns such as 'a/**/*.jpg', or folders of photos; for a model "
+            "of videos: video files, or a folder of frames for each video",
         )
         self.add_argument(
             "--config-file",
@@ -76,6 +77,13 @@ class PredictionParser(argparse.ArgumentParser):
             default=128,
             metavar="PIXELS",
             help="that neighboring tiles share at least; default %(default)s",
+        )
+        self.add_argument(
+            "--shard",
+            type=shard,
+            default=WHOLE,
+            metavar="I/N",
+            help="predict every Nth photo only, from the Ith on; each shard has its own --output",
         )
         self.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
         self.add_argument(
@@ -129,6 +137,15 @@ def share(text: str) -> float:
         if 0 <= (value := float(text)) <= 1:
             return value
     raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {printable(text)}")
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Parse I/N with 1 <= I <= N."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    number, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise argparse.ArgumentTypeError(f"expected such as 1/8 to 8/8, got {printable(text)}")
+    return number, count
 
 
 def is_config_key(text: str) -> bool:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from segcore.cli.predict import WHOLE
 from segcore.data.images import read_image
 from segcore.demo.batch import collect_photos, exit_on_termination, predict_photos
 from segcore.demo.output import check_output, has_results
@@ -25,6 +26,8 @@ def main(args: argparse.Namespace) -> int:
         args: of :class:`segcore.cli.predict.PredictionParser`.
     """
     photos, empty = collect_photos(args.photos)
+    number, count = args.shard
+    photos = photos[number - 1 :: count]
     check_output(args.output, photos)
     with run_log(None):
         predictor = PhotoPredictor(
@@ -33,6 +36,8 @@ def main(args: argparse.Namespace) -> int:
     if hasattr(predictor.model, "predict_video"):
         if args.tile is not None:
             raise DemoError("--tile: expected a model of photos, got one of videos")
+        if args.shard != WHOLE:
+            raise DemoError("--shard: expected a model of photos, got one of videos")
         return predict_all_videos(predictor, args)
     if args.show_focus:
         predictor.require_focus()
@@ -59,7 +64,7 @@ def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argpars
             f"{printable(args.output)} has results of an earlier run: files of the same name are "
             "replaced, others stay; the JSON files list the photos of this run"
         )
-    writer = ResultWriter(args.output, predictor.categories, args.score_threshold)
+    writer = ResultWriter(args.output, predictor.categories, args.score_threshold, args.shard)
 
     def predict(path: Path) -> str:
         photo = read_image(path, "BGR", predictor.cfg.INPUT.MAX_PIXELS)

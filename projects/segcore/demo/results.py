@@ -54,12 +54,20 @@ class ResultWriter:
         folder: output folder, created if needed.
         categories: see ``segcore.visualization.categories_of``.
         score_threshold: instances with a lower score are left out.
+        shard: (i, n) for shard i of n, from 1; the ids of its images are i, i + n, i + 2n, ...
     """
 
-    def __init__(self, folder: str | Path, categories: Sequence[Category], score_threshold: float):
+    def __init__(
+        self,
+        folder: str | Path,
+        categories: Sequence[Category],
+        score_threshold: float,
+        shard: tuple[int, int] = (1, 1),
+    ):
         self.folder = Path(folder)
         self.categories = categories
         self.score_threshold = score_threshold
+        self.shard = shard
         self._images: list[dict] = []
         self._annotations: list[dict] = []
         self._instances: list[dict] = []
@@ -93,7 +101,7 @@ class ResultWriter:
         """
         stem, rgb = self._unique_stem(path), photo[:, :, ::-1]
         image = {
-            "id": len(self._images) + 1,
+            "id": self.shard[0] + self.shard[1] * len(self._images),
             "file_name": _utf8(str(path)),
             "height": photo.shape[0],
             "width": photo.shape[1],

@@ -25,6 +25,15 @@ def test_files_and_folders(tmp_path):
     assert find_photos([other, tmp_path / "folder", missing, a]) == [other, b, a, missing]
 
 
+def test_patterns(tmp_path):
+    paths = [save(tmp_path / name) for name in ("a/x.png", "a/b/y.png", "a/b/[z].png", "a/b/z.jpg")]
+    x, y, bracket, _ = paths
+    assert find_photos([tmp_path / "a/**/*.png"]) == [bracket, y, x]
+    assert find_photos([tmp_path / "a/b/[y-z].*", bracket]) == [y, paths[3], bracket]
+    assert find_photos([tmp_path / "a/[b]"]) == [bracket, y, paths[3]]
+    assert find_photos([tmp_path / "*.png"]) == [tmp_path / "*.png"]
+
+
 def test_unreadable_files_say_why(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(ImageError, match=r"text\.jpg: .*its content is not JPEG"):
