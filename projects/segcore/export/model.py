@@ -40,7 +40,7 @@ class ExportedModel(nn.Module):
         self.outputs = outputs
         self.register_buffer("is_thing", _thing_table(model), persistent=False)
         self.fields: tuple[str, ...] = ()
-        """Names of the outputs, known once :meth:`forward` has run."""
+        """Names of the outputs, known once :func:`export_program` has run."""
 
     @property
     def divisor(self) -> int:
@@ -49,17 +49,18 @@ class ExportedModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) -> the outputs that :attr:`fields` names."""
+        return tuple(self.named(images).values())
+
+    def named(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) -> the outputs by their names."""
         height, width = images.shape[-2:]
         if self.normalize:
             images = self.model.normalized(images)
             images = pad_to_multiple(images, max(self.model.size_divisibility, 1))
         outputs = self.model.network(images)
-        if self.outputs == "results":
-            named = self._results(*outputs, tuple(images.shape[-2:]), (height, width))
-        else:
-            named = outputs._asdict()
-        self.fields = tuple(named)
-        return tuple(named.values())
+        if self.outputs == "network":
+            return outputs._asdict()
+        return self._results(*outputs, tuple(images.shape[-2:]), (height, width))
 
     def _results(
         self,

@@ -34,9 +34,10 @@ def export_program(
     least = 1 if divisor > 1 else model.model.size_divisibility + 1
     rows, columns = (divisor * Dim(name, min=least) for name in ("rows", "columns"))
     example = torch.zeros(batch, 3, *size, device=model.model.device)
+    model.fields = tuple(model.eval().named(example))  # tracing would forget them
     try:
         return torch.export.export(
-            model.eval(),
+            model,
             (example,),
             dynamic_shapes=({2: rows, 3: columns},) if dynamic else None,
             strict=False,

@@ -24,6 +24,14 @@ TINY = {
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 5,
     "TEST.DETECTIONS_PER_IMAGE": 6,
 }
+RESULTS = (
+    "semantic_map",
+    "panoptic_map",
+    "segment_classes",
+    "instance_masks",
+    "instance_classes",
+    "instance_scores",
+)
 ALL_RESULTS = {
     "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True,
     "MODEL.MASK_FORMER.TEST.INSTANCE_ON": True,
@@ -62,7 +70,7 @@ def assert_close(differences: list[Difference]) -> None:
 
 @pytest.fixture(scope="module")
 def with_results() -> ExportedModel:
-    return ExportedModel(confident(build(options=ALL_RESULTS)))
+    return ExportedModel(confident(build(options=ALL_RESULTS))).eval()
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +88,7 @@ def network_program():
 def test_results_are_the_models(with_results):
     image = torch.randint(0, 256, (3, 90, 75), dtype=torch.uint8)
     expected = with_results.model([{"image": image}])[0]
-    outputs = with_results(image[None])
-    results = {name: output[0] for name, output in zip(with_results.fields, outputs, strict=True)}
+    results = {name: output[0] for name, output in with_results.named(image[None]).items()}
     ids, segments = expected["panoptic_seg"]
     assert len(segments) > 1
     torch.testing.assert_close(results["panoptic_map"], ids.long(), rtol=0, atol=0)
@@ -115,6 +122,7 @@ def test_onnx(with_results, dynamic_program, tmp_path):
     for size in ((64, 96), (101, 67)):
         assert_close(compare(path, "onnx", with_results, (1, 3, *size)))
     model = onnx.load(path)
+    assert tuple(output.name for output in model.graph.output) == RESULTS
     assert {prop.key: prop.value for prop in model.metadata_props}["segcore.json"] == '{"a": 1}'
     assert {node.domain for node in model.graph.node} == {""}  # standard operators alone
 
