@@ -19,7 +19,7 @@ from autofocusformer.clustering import nearest_clusters
 from autofocusformer.downsampling import AdaptiveDownsampling
 from autofocusformer.tokens import Tokens, grid_positions
 from segcore.backbones.features import FEATURES, TokenShape, drop_path_rates
-from segcore.functional import at_least_float32
+from segcore.functional import at_least_float32, round_up
 from segcore.ops import ClusterNeighborhood, take
 
 # Pixels between the cells of the canvas.
@@ -45,7 +45,7 @@ class PatchEmbedding(nn.Module):
     def forward(self, images: Tensor) -> Tokens:
         """(B, in_channels, height, width) -> a token in each cell, row by row."""
         if self.pad:
-            rows, columns = (-(-size // PATCH) * PATCH - size for size in images.shape[-2:])
+            rows, columns = (round_up(size, PATCH) - size for size in images.shape[-2:])
             images = F.pad(images, (0, columns, 0, rows))
         x = self.proj2(F.gelu(self.bn(self.proj1(images))))
         canvas = tuple(x.shape[-2:])

@@ -6,17 +6,15 @@ Names of ours are those of :class:`EncoderOnlyMaskTransformer`, the prefix of th
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
-from segcore.checkpoint.names import join_parts
+from segcore.checkpoint.names import QKV, join_projections
 
 VIT = "backbone.vit."
 OFFICIAL = "network."
 OFFICIAL_VIT = "network.encoder.backbone."
-QKV = "qkv"
 
 Rules = list[tuple[str, str]]
 
@@ -97,23 +95,20 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: of a fused projection, some parts are missing.
     """
+    return join_projections(_entries(state))
+
+
+def _entries(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str, Tensor]]:
+    """Yield the name in our model, the part of a fused projection or "", and the tensor."""
     rules, official = _rules(state), is_official(state)
-    converted: dict[str, Tensor] = {}
-    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in state.items():
         if _UNUSED.search(name):
             continue
         ours = _official_name(name, rules) if official else _transformers_name(name, rules)
-        part, fused, ours = ours.rpartition("/")
-        if fused:
-            parts[ours][part.removeprefix(VIT)] = tensor
-        elif ours.endswith("pos_embed") and tensor.dim() == 2:
-            converted[ours] = tensor.unsqueeze(0)
-        else:
-            converted[ours] = tensor
-    for ours, rows in parts.items():
-        converted[ours] = join_parts(ours, rows, QKV)
-    return converted
+        part, _, ours = ours.rpartition("/")
+        if ours.endswith("pos_embed") and tensor.dim() == 2:
+            tensor = tensor.unsqueeze(0)
+        yield ours, part, tensor
 
 
 def to_official(name: str, *, dinov3: bool = False) -> tuple[str, ...]:

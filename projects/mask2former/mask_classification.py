@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from mask2former.postprocess import mask_prediction
+from mask2former.postprocess import RATING, mask_prediction
 from segcore.inference import MaskPrediction, PanopticMerging, ResultMaker
 from segcore.meta_arch import SegmentationModel, thing_ids_of
 
@@ -44,6 +44,7 @@ class MaskClassificationModel(SegmentationModel):
         ValueError: no result is wanted.
     """
 
+    rating = RATING
     # Resize masks, not class scores, to the output size.
     resize_before_inference = True
 

@@ -5,19 +5,17 @@ renames them when it reads and writes. The names of its modules in version 5 are
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
 
-from segcore.checkpoint.names import join_parts
+from segcore.checkpoint.names import QKV, join_projections
 from segcore.errors import CheckpointError
 
 ENCODER = "model.pixel_level_module.encoder."
 DECODER = "model.pixel_level_module.decoder."
 QUERIES = "model.transformer_module."
-QKV = "qkv"
 LAYER = f"{QUERIES}decoder.layers.#."
 SWIN_BLOCK = f"{ENCODER}encoder.layers.#.blocks.#."
 HEAD = "sem_seg_head."
@@ -171,21 +169,16 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: of a fused projection, some parts are missing.
     """
-    converted: dict[str, Tensor] = {}
-    fused: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    return join_projections(_entries(state))
+
+
+def _entries(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str, Tensor]]:
+    """Yield the name in our model, the part of a fused projection or "", and the tensor."""
     for name, tensor in state.items():
         for pattern, replacement in _OF_VERSION_5:
             name = re.sub(pattern, replacement, name)
-        if _UNUSED.search(name):
-            continue
-        ours, part = next(_translations(name, _FROM_THEIRS), (name, ""))
-        if part:
-            fused[ours][part] = tensor
-        else:
-            converted[ours] = tensor
-    for ours, parts in fused.items():
-        converted[ours] = join_parts(ours, parts, QKV)
-    return converted
+        if not _UNUSED.search(name):
+            yield *next(_translations(name, _FROM_THEIRS), (name, "")), tensor
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from panoptic_segformer.padding import Size
 from segcore.backbones.features import required_divisor
 from segcore.backbones.resnet import backbone_features
+from segcore.functional import round_up
 from segcore.layers import pad_to
 from segcore.meta_arch import batch_images
 
@@ -101,7 +102,7 @@ def map_size(size: Size, stride: int) -> Size:
 def common_size(images: Sequence[Tensor], divisor: int) -> Size:
     """Return the smallest (H, W) that images (..., h, w) fit into, in multiples of ``divisor``."""
     divisor, sizes = max(divisor, 1), map(image_size, images)
-    height, width = (-(-max(sides) // divisor) * divisor for sides in zip(*sizes, strict=True))
+    height, width = (round_up(max(sides), divisor) for sides in zip(*sizes, strict=True))
     return height, width
 
 

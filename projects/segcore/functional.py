@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def round_up(size: int, divisor: int) -> int:
+    """Return the next multiple."""
+    return (size + divisor - 1) // divisor * divisor
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Promote half types to float32; float64 stays."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

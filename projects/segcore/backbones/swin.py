@@ -15,15 +15,10 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from segcore.backbones.features import FEATURES, drop_path_rates
+from segcore.functional import round_up
 from segcore.layers import FeedForward, Linear
 
 MASKED = -100.0
-
-
-def round_up(size: int, divisor: int) -> int:
-    """Return the next multiple."""
-    # Not by dividing the negative, which ONNX rounds the other way.
-    return (size + divisor - 1) // divisor * divisor
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:

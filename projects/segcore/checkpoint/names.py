@@ -1,5 +1,6 @@
 """Names of entries in the checkpoints of other programs."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -12,6 +13,9 @@ from segcore.text import printable
 
 # Maps the names of a state dict that differ from ours to our names, or to None for unused entries.
 Renaming = Callable[[Iterable[str]], dict[str, str | None]]
+
+# Parts of a fused projection, in the order of its rows.
+QKV = "qkv"
 
 # MMDetection and its engine write their versions into "meta", beside "state_dict".
 _MMDETECTION_VERSIONS = {"mmdet_version", "mmcv_version", "mmengine_version"}
@@ -26,17 +30,30 @@ def is_from_mmdetection(checkpoint: Mapping[str, Any]) -> bool:
     return isinstance(meta, Mapping) and not _MMDETECTION_VERSIONS.isdisjoint(meta)
 
 
-def join_parts(name: str, parts: Mapping[str, Tensor], order: Iterable[str]) -> Tensor:
-    """Concatenate the rows of a fused projection, which another program keeps as several entries.
+def join_projections(entries: Iterable[tuple[str, str, Tensor]]) -> dict[str, Tensor]:
+    """Collect entries, and concatenate those of attention that another program keeps apart.
+
+    Args:
+        entries: name, part and tensor; the part is "q", "k" or "v", whose rows the entry of this
+            name has in this order, or "" for a whole entry.
 
     Raises:
-        CheckpointError: some are missing.
+        CheckpointError: of a fused projection, some parts are missing.
     """
-    if parts.keys() != set(order):
-        raise CheckpointError(
-            f"{printable(name)}: expected query, key and value projections, got {sorted(parts)}"
-        )
-    return torch.cat([parts[part] for part in order])
+    joined: dict[str, Tensor] = {}
+    fused: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, part, tensor in entries:
+        if part:
+            fused[name][part] = tensor
+        else:
+            joined[name] = tensor
+    for name, parts in fused.items():
+        if parts.keys() != set(QKV):
+            raise CheckpointError(
+                f"{printable(name)}: expected query, key and value projections, got {sorted(parts)}"
+            )
+        joined[name] = torch.cat([parts[part] for part in QKV])
+    return joined
 
 
 def rename_on_load(model: nn.Module, renaming: Renaming) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from segcore.errors import ConfigError
 from segcore.export.results import instances, panoptic_map, semantic_map
+from segcore.functional import round_up
 from segcore.meta_arch import SegmentationModel
 
 Outputs = Literal["results", "network"]
@@ -38,7 +39,6 @@ class ExportedModel(nn.Module):
         self.model = model
         self.normalize = normalize
         self.outputs = outputs
-        self.register_buffer("is_thing", _thing_table(model), persistent=False)
         self.fields: tuple[str, ...] = ()
         """Names of the outputs, known once :func:`export_program` has run."""
 
@@ -82,12 +82,17 @@ class ExportedModel(nn.Module):
             scores = torch.einsum("bqk,bqhw->bkhw", probabilities[..., :-1], mask_logits.sigmoid())
             results["semantic_map"] = _resized(scores, padded_size, size).argmax(1)
         if maker.panoptic_on:
-            merged = panoptic_map(probabilities, values, self.is_thing, maker.merging)
+            merged = panoptic_map(probabilities, values, maker.thing_ids, maker.merging)
             results |= merged._asdict()
         if maker.instance_on:
-            things = self.is_thing if maker.panoptic_on else None
+            things = maker.thing_ids if maker.panoptic_on else None
             results |= instances(
-                probabilities, mask_logits, values, self.model.topk_per_image, things
+                probabilities,
+                mask_logits,
+                values,
+                topk=self.model.topk_per_image,
+                rating=self.model.rating,
+                thing_ids=things,
             )._asdict()
         return results
 
@@ -95,7 +100,7 @@ class ExportedModel(nn.Module):
 def pad_to_multiple(images: Tensor, divisor: int) -> Tensor:
     """Pad (..., H, W) with zeros at the bottom and right to sides that are multiples."""
     height, width = images.shape[-2:]
-    rows, columns = ((side + divisor - 1) // divisor * divisor for side in (height, width))
+    rows, columns = round_up(height, divisor), round_up(width, divisor)
     return F.pad(images, (0, columns - width, 0, rows - height))
 
 
@@ -105,14 +110,6 @@ def _resized(maps: Tensor, padded_size: tuple[int, int], size: tuple[int, int]) 
         # A slice would be contiguous or not, two graphs.
         maps = maps.index_select(dim, torch.arange(side, device=maps.device))
     return maps
-
-
-def _thing_table(model: SegmentationModel) -> Tensor:
-    """Whether each class, and "no object" after them, is a thing: bool (K + 1,)."""
-    things = getattr(getattr(model, "result_maker", None), "thing_ids", ())
-    table = torch.zeros(max(things, default=-1) + 2, dtype=torch.bool, device=model.device)
-    table[list(things)] = True
-    return table
 
 
 def _check_results(model: SegmentationModel) -> None:

@@ -1,5 +1,6 @@
 """ONNX form of exported programs: our operators and a few of PyTorch's in standard ones."""
 
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,11 @@ def _translations() -> dict[Any, Callable[..., Any]]:
         size = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))
         return op.TopK(self, size, axis=dim, largest=int(descending), sorted=1)
 
-    return {torch.ops.aten.sort.stable: stable_sort}
+    def floor_divide(dividend, divisor):
+        # Div rounds toward 0, Mod has the sign of the divisor, as in Python.
+        return op.Div(op.Sub(dividend, op.Mod(dividend, divisor)), divisor)
+
+    return {torch.ops.aten.sort.stable: stable_sort, operator.floordiv: floor_divide}
 
 
 def _reason(error: BaseException) -> str:

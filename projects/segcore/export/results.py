@@ -3,12 +3,13 @@
 They are those of :class:`segcore.inference.ResultMaker`, in the form that a program can return.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from segcore.inference import PanopticMerging
+from segcore.inference import MaskRating, PanopticMerging, is_thing
 
 
 class PanopticMap(NamedTuple):
@@ -40,14 +41,14 @@ def semantic_map(probabilities: Tensor, values: Tensor) -> Tensor:
 
 
 def panoptic_map(
-    probabilities: Tensor, values: Tensor, is_thing: Tensor, merging: PanopticMerging
+    probabilities: Tensor, values: Tensor, thing_ids: Collection[int], merging: PanopticMerging
 ) -> PanopticMap:
     """Merge masks pixel-wise (:func:`segcore.inference.pixel_wise.merge_pixel_wise`).
 
     Args:
         probabilities: (B, Q, K+1), the last is "no object".
         values: (B, Q, H, W) mask values.
-        is_thing: (K+1,) bool, or as many as the largest thing class needs.
+        thing_ids: classes whose segments are instances; the segments of another are one.
     """
     no_object = probabilities.shape[-1] - 1
     scores, labels = probabilities.max(-1)
@@ -66,7 +67,7 @@ def panoptic_map(
         share = total.double() / areas.clamp(min=1).double()
         visible &= share >= merging.min_visible_share
 
-    ids, first = _number(labels, visible, _lookup(is_thing, labels))
+    ids, first = _number(labels, visible, is_thing(labels, thing_ids))
     panoptic = ids.gather(1, winner.flatten(1)).view_as(winner) * foreground
     return PanopticMap(panoptic, _classes_by_id(labels, ids, first))
 
@@ -75,27 +76,30 @@ def instances(
     probabilities: Tensor,
     mask_logits: Tensor,
     values: Tensor,
+    *,
     topk: int,
-    is_thing: Tensor | None = None,
+    rating: MaskRating,
+    thing_ids: Collection[int] | None = None,
 ) -> InstanceMasks:
     """Choose the most probable pairs of query and class (Mask2Former's instances).
 
     Args:
         mask_logits, values: (B, Q, H, W) logits and their probabilities.
         topk: number of pairs.
-        is_thing: (K+1,); pairs of other classes score 0. None: all are instances.
+        rating: of the masks.
+        thing_ids: pairs of other classes score 0. None: all are instances.
     """
     num_classes = probabilities.shape[-1] - 1
     pairs = probabilities[..., :-1].flatten(1)
     scores, index = pairs.topk(min(topk, pairs.shape[1]))
     queries, classes = index // num_classes, index % num_classes
     rows = queries[..., None, None].expand(-1, -1, *values.shape[-2:])
-    inside = mask_logits > 0
+    inside = rating.inside(mask_logits, values)
     areas = inside.flatten(2).sum(-1)
-    quality = torch.where(inside, values, 0).flatten(2).sum(-1) / (areas + 1e-6)
-    scores = scores * quality.gather(1, queries)
-    if is_thing is not None:
-        scores = scores * _lookup(is_thing, classes)
+    sums = torch.where(inside, values, 0).flatten(2).sum(-1)
+    scores = rating.scores(scores, sums.gather(1, queries), areas.gather(1, queries))
+    if thing_ids is not None:
+        scores = scores * is_thing(classes, thing_ids)
     return InstanceMasks(inside.gather(1, rows), classes, scores)
 
 
@@ -104,11 +108,6 @@ def _count(index: Tensor, amount: Tensor, len_of: Tensor) -> Tensor:
     return torch.zeros_like(len_of, dtype=torch.int64).scatter_add(
         1, index.flatten(1), amount.flatten(1)
     )
-
-
-def _lookup(is_thing: Tensor, labels: Tensor) -> Tensor:
-    known = labels < len(is_thing)
-    return is_thing[torch.where(known, labels, 0)] & known
 
 
 def _number(labels: Tensor, visible: Tensor, thing: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from segcore.config import get_cfg
 from segcore.errors import ConfigError
 from segcore.export import ExportedModel, export_program, write_program
 from segcore.export.checking import Difference, compare
+from segcore.export.onnx import to_onnx
 from small_models import SMALL_MODELS
 
 BASES = Path(__file__).resolve().parents[3] / "configs/_base_"
@@ -125,6 +126,24 @@ def test_onnx(with_results, dynamic_program, tmp_path):
     assert tuple(output.name for output in model.graph.output) == RESULTS
     assert {prop.key: prop.value for prop in model.metadata_props}["segcore.json"] == '{"a": 1}'
     assert {node.domain for node in model.graph.node} == {""}  # standard operators alone
+
+
+class Rounded(torch.nn.Module):
+    """As many zeros as there are sevens in the length, rounded up."""
+
+    def forward(self, x):
+        return x.new_zeros(-(-x.shape[0] // 7))
+
+
+def test_onnx_divides_negative_sizes_as_python_does(tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    length = ({0: torch.export.Dim("length", min=8)},)
+    program = torch.export.export(Rounded(), (torch.zeros(20),), dynamic_shapes=length)
+    to_onnx(program, ("zeros",)).save(tmp_path / "rounded.onnx")
+    session = runtime.InferenceSession(tmp_path / "rounded.onnx")
+    for count in (13, 14, 15):
+        (zeros,) = session.run(None, {"images": torch.zeros(count).numpy()})
+        assert len(zeros) == len(Rounded()(torch.zeros(count)))
 
 
 @pytest.mark.parametrize("standard_operators", [False, True])
