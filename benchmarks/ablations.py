@@ -1,6 +1,6 @@
 """Ablations of one key each, trained on the quickstart's pictures for as many iterations.
 
-    python -m benchmarks.ablations [--only NAME ...] [--iterations 350] [--seeds 0 1 2] [--jobs 2]
+    python -m benchmarks.ablations [--only NAME ...] [--iterations 240] [--seeds 0 1 2] [--jobs 2]
 
 Every run is a process of one thread. The table has PQ on pictures that the training never saw, its
 mean and range over the seeds, the difference to the system as it is, and CPU seconds of a run.
@@ -9,30 +9,17 @@ Iterations, not seconds, are the budget: PQ does not hang on what else the machi
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-import torch
+from benchmarks.quickstart_training import DATA, quickstart_trainer, run_in_process
 from tabulate import tabulate
 
-from segcore.data.custom_data import setup_custom_data
 from segcore.data.quickstart import generate
-from segcore.engine import Trainer, setup_config
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "datasets/quickstart"
-CONFIGS = {
-    "mask2former": "mask2former_R18.yaml",
-    "panoptic_segformer": "panoptic_segformer_R18.yaml",
-    "autofocusformer": "autofocusformer_demo.yaml",
-}
 SECTIONS = {
     "mask2former": "MASK_FORMER",
     "panoptic_segformer": "PANOPTIC_SEGFORMER",
@@ -83,41 +70,16 @@ ABLATIONS = [
 
 def train(ablation: Ablation, iterations: int, seed: int) -> dict[str, float]:
     """Train and evaluate in this process: "PQ" in percent and "seconds" of its CPU time."""
-    torch.set_num_threads(1)
-    schedule = [int(share * iterations) for share in (0.83, 0.95)]
-    with tempfile.TemporaryDirectory() as folder:
-        options = {
-            "SEED": seed,
-            "OUTPUT_DIR": folder,
-            "SOLVER.MAX_ITER": iterations,
-            "SOLVER.STEPS": schedule,
-            "DATALOADER.NUM_WORKERS": 0,
-            "MODEL.DEVICE": "cpu",
-        }
-        pairs = [str(part) for option in options.items() for part in option]
-        config = ROOT / "configs/quickstart" / CONFIGS[ablation.system]
-        cfg = setup_config(str(config), [*pairs, *ablation.options])
-        for split in ("TRAIN", "TEST"):
-            paths = cfg.DATASETS.PANOPTIC[split]
-            for key, path in paths.items():
-                paths[key] = str(ROOT / path)
-        setup_custom_data(cfg)
-        cfg.freeze()
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=False)
+    with quickstart_trainer(ablation.system, iterations, seed, ablation.options) as trainer:
         trainer.train()  # evaluates at its end
-        quality = trainer._last_eval_results["panoptic_seg"]["PQ"]
+    quality = trainer._last_eval_results["panoptic_seg"]["PQ"]
     return {"PQ": quality, "seconds": time.process_time()}
 
 
 def run(ablation: Ablation, iterations: int, seed: int) -> dict[str, float]:
     """Call :func:`train` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.ablations", "--train", ablation.name]
-    command += ["--iterations", str(iterations), "--seeds", str(seed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{ablation.name}, seed {seed}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    arguments = {"train": ablation.name, "iterations": iterations, "seeds": seed}
+    return run_in_process("ablations", arguments)
 
 
 def table(results: Sequence[tuple[Ablation, Sequence[dict[str, float]]]]) -> str:
@@ -140,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = [ablation.name for ablation in ABLATIONS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--iterations", type=int, default=350)
+    parser.add_argument("--iterations", type=int, default=240)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--train", choices=names, help=argparse.SUPPRESS)
