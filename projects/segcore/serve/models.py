@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -85,18 +84,12 @@ class Segmentation:
 
     def result(self, merging: PanopticMerging | None) -> PhotoResult:
         """Return the panoptic result with these thresholds."""
-        compact: dict[str, Any] = {"panoptic_seg": self.classes}
+        panoptic = self.classes
         if self.masks is not None:
             model = self.model.predictor.model
-            maker = replace(
-                model.result_maker,
-                merging=merging,
-                instance_on=False,
-                panoptic_on=True,
-                # for the scores of segments, which mask-wise merging knows without
-                semantic_on=merging.strategy != "mask_wise",
-            )
-            compact = retry_if_cuda_oom(maker.compact)(self.masks.to(model.device))
+            maker = replace(model.result_maker, merging=merging)
+            panoptic = retry_if_cuda_oom(maker.compact_panoptic)(self.masks.to(model.device))
+        compact = {"panoptic_seg": panoptic}
         return PhotoResult(self.photo, compact, self.model.categories, Path(self.name))
 
 
