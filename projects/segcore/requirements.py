@@ -48,6 +48,12 @@ def require_onnxruntime() -> None:
     _require("onnxruntime", "onnxruntime", "pip install 'panoptic-toolkit[onnx]'")
 
 
+def require_serve() -> None:
+    """Raise RequirementError, naming the extra, unless what ``segcore serve`` needs is there."""
+    for module, name in (("starlette", "Starlette"), ("uvicorn", "uvicorn")):
+        _require(module, name, "pip install 'panoptic-toolkit[serve]'")
+
+
 def _require(module: str, name: str, command: str) -> None:
     if find_spec(module) is None:
         raise RequirementError(

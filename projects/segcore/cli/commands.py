@@ -40,6 +40,11 @@ COMMANDS = {
         "segcore.cli.predict:PredictionParser",
         "segcore.demo.program:main",
     ),
+    "serve": Command(
+        "try models in a local page: drop a photo, move thresholds",
+        "segcore.cli.serve:build_parser",
+        "segcore.serve.program:main",
+    ),
     "convert": Command(
         "make training data of COCO, YOLO, VOC, LabelMe and other files",
         "segcore.cli.convert:build_parser",

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from segcore.functional import masks_to_boxes
 from segcore.inference import compact
+from segcore.inference.compact import EncodedMasks
 from segcore.inference.instance import sorted_instances
 from segcore.inference.mask_wise import RatedMasks
 from segcore.inference.merging import PanopticMerging
 from segcore.inference.prediction import MaskPrediction, PanopticPrediction
 from segcore.inference.rating import MeasuredWindows
+from segcore.inference.segments import PanopticResult
 from segcore.inference.semantic import semantic_inference
 from segcore.inference.windows import ResizedMasks, Window, row_windows
 
@@ -123,7 +125,6 @@ class ResultMaker:
             pred_classes, pred_boxes and pred_masks_rle, a list of COCO's compressed run lengths.
         """
         prediction = self._relevant(prediction)
-        merging, rating = self.merging, self.merging.rating
         results, shared = {}, None
         if self.semantic_on:
             results["semantic_map"] = compact.class_map(prediction)
@@ -135,16 +136,29 @@ class ResultMaker:
             )
             if panoptic_rows is not None:
                 shared = measured.select(panoptic_rows)
-        if self.panoptic_on and merging.strategy == "mask_wise":
-            encoded = shared or compact.encode_masks(prediction, prediction.panoptic.masks, rating)
-            results["panoptic_seg"] = compact.merge_mask_wise(
-                prediction, encoded, merging, self.thing_ids
-            )
-        elif self.panoptic_on:
-            results["panoptic_seg"] = compact.merge_pixel_wise(
-                prediction, merging, self.thing_ids, with_scores=self.semantic_on
-            )
+        if self.panoptic_on:
+            results["panoptic_seg"] = self._compact_panoptic(prediction, shared)
         return results
+
+    @torch.no_grad()
+    def compact_panoptic(self, prediction: MaskPrediction) -> PanopticResult:
+        """Make "panoptic_seg" of :meth:`compact` alone; segments always have "score"."""
+        maker = replace(self, semantic_on=True, instance_on=False, panoptic_on=True)
+        return maker._compact_panoptic(maker._relevant(prediction))
+
+    def _compact_panoptic(
+        self, prediction: MaskPrediction, encoded: EncodedMasks | None = None
+    ) -> PanopticResult:
+        """Merge candidates, whose masks are ``encoded`` if they were measured before."""
+        merging = self.merging
+        if merging.strategy == "mask_wise":
+            encoded = encoded or compact.encode_masks(
+                prediction, prediction.panoptic.masks, merging.rating
+            )
+            return compact.merge_mask_wise(prediction, encoded, merging, self.thing_ids)
+        return compact.merge_pixel_wise(
+            prediction, merging, self.thing_ids, with_scores=self.semantic_on
+        )
 
     def _measured(self, prediction: MaskPrediction) -> tuple[Tensor, Tensor, Tensor | None]:
         """Choose the masks to measure for instances.

@@ -17,22 +17,42 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(path: str | Path, template: str, **context: Any) -> None:
-    """Write a page atomically.
+    """Write a page atomically, see :func:`render_page`.
+
+    Raises:
+        OutputError: the page cannot be written.
+    """
+    page = render_page(template, **context)
+    write_bytes(page.encode("utf-8", errors="backslashreplace"), path)
+
+
+def render_page(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
+    """Return the text of a page.
 
     Text of ``context`` is escaped by the template; the page's policy forbids every script but ours
     and every address but the page itself.
 
     Args:
-        path: of the page.
-        template: name of a file in ``templates``.
+        template: name of a file, such as ``data.html``.
+        folder: of the template; its style and script (``data.css``, ``data.js``), if there are
+            such, follow those of all pages.
         context: names of the template; ``data``, whose JSON the page's script reads, is one.
-
-    Raises:
-        OutputError: the page cannot be written.
     """
-    context["data"] = finite(context["data"])
-    page = _environment().get_template(template).render(**context)
-    write_bytes(page.encode("utf-8", errors="backslashreplace"), path)
+    stem = folder / Path(template).stem
+    script = _joined(TEMPLATES / "page.js", stem.with_suffix(".js"))
+    digest = hashlib.sha256(script.encode()).digest()
+    context |= {
+        "data": finite(context["data"]),
+        "style": _joined(TEMPLATES / "page.css", stem.with_suffix(".css")),
+        "script": script,
+        "script_hash": base64.b64encode(digest).decode(),
+    }
+    return _environment(folder).get_template(template).render(**context)
+
+
+def _joined(*paths: Path) -> str:
+    """Return the texts of those files that there are."""
+    return "".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
 
 
 def finite(value: Any) -> Any:
@@ -47,22 +67,15 @@ def finite(value: Any) -> Any:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment(folder: Path) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader([folder, TEMPLATES]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    digest = hashlib.sha256(script.encode()).digest()
-    environment.globals.update(
-        style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
-        script=script,
-        data_tag=DATA_TAG,
-        script_hash=base64.b64encode(digest).decode(),
-    )
+    environment.globals["data_tag"] = DATA_TAG
     environment.policies["json.dumps_function"] = json.dumps
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters["number"] = _number

@@ -38,15 +38,17 @@ class SmallMap(NamedTuple):
         }
 
 
-def thumbnail_size(height: int, width: int) -> tuple[int, int]:
-    """Return (width, height) of which the longer side has at most ``LONGEST_SIDE`` pixels."""
-    scale = min(1.0, LONGEST_SIDE / max(height, width, 1))
+def thumbnail_size(height: int, width: int, longest_side: int = LONGEST_SIDE) -> tuple[int, int]:
+    """Return (width, height) of which the longer side has at most ``longest_side`` pixels."""
+    scale = min(1.0, longest_side / max(height, width, 1))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def small_map(ids: np.ndarray, segment_ids: Sequence[int]) -> SmallMap:
+def small_map(
+    ids: np.ndarray, segment_ids: Sequence[int], longest_side: int = LONGEST_SIDE
+) -> SmallMap:
     """Reduce segment ids (H, W) to thumbnail size, by nearest neighbors."""
-    width, height = thumbnail_size(*ids.shape)
+    width, height = thumbnail_size(*ids.shape, longest_side)
     rows, columns = (
         ((np.arange(small) + 0.5) * (full / small)).astype(np.intp)
         for small, full in ((height, ids.shape[0]), (width, ids.shape[1]))
@@ -62,8 +64,12 @@ def photo_uri(path: str | Path) -> str:
     Raises:
         ImageError: the file cannot be read.
     """
-    photo = read_image(path)
-    size = thumbnail_size(*photo.shape[:2])
+    return thumbnail_uri(read_image(path))
+
+
+def thumbnail_uri(photo: np.ndarray, longest_side: int = LONGEST_SIDE) -> str:
+    """Return a thumbnail of a photo (H, W, 3) uint8, RGB, as a data URI."""
+    size = thumbnail_size(*photo.shape[:2], longest_side)
     if size != photo.shape[1::-1]:
         photo = cv2.resize(np.ascontiguousarray(photo), size, interpolation=cv2.INTER_AREA)
     encoded = encode_image(photo, "WEBP", quality=WEBP_QUALITY)

@@ -117,6 +117,15 @@ def test_one_result(strategy, wanted):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_panoptic_result_alone_has_scores(strategy):
+    prediction = logits_prediction(SIZES["enlarged"])
+    ids, segments = maker(strategy, semantic_on=False).compact_panoptic(prediction)
+    expected_ids, expected = maker(strategy).compact(prediction)["panoptic_seg"]
+    assert torch.equal(ids, expected_ids)
+    assert segments == expected and all("score" in segment for segment in segments)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_nothing(strategy):
     """No query, no class above the thresholds, no pixel in a mask."""
     result_maker = maker(strategy)

@@ -1,7 +1,5 @@
 """The report of a small evaluation with hostile names, and a browser to look at pages."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,20 +93,3 @@ def comparison(report: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
     page = folder / "compare.html"
     assert run_command("compare", [str(report.path), str(folder), "--output", str(page)]) == 0
     return page
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator:
-    """Selenium's driver of a headless Chromium."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.skip("chromium or chromedriver is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
-    yield driver
-    driver.quit()

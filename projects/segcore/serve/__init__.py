@@ -1,0 +1,1 @@
+"""``segcore serve``: a local page to segment photos."""
