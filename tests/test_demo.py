@@ -21,6 +21,7 @@ from segcore.config import get_cfg
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
 from segcore.demo import PhotoPredictor, program
 from segcore.errors import OutputError
+from segcore.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = {
@@ -154,6 +155,33 @@ def test_the_folder_of_a_training_is_enough(trained, tmp_path):
     given = (photo(tmp_path / "a.png"), "--weights", trained, "--output", tmp_path / "out")
     assert run_command("predict", [*map(str, given), "--device", "cpu"]) == 0
     assert (tmp_path / "out/overlay/a.jpg").exists()
+
+
+def test_a_video_is_tracked_frame_by_frame(trained, tmp_path, capsys):
+    pytest.importorskip("av")
+    film = tmp_path / "film.mp4"
+    with VideoWriter(film, 4) as writer:
+        for _ in range(3):
+            writer.write(np.asarray(Image.open(photo(tmp_path / "a.png")).convert("RGB")))
+    output = tmp_path / "out"
+    given = (film, tmp_path / "a.png", "--weights", trained / "model.pth", "--output", output)
+    assert run(trained, *given, "--every", "2", "--save-png") == 0
+    assert "1 of 1 photos done" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (output / "frames/film.jsonl").open()]
+    assert [row["frame"] for row in rows] == [0, 2]
+    names = [[(s["id"], s["category"]) for s in row["segments"]] for row in rows]
+    assert names[0] and names[0] == names[1]
+    ids = read_panoptic_png(output / "panoptic/film/000002.png")
+    areas = {segment["id"]: segment["area"] for segment in rows[1]["segments"]}
+    assert areas == {number: (ids == number).sum() for number in np.unique(ids) if number}
+    assert (output / "overlay/film.mp4").exists() and (output / "overlay/a.jpg").exists()
+
+    assert run(trained, *given, "--every", "2", "--save-png", "--resume") == 0
+    assert "was done before" in capsys.readouterr().out
+    for option, problem in (("--every=2", "videos, got photos"), ("--show-attention", "photos")):
+        named = given[1:] if option == "--every=2" else given
+        assert run(trained, *named, option) == 1
+        assert f"{option.partition('=')[0]}: expected {problem}" in one_error(capsys)
 
 
 def test_tiles_of_a_large_photo(trained, tmp_path):

@@ -4,12 +4,16 @@ from random import Random
 
 import numpy as np
 import pytest
+import torch
 
 from fuzz.fuzzing import mutated_bytes, mutated_document, run_cases, tree, write_json
 from mask2former_video.evaluation import truth_of
 from mask2former_video.ytvis import load_ytvis
 from mask2former_video.ytvis_format import read_ytvis_json
-from segcore.errors import DataError, ImageError
+from segcore.demo.film import PartialFilm
+from segcore.demo.tracked_video import restored_frame
+from segcore.errors import ConfigError, DataError, ImageError
+from segcore.tracking import SegmentTracker
 from segcore.video import VideoReader, VideoWriter
 
 MAX_PIXELS = 100_000
@@ -69,3 +73,27 @@ def test_damaged_video_files(tmp_path):
 
     run_cases("video file", make, use, ImageError)
     assert tree(tmp_path) == {"film.mp4"}
+
+
+def test_damaged_states_of_interrupted_videos(tmp_path):
+    ids = torch.tensor([[1, 1, 2], [0, 2, 2]])
+    tracker = SegmentTracker()
+    tracker.update(ids, [{"id": i, "category_id": 0, "isthing": i == 2} for i in (1, 2)])
+    document = {
+        "settings": {"every": 1},
+        "starts": [0.0, 1.5],
+        "state": {"next_frame": 7, "tracker": tracker.state_dict()},
+    }
+    film = PartialFilm(tmp_path, {"every": 1})
+
+    def make(random: Random):
+        return mutated_document(document, random)
+
+    def use(content) -> None:
+        write_json(content, tmp_path / "state.json")
+        film.restore()
+        if film.state is not None:
+            assert restored_frame(film, SegmentTracker(), MAX_PIXELS) >= 0
+
+    run_cases("state of a video", make, use, (ConfigError, DataError))
+    assert tree(tmp_path) == {"state.json"}

@@ -30,8 +30,9 @@ class PredictionParser(argparse.ArgumentParser):
         self.add_argument(
             "photos",
             nargs="*",
-            help="photos, patterns such as 'a/**/*.jpg', or folders of photos; for a model "
-            "of videos: video files, or a folder of frames for each video",
+            help="photos, patterns such as 'a/**/*.jpg', or folders of photos; video files and "
+            "webcam:0, whose segments are tracked; for a model of videos: video files, or a "
+            "folder of frames for each video",
         )
         self.add_argument(
             "--config-file",
@@ -84,6 +85,23 @@ class PredictionParser(argparse.ArgumentParser):
             default=WHOLE,
             metavar="I/N",
             help="predict every Nth photo only, from the Ith on; each shard has its own --output",
+        )
+        self.add_argument(
+            "--every",
+            type=positive,
+            default=1,
+            metavar="N",
+            help="videos: predict each Nth frame only; the overlay shows these",
+        )
+        self.add_argument(
+            "--save-png",
+            action="store_true",
+            help="videos: write a panoptic PNG of each frame",
+        )
+        self.add_argument(
+            "--resume",
+            action="store_true",
+            help="videos: go on with those of an interrupted run, and skip those that are done",
         )
         self.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
         self.add_argument(

@@ -63,7 +63,7 @@ def predict_photos(
             failed += 1
             if debug:
                 tqdm.write(traceback.format_exc(), file=sys.stderr)
-            tqdm.write(f"failed: {_reason(path, error)}", file=sys.stderr)
+            tqdm.write(f"failed: {reason(path, error)}", file=sys.stderr)
         else:
             tqdm.write(f"\n{printable(path)}\n{text}")
     return failed
@@ -84,8 +84,8 @@ def exit_on_termination() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """Return one line that names the photo and the error."""
+def reason(path: Path, error: Exception) -> str:
+    """Return one line that names a photo or video and the error."""
     name, known = printable(path), explain(error)
     if known is None:
         text = f"{type(error).__name__}: {error} (--debug shows where)"

@@ -7,8 +7,8 @@ from pathlib import Path
 from segcore.errors import ConfigError, OutputError
 from segcore.text import printable
 
-PICTURE_FOLDERS = ("overlay", "panoptic", "semantic", "focus", "attention")
-JSON_FILES = ("panoptic.json", "instances.json")
+PICTURE_FOLDERS = ("overlay", "panoptic", "semantic", "focus", "attention", "frames", "partial")
+JSON_FILES = ("panoptic.json", "instances.json", "videos.json")
 
 
 def check_output(folder: str | Path, photos: Sequence[Path]) -> None:

@@ -2,8 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from segcore.cli.predict import WHOLE
 from segcore.data.images import read_image
@@ -11,16 +15,24 @@ from segcore.demo.batch import collect_photos, exit_on_termination, predict_phot
 from segcore.demo.output import check_output, has_results
 from segcore.demo.predictor import DemoError, PhotoPredictor
 from segcore.demo.results import ResultWriter
+from segcore.demo.tracked_videos import TrackingOptions, VideoTracking, is_video
 from segcore.demo.videos import predict_videos
 from segcore.engine import output_folder, run_log
 from segcore.text import printable
 from segcore.visualization import format_rows
 
+# Options and their values where they do not matter.
+PHOTO_OPTIONS = {"--tile": None, "--shard": WHOLE}
+TRACKING_OPTIONS = {"--every": 1, "--save-png": False, "--resume": False}
+DRAWING_OPTIONS = {"--show-focus": False, "--show-attention": None}
+# Arguments that the results of a frame depend on.
+MODEL_SETTINGS = ("config_file", "weights", "opts", "tile", "overlap")
+
 
 def main(args: argparse.Namespace) -> int:
-    """Predict all photos; return the exit code.
+    """Predict all photos and videos; return the exit code.
 
-    An error of one photo is a line on standard error, and the next photo follows.
+    An error of one is a line on standard error, and the next follows.
 
     Args:
         args: of :class:`segcore.cli.predict.PredictionParser`.
@@ -34,20 +46,31 @@ def main(args: argparse.Namespace) -> int:
             args.config_file, args.weights, device=args.device, options=args.opts
         )
     if hasattr(predictor.model, "predict_video"):
-        if args.tile is not None:
-            raise DemoError("--tile: expected a model of photos, got one of videos")
-        if args.shard != WHOLE:
-            raise DemoError("--shard: expected a model of photos, got one of videos")
+        _refuse(args, PHOTO_OPTIONS | TRACKING_OPTIONS, "a model of photos, got one of videos")
         return predict_all_videos(predictor, args)
+    videos = [path for path in photos if is_video(path)]
+    photos = [path for path in photos if not is_video(path)]
+    if videos:
+        _refuse(args, DRAWING_OPTIONS, "photos, got videos")
+    else:
+        _refuse(args, TRACKING_OPTIONS, "videos, got photos")
     if args.show_focus:
         predictor.require_focus()
     if args.show_attention is not None:
         predictor.require_attention(args.show_attention)
     with output_folder(args.output, trains_anew=False), exit_on_termination():
-        failed = predict_all(photos, predictor, args)
+        failed = predict_all(photos, predictor, args) if photos or not videos else 0
+        failed += track_all(videos, predictor, args) if videos else 0
     for folder in empty:
         print(f"failed: {printable(folder)}: no photos in this folder", file=sys.stderr)
     return 1 if failed or empty else 0
+
+
+def _refuse(args: argparse.Namespace, options: Mapping[str, Any], expected: str) -> None:
+    """Raise DemoError for an option that has another value than in ``options``."""
+    for option, default in options.items():
+        if getattr(args, option.removeprefix("--").replace("-", "_")) != default:
+            raise DemoError(f"{option}: expected {expected}")
 
 
 def predict_all_videos(predictor: PhotoPredictor, args: argparse.Namespace) -> int:
@@ -66,6 +89,8 @@ def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argpars
         )
     writer = ResultWriter(args.output, predictor.categories, args.score_threshold, args.shard)
 
+    predict_pixels = _prediction(predictor, args)
+
     def predict(path: Path) -> str:
         photo = read_image(path, "BGR", predictor.cfg.INPUT.MAX_PIXELS)
         focus = attention = None
@@ -73,10 +98,7 @@ def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argpars
             focus = predictor.focus(photo)
         if args.show_attention is not None:
             attention = predictor.attention(photo, args.show_attention)
-        if args.tile is None:
-            result = predictor.predict_compact(photo)
-        else:
-            result = predictor.predict_tiles(photo, args.tile, args.overlap)
+        result = predict_pixels(photo)
         return format_rows(writer.add(path, photo, result, focus, attention))
 
     try:
@@ -84,3 +106,31 @@ def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argpars
     finally:
         print(f"\n{writer.done} of {len(photos)} photos done, results in {printable(args.output)}")
         writer.finish()
+
+
+def track_all(videos: Sequence[Path], predictor: PhotoPredictor, args: argparse.Namespace) -> int:
+    """Write the results of all videos and return how many failed."""
+    options = TrackingOptions(
+        every=args.every,
+        score_threshold=args.score_threshold,
+        save_png=args.save_png,
+        resume=args.resume,
+        settings={name: getattr(args, name) for name in MODEL_SETTINGS},
+    )
+    tracking = VideoTracking(
+        Path(args.output),
+        _prediction(predictor, args),
+        predictor.categories,
+        predictor.cfg.INPUT.MAX_PIXELS,
+        options,
+    )
+    return tracking.run(videos)
+
+
+def _prediction(
+    predictor: PhotoPredictor, args: argparse.Namespace
+) -> Callable[[np.ndarray], dict[str, Any]]:
+    """Return the function of a photo (H, W, 3) uint8 BGR that gives the compact result."""
+    if args.tile is None:
+        return predictor.predict_compact
+    return partial(predictor.predict_tiles, tile=args.tile, overlap=args.overlap)

@@ -1,7 +1,5 @@
 """Results of photos as files: overlays, COCO panoptic PNG + JSON, COCO instances."""
 
-import itertools
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +11,10 @@ import torch
 
 from segcore.data.images import encode_image
 from segcore.data.panoptic_format import Category
+from segcore.demo.names import free_stem, utf8
 from segcore.files import write_bytes, write_json
 from segcore.inference import QueryAttention
 from segcore.inference.coco import at_least, coco_records
-from segcore.text import printable
 from segcore.visualization import (
     Row,
     SegmentMap,
@@ -31,7 +29,6 @@ from segcore.visualization import (
     strips,
 )
 
-MAX_STEM_BYTES = 240  # file systems allow names of 255; leaves room for a number and a suffix
 MAX_JPEG_EDGE = 65_500  # pixels
 JPEG_QUALITY = 90
 SAVE_INTERVAL = 1.0  # seconds between two savings of the JSON files, if these take little time
@@ -99,10 +96,10 @@ class ResultWriter:
         Raises:
             OutputError: a file cannot be written.
         """
-        stem, rgb = self._unique_stem(path), photo[:, :, ::-1]
+        stem, rgb = free_stem(path, self._stems), photo[:, :, ::-1]
         image = {
             "id": self.shard[0] + self.shard[1] * len(self._images),
-            "file_name": _utf8(str(path)),
+            "file_name": utf8(path),
             "height": photo.shape[0],
             "width": photo.shape[1],
         }
@@ -118,7 +115,7 @@ class ResultWriter:
                 ids, segments = result["panoptic_seg"]
                 segment_map = SegmentMap.from_ids(ids.numpy(), [s["id"] for s in segments])
                 annotations.append(self._panoptic_annotation(image, stem, segments, segment_map))
-                self._save(written, "panoptic", stem, _id_colors(ids.numpy()))
+                self._save(written, "panoptic", stem, encode_ids(ids.numpy()))
                 overlay = draw_panoptic(rgb, segment_map, segments, self.categories)
                 areas = [extent.area for extent in segment_map.extents]
                 rows = panoptic_rows(areas, segments, self.categories, ids.numel())
@@ -191,13 +188,6 @@ class ResultWriter:
         write_bytes(content, path)
         written.append(path)
 
-    def _unique_stem(self, path: Path) -> str:
-        """Return the name of the photo; numbered if photos of several folders share it."""
-        first = _portable_stem(path)
-        numbered = (f"{first}_{number}" for number in itertools.count(2))
-        free = (stem for stem in itertools.chain([first], numbered) if stem not in self._stems)
-        return next(free)
-
     def _panoptic_annotation(
         self, image: dict, stem: str, segments: Sequence[dict], segment_map: SegmentMap
     ) -> dict:
@@ -229,7 +219,7 @@ def _all_or_nothing() -> Iterator[list[Path]]:
         raise
 
 
-def _id_colors(ids: np.ndarray) -> np.ndarray:
+def encode_ids(ids: np.ndarray) -> np.ndarray:
     """Encode ids as colors of a panoptic PNG: int (H, W) -> uint8 (H, W, 3)."""
     colors = np.empty((*ids.shape, 3), np.uint8)
     for rows in strips(ids.shape):
@@ -237,15 +227,3 @@ def _id_colors(ids: np.ndarray) -> np.ndarray:
         for channel in range(3):
             colors[rows, :, channel] = (strip >> (8 * channel)) & 255
     return colors
-
-
-def _portable_stem(path: Path) -> str:
-    """Return the name without suffix, in printable UTF-8 and short enough for a file system."""
-    stem = os.fsencode(path.stem).decode(errors="replace").replace("\ufffd", "_")
-    stem = "".join(c if printable(c) == c else "_" for c in stem)
-    return stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
-
-
-def _utf8(name: str) -> str:
-    r"""Return a file name as text; bytes that are not UTF-8 become ``\xff``."""
-    return os.fsencode(name).decode(errors="backslashreplace")

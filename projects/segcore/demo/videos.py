@@ -1,4 +1,4 @@
-"""Prediction on videos: files, or folders of frames."""
+"""Prediction by models of videos: files, or folders of frames."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,8 +12,10 @@ from tabulate import tabulate
 
 from segcore.data.images import read_image
 from segcore.data.panoptic_format import Category
+from segcore.demo.batch import reason
+from segcore.demo.names import free_stem
 from segcore.demo.photos import find_photos
-from segcore.errors import DataError, UserError
+from segcore.errors import DataError
 from segcore.files import write_json
 from segcore.inference.run_lengths import mask_areas
 from segcore.predictor import Predictor
@@ -62,17 +64,19 @@ def predict_videos(
     Returns:
         The number of videos that failed.
     """
-    results, failed = [], 0
+    results, failed, names = [], 0, set()
     try:
         for path in paths:
+            name = free_stem(path, names)
+            names.add(name)
+            overlay = output / OVERLAY_FOLDER / f"{name}.mp4"
             try:
-                tracks = _predict_video(predictor, path, output, threshold)
+                tracks = _predict_video(predictor, path, overlay, threshold)
             except Exception as error:
-                known = explain(error)
-                if known is None:
+                if explain(error) is None:
                     raise
                 failed += 1
-                print(f"failed: {_named(path, known)}", file=sys.stderr)
+                print(f"failed: {reason(path, error)}", file=sys.stderr)
                 continue
             results.append(tracks)
             print(f"\n{printable(path)}\n{_table(tracks['tracks'])}")
@@ -82,17 +86,12 @@ def predict_videos(
     return failed
 
 
-def _named(path: Path, error: UserError) -> str:
-    text = " ".join(str(error).split())
-    return text if text.startswith(printable(path)) else f"{printable(path)}: {text}"
-
-
 def _predict_video(
-    predictor: Predictor, path: Path, output: Path, threshold: float
+    predictor: Predictor, path: Path, overlay: Path, threshold: float
 ) -> dict[str, Any]:
     frames = open_video(path, predictor.cfg.INPUT.MAX_PIXELS)
     result = predict_frames(predictor, frames)
-    with VideoWriter(output / OVERLAY_FOLDER / f"{path.stem}.mp4", frames.rate) as writer:
+    with VideoWriter(overlay, frames.rate) as writer:
         for drawing in draw_tracks(frames, result, predictor.categories, threshold):
             writer.write(drawing)
     rows = zip(

@@ -8,6 +8,9 @@ import numpy as np
 # Variants of a class's color: turn of the hue, and shift of the lightness.
 HUES = (0.0, 0.06, -0.06, 0.12, -0.12, 0.25, -0.25)
 LIGHTNESS = (0.0, 0.15, -0.15, 0.3, -0.3)
+GOLDEN_TURN = (5**0.5 - 1) / 2
+ID_LIGHTNESS = (0.5, 0.65, 0.4)
+ID_SATURATION = 0.8
 CLEAR = 90.0  # distance of two RGB colors that nobody mixes up
 CLEAR_FROM_PHOTO = 180.0  # the same for a color that is blended with the photo below
 
@@ -43,6 +46,18 @@ def segment_colors(
         colors.append(variants[np.minimum(distances.min(axis=1), CLEAR).argmax()])
         others.append(colors[-1])
     return np.asarray(colors).reshape(-1, 3).astype(np.uint8)
+
+
+def id_colors(ids: Sequence[int]) -> np.ndarray:
+    """Return a color for each id that does not depend on the picture: (n, 3) uint8.
+
+    The hue turns by the golden angle from id to id, so that ids of a time have hues apart.
+    """
+    colors = [
+        colorsys.hls_to_rgb(number * GOLDEN_TURN % 1, ID_LIGHTNESS[number % 3], ID_SATURATION)
+        for number in ids
+    ]
+    return np.round(255 * np.array(colors).reshape(-1, 3)).astype(np.uint8)
 
 
 def mean_colors(image: np.ndarray, indices: np.ndarray, count: int) -> np.ndarray:

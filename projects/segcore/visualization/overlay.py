@@ -32,6 +32,9 @@ def draw_panoptic(
     segments: Sequence[Mapping[str, Any]],
     categories: Sequence[Category],
     scale: float = 1.0,
+    *,
+    colors: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Draw segments over the photo: stuff in its class's color, every thing in a variant of it.
 
@@ -41,6 +44,8 @@ def draw_panoptic(
         segments: Detectron2's ``segments_info``: "id", "category_id" (contiguous), "isthing".
         categories: see :func:`categories_of`.
         scale: size of the result relative to the photo.
+        colors: (n, 3) uint8 of the segments; by default they are chosen to fit the photo.
+        names: labels of the segments; by default the names of their classes.
 
     Returns:
         uint8 RGB, (H, W, 3) times ``scale``.
@@ -48,9 +53,9 @@ def draw_panoptic(
     if not isinstance(panoptic, SegmentMap):
         panoptic = SegmentMap.from_ids(_array(panoptic), [segment["id"] for segment in segments])
     shown = [categories[segment["category_id"]] for segment in segments]
-    names = [drawable_name(category) for category in shown]
+    names = names or [drawable_name(category) for category in shown]
     are_things = [bool(segment["isthing"]) for segment in segments]
-    return _draw(image, panoptic, shown, names, are_things, scale)
+    return _draw(image, panoptic, shown, names, are_things, scale, colors)
 
 
 def draw_instances(
