@@ -195,23 +195,42 @@ def test_tiles_of_a_large_photo(trained, tmp_path):
     assert (tmp_path / "out/instances.json").exists()
 
 
-def test_shards_are_the_whole_and_their_json_can_be_joined(trained, tmp_path):
-    for name in ("a.png", "b.png", "c.png"):
+def contents(folder):
+    """Content by name of all files that a run has written."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_shards_interrupted_and_resumed_are_the_whole(trained, tmp_path, capsys, monkeypatch):
+    for name in ("x/a.png", "y/a.png", "z/c.png"):
         photo(tmp_path / "photos" / name)
-    images, annotations = [], []
-    for number in (1, 2):
-        output = tmp_path / f"out{number}"
-        options = ("--weights", trained / "model.pth", "--output", output, "--shard", f"{number}/2")
-        assert run(trained, tmp_path / "photos/*.png", *options) == 0
-        data = read_panoptic_json(output / "panoptic.json")
-        images += data["images"]
-        annotations += data["annotations"]
-    assert {Path(i["file_name"]).name: i["id"] for i in images} == {
-        "a.png": 1,
-        "c.png": 3,
-        "b.png": 2,
-    }
-    assert [a["image_id"] for a in annotations] == [1, 3, 2]
+    photos = (trained, tmp_path / "photos/*/*.png", "--weights", trained / "model.pth")
+    predictor = PhotoPredictor(configuration(trained), str(trained / "model.pth"))
+    monkeypatch.setattr(program, "PhotoPredictor", lambda *_, **__: predictor)
+    assert run(*photos, "--output", tmp_path / "whole") == 0
+    real = program.read_image
+
+    def read(path, *args):
+        if path.name == "c.png":
+            raise KeyboardInterrupt
+        return real(path, *args)
+
+    monkeypatch.setattr(program, "read_image", read)
+    shards = [(*photos, "--shard", f"{i}/2", "--output", tmp_path / f"out{i}") for i in (1, 2)]
+    assert [run(*shard, "--resume") for shard in shards] == [130, 0]
+    merging = [*(str(tmp_path / name) for name in ("out1", "out2")), "--output"]
+    merging.append(str(tmp_path / "all"))
+    assert run_command("merge", merging) == 1
+    assert "not finished: shard 1/2 in" in capsys.readouterr().err
+    monkeypatch.setattr(program, "read_image", real)
+    assert run(*shards[0], "--resume") == 0
+    assert "1 of 1 photos done, 1 before" in capsys.readouterr().out
+    assert run_command("merge", merging) == 0
+    assert "3 of 3 photos of 2 shards" in capsys.readouterr().out
+    assert contents(tmp_path / "all") == contents(tmp_path / "whole")
+    assert "overlay/a_2.jpg" in contents(tmp_path / "all")
+    assert run(*photos, "--output", tmp_path / "all", "--resume", "--score-threshold", "0.3") == 2
+    assert "expected --score-threshold 0.5, as before, got 0.3" in one_error(capsys)
 
 
 def arguments(*given):

@@ -45,6 +45,11 @@ COMMANDS = {
         "segcore.cli.serve:build_parser",
         "segcore.serve.program:main",
     ),
+    "merge": Command(
+        "join the results of the shards of segcore predict",
+        "segcore.cli.merge:build_parser",
+        "segcore.demo.merge:main",
+    ),
     "convert": Command(
         "make training data of COCO, YOLO, VOC, LabelMe and other files",
         "segcore.cli.convert:build_parser",

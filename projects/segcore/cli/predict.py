@@ -84,7 +84,13 @@ class PredictionParser(argparse.ArgumentParser):
             type=shard,
             default=WHOLE,
             metavar="I/N",
-            help="predict every Nth photo only, from the Ith on; each shard has its own --output",
+            help="predict every Nth photo only, from the Ith on; each shard has its own --output, "
+            "which segcore merge joins",
+        )
+        self.add_argument(
+            "--resume",
+            action="store_true",
+            help="go on with an interrupted run: skip photos and videos that are done",
         )
         self.add_argument(
             "--every",
@@ -97,11 +103,6 @@ class PredictionParser(argparse.ArgumentParser):
             "--save-png",
             action="store_true",
             help="videos: write a panoptic PNG of each frame",
-        )
-        self.add_argument(
-            "--resume",
-            action="store_true",
-            help="videos: go on with those of an interrupted run, and skip those that are done",
         )
         self.add_argument("--device", help="cpu, cuda, cuda:1; default: MODEL.DEVICE, or the CPU")
         self.add_argument(

@@ -51,6 +51,7 @@ def add_segcore_config(cfg: CfgNode) -> None:
     # Keep panoptic predictions as PNGs and JSON, the form of submissions to COCO.
     cfg.TEST.SAVE_PANOPTIC = False
     cfg.TEST.BOUNDARY_AP = False
+    cfg.TEST.BOUNDARY_PQ = False
     # Write OUTPUT_DIR/report.html after each evaluation.
     cfg.TEST.REPORT = True
 

@@ -84,6 +84,15 @@ def _best_checkpoint(cfg: CfgNode) -> Iterator[str]:
         yield "TEST.EVAL_PERIOD: expected at least 1, as TEST.BEST_CHECKPOINT is enabled, got 0"
 
 
+@relation("TEST.BOUNDARY_PQ", "TEST.PANOPTIC_EVALUATOR")
+def _boundary_quality(cfg: CfgNode) -> Iterator[str]:
+    if cfg.TEST.BOUNDARY_PQ and cfg.TEST.PANOPTIC_EVALUATOR != "segcore":
+        yield (
+            "TEST.PANOPTIC_EVALUATOR: expected 'segcore', as TEST.BOUNDARY_PQ is True, got "
+            f"{cfg.TEST.PANOPTIC_EVALUATOR!r}"
+        )
+
+
 @relation("MODEL", "TEST.AUG")
 def _results(cfg: CfgNode) -> Iterator[str]:
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)

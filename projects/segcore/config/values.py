@@ -353,6 +353,7 @@ add_rules(
         "PANOPTIC_EVALUATOR": one_of("segcore", "panopticapi"),
         "SAVE_PANOPTIC": boolean(),
         "BOUNDARY_AP": boolean(),
+        "BOUNDARY_PQ": boolean(),
         "REPORT": boolean(),
         "AUG.ENABLED": boolean(),
         "AUG.MIN_SIZES": sides,

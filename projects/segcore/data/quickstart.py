@@ -140,12 +140,27 @@ def _write_split(folder: Path, seed: list[int], count: int, size: tuple[int, int
     write_json(content, folder / "panoptic.json")
 
 
-def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list]:
-    """One picture: (H, W, 3) uint8 RGB, (H, W) int32 segment ids, its ``segments_info``."""
+def draw(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    things: tuple[int, int] = THINGS_PER_PICTURE,
+    largest: float = LARGEST_RADIUS,
+) -> tuple[np.ndarray, np.ndarray, list]:
+    """Draw a picture.
+
+    Args:
+        size: (H, W).
+        things: least and largest number of them.
+        largest: their radius, as a share of the shorter side.
+
+    Returns:
+        (H, W, 3) uint8 RGB, (H, W) int32 segment ids, its ``segments_info``.
+    """
     picture, layers = _draw_landscape(rng, size)
     light = rng.uniform(0, 2 * np.pi)
-    for _ in range(rng.integers(*THINGS_PER_PICTURE, endpoint=True)):
-        layers.append(_draw_thing(rng, picture, light))
+    for _ in range(rng.integers(*things, endpoint=True)):
+        layers.append(_draw_thing(rng, picture, light, largest * min(size)))
 
     picture *= rng.uniform(0.75, 1.15) * rng.uniform(0.92, 1.08, size=3)  # exposure and tint
     picture += rng.normal(0, rng.uniform(0.005, 0.03), size=picture.shape)
@@ -306,13 +321,16 @@ OUTLINES: dict[str, Callable] = {
 
 
 def _draw_thing(
-    rng: np.random.Generator, picture: np.ndarray, light: float
+    rng: np.random.Generator, picture: np.ndarray, light: float, largest: float
 ) -> tuple[str, np.ndarray]:
-    """Draw a thing over ``picture`` in place; its name and (H, W) bool mask."""
+    """Draw a thing over ``picture`` in place; its name and (H, W) bool mask.
+
+    Args:
+        largest: radius in pixels.
+    """
     height, width = picture.shape[:2]
     name, hue, _ = THINGS[rng.integers(len(THINGS))]
     # Logarithmic, so that there are more small things than large ones.
-    largest = LARGEST_RADIUS * min(height, width)
     radius = np.exp(rng.uniform(np.log(SMALLEST_RADIUS), np.log(largest)))
     center_y, center_x = rng.uniform(0.1, 0.95) * height, rng.uniform(0.02, 0.98) * width
     y, x = np.mgrid[:height, :width]

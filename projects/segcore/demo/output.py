@@ -4,11 +4,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from segcore.demo.result_files import INSTANCES_FILE, PANOPTIC_FILE, PHOTOS_FILE
 from segcore.errors import ConfigError, OutputError
 from segcore.text import printable
 
-PICTURE_FOLDERS = ("overlay", "panoptic", "semantic", "focus", "attention", "frames", "partial")
-JSON_FILES = ("panoptic.json", "instances.json", "videos.json")
+PHOTO_FOLDERS = ("overlay", "panoptic", "semantic", "focus", "attention")
+PICTURE_FOLDERS = (*PHOTO_FOLDERS, "frames", "partial")
+JSON_FILES = (PANOPTIC_FILE, INSTANCES_FILE, PHOTOS_FILE, "videos.json")
 
 
 def check_output(folder: str | Path, photos: Sequence[Path]) -> None:

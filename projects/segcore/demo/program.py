@@ -14,7 +14,9 @@ from segcore.data.images import read_image
 from segcore.demo.batch import collect_photos, exit_on_termination, predict_photos
 from segcore.demo.output import check_output, has_results
 from segcore.demo.predictor import DemoError, PhotoPredictor
+from segcore.demo.result_files import PHOTOS_FILE, Run
 from segcore.demo.results import ResultWriter
+from segcore.demo.resume import earlier_results, photos_to_do
 from segcore.demo.tracked_videos import TrackingOptions, VideoTracking, is_video
 from segcore.demo.videos import predict_videos
 from segcore.engine import output_folder, run_log
@@ -22,11 +24,12 @@ from segcore.text import printable
 from segcore.visualization import format_rows
 
 # Options and their values where they do not matter.
-PHOTO_OPTIONS = {"--tile": None, "--shard": WHOLE}
-TRACKING_OPTIONS = {"--every": 1, "--save-png": False, "--resume": False}
+PHOTO_OPTIONS = {"--tile": None, "--shard": WHOLE, "--resume": False}
+TRACKING_OPTIONS = {"--every": 1, "--save-png": False}
 DRAWING_OPTIONS = {"--show-focus": False, "--show-attention": None}
-# Arguments that the results of a frame depend on.
+# Arguments that the results of a frame, and of a photo, depend on.
 MODEL_SETTINGS = ("config_file", "weights", "opts", "tile", "overlap")
+PHOTO_SETTINGS = (*MODEL_SETTINGS, "score_threshold", "show_focus", "show_attention")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,10 +40,12 @@ def main(args: argparse.Namespace) -> int:
     Args:
         args: of :class:`segcore.cli.predict.PredictionParser`.
     """
-    photos, empty = collect_photos(args.photos)
+    paths, empty = collect_photos(args.photos)
+    listed = [path for path in paths if not is_video(path)]
     number, count = args.shard
-    photos = photos[number - 1 :: count]
-    check_output(args.output, photos)
+    photos = listed[number - 1 :: count]
+    videos = [path for path in paths if is_video(path)][number - 1 :: count]
+    check_output(args.output, [*photos, *videos])
     with run_log(None):
         predictor = PhotoPredictor(
             args.config_file, args.weights, device=args.device, options=args.opts
@@ -48,8 +53,6 @@ def main(args: argparse.Namespace) -> int:
     if hasattr(predictor.model, "predict_video"):
         _refuse(args, PHOTO_OPTIONS | TRACKING_OPTIONS, "a model of photos, got one of videos")
         return predict_all_videos(predictor, args)
-    videos = [path for path in photos if is_video(path)]
-    photos = [path for path in photos if not is_video(path)]
     if videos:
         _refuse(args, DRAWING_OPTIONS, "photos, got videos")
     else:
@@ -59,7 +62,9 @@ def main(args: argparse.Namespace) -> int:
     if args.show_attention is not None:
         predictor.require_attention(args.show_attention)
     with output_folder(args.output, trains_anew=False), exit_on_termination():
-        failed = predict_all(photos, predictor, args) if photos or not videos else 0
+        failed = 0
+        if listed or not videos:
+            failed += predict_all(photos, len(listed), predictor, args)
         failed += track_all(videos, predictor, args) if videos else 0
     for folder in empty:
         print(f"failed: {printable(folder)}: no photos in this folder", file=sys.stderr)
@@ -80,15 +85,27 @@ def predict_all_videos(predictor: PhotoPredictor, args: argparse.Namespace) -> i
         return min(1, predict_videos(predictor, videos, Path(args.output), args.score_threshold))
 
 
-def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argparse.Namespace) -> int:
-    """Write the results of all photos and return how many failed."""
-    if has_results(args.output):
+def predict_all(
+    photos: Sequence[Path], listed: int, predictor: PhotoPredictor, args: argparse.Namespace
+) -> int:
+    """Write the results of all photos and return how many failed.
+
+    Args:
+        listed: number of photos of all shards.
+    """
+    run = Run(args.shard, listed, {name: getattr(args, name) for name in PHOTO_SETTINGS})
+    earlier = None
+    if args.resume:
+        earlier = earlier_results(args.output, run, predictor.categories)
+        photos = photos_to_do(photos, earlier)
+    elif has_results(args.output):
         print(
             f"{printable(args.output)} has results of an earlier run: files of the same name are "
             "replaced, others stay; the JSON files list the photos of this run"
         )
-    writer = ResultWriter(args.output, predictor.categories, args.score_threshold, args.shard)
-
+        Path(args.output, PHOTOS_FILE).unlink(missing_ok=True)  # they are done no more
+    writer = ResultWriter(args.output, predictor.categories, args.score_threshold, run, earlier)
+    before = writer.done
     predict_pixels = _prediction(predictor, args)
 
     def predict(path: Path) -> str:
@@ -101,11 +118,16 @@ def predict_all(photos: Sequence[Path], predictor: PhotoPredictor, args: argpars
         result = predict_pixels(photo)
         return format_rows(writer.add(path, photo, result, focus, attention))
 
+    finished = False
     try:
-        return predict_photos(photos, predict, debug=args.debug)
+        failed = predict_photos(photos, predict, debug=args.debug)
+        finished = True
     finally:
-        print(f"\n{writer.done} of {len(photos)} photos done, results in {printable(args.output)}")
-        writer.finish()
+        done = f"{writer.done - before} of {len(photos)} photos done"
+        done += f", {before} before" if before else ""
+        print(f"\n{done}, results in {printable(args.output)}")
+        writer.finish(finished=finished)
+    return failed
 
 
 def track_all(videos: Sequence[Path], predictor: PhotoPredictor, args: argparse.Namespace) -> int:

@@ -12,7 +12,8 @@ import torch
 from segcore.data.images import encode_image
 from segcore.data.panoptic_format import Category
 from segcore.demo.names import free_stem, utf8
-from segcore.files import write_bytes, write_json
+from segcore.demo.result_files import Results, Run, write_results
+from segcore.files import write_bytes
 from segcore.inference import QueryAttention
 from segcore.inference.coco import at_least, coco_records
 from segcore.visualization import (
@@ -43,6 +44,7 @@ class ResultWriter:
     * ``instances.json``: COCO's result format.
     * ``semantic/<photo>.png``: contiguous classes, for models with semantic results only.
     * ``focus/<photo>.png`` and ``attention/<photo>.png``: tokens and attention, if given.
+    * ``photos.json``: photos that are done, of a run.
 
     The JSON files list the finished photos. They are written every few seconds, in case the
     process is killed, and by :meth:`finish`. Those of an earlier run are replaced.
@@ -51,7 +53,8 @@ class ResultWriter:
         folder: output folder, created if needed.
         categories: see ``segcore.visualization.categories_of``.
         score_threshold: instances with a lower score are left out.
-        shard: (i, n) for shard i of n, from 1; the ids of its images are i, i + n, i + 2n, ...
+        run: that can be resumed and merged; the ids of the images of shard (i, n) are i, i + n, ...
+        earlier: results of this run so far, to which others are added.
     """
 
     def __init__(
@@ -59,18 +62,19 @@ class ResultWriter:
         folder: str | Path,
         categories: Sequence[Category],
         score_threshold: float,
-        shard: tuple[int, int] = (1, 1),
+        run: Run | None = None,
+        earlier: Results | None = None,
     ):
         self.folder = Path(folder)
         self.categories = categories
         self.score_threshold = score_threshold
-        self.shard = shard
-        self._images: list[dict] = []
-        self._annotations: list[dict] = []
-        self._instances: list[dict] = []
-        self._has_instances = False
-        self._stems: set[str] = set()
-        self._saved = 0  # photos in the JSON files
+        self._results = earlier or Results(categories)
+        self._results.run = run
+        self._stems = {image["name"] for image in self._results.images}
+        first, self._id_step = run.shard if run else (1, 1)
+        last_id = max((image["id"] for image in self._results.images), default=0)
+        self._next_id = last_id + self._id_step if last_id else first
+        self._saved = self.done  # photos in the JSON files
         self._next_save = 0.0
 
     def add(
@@ -98,10 +102,11 @@ class ResultWriter:
         """
         stem, rgb = free_stem(path, self._stems), photo[:, :, ::-1]
         image = {
-            "id": self.shard[0] + self.shard[1] * len(self._images),
+            "id": self._next_id,
             "file_name": utf8(path),
             "height": photo.shape[0],
             "width": photo.shape[1],
+            "name": stem,
         }
         annotations: list[dict] = []
         records: list[dict] = []
@@ -137,45 +142,41 @@ class ResultWriter:
                 self._save(written, "attention", stem, picture)
 
         self._stems.add(stem)
-        self._images.append(image)
-        self._annotations += annotations
-        self._instances += records
-        self._has_instances |= instances is not None
+        self._next_id += self._id_step
+        self._results.images.append(image)
+        self._results.annotations += annotations
+        if instances is not None:
+            self._results.instances = self._results.instances or []
+            self._results.instances += records
         if time.monotonic() >= self._next_save:
             self.finish()
         return rows
 
-    def finish(self) -> None:
+    def finish(self, *, finished: bool = False) -> None:
         """Write the JSON files of the photos so far, unless they are up to date.
+
+        Args:
+            finished: the run has come to its end.
 
         Raises:
             OutputError: they cannot be written.
         """
-        if self._saved == len(self._images):
+        run = self._results.run
+        news = self._saved != self.done
+        if run and finished:
+            news, run.finished = True, True
+        if not news:
             return
         start = time.monotonic()
-        content = {
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": list(self.categories),
-        }
-        self._save_json("panoptic.json", content if self._annotations else None)
-        self._save_json("instances.json", self._instances if self._has_instances else None)
-        self._saved = len(self._images)
+        write_results(self._results, self.folder)
+        self._saved = self.done
         end = time.monotonic()
         self._next_save = end + max(SAVE_INTERVAL, (end - start) / SAVE_SHARE)
 
     @property
     def done(self) -> int:
         """Number of photos whose results are written."""
-        return len(self._images)
-
-    def _save_json(self, name: str, content: Any) -> None:
-        path = self.folder / name
-        if content is not None:
-            write_json(content, path)
-        else:
-            path.unlink(missing_ok=True)  # of an earlier run, with another model
+        return len(self._results.images)
 
     def _save(self, written: list[Path], kind: str, stem: str, pixels: np.ndarray) -> None:
         """Write an RGB picture (H, W, 3), or a map (H, W), and note its path."""

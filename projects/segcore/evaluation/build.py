@@ -142,7 +142,13 @@ def _panoptic_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> Dataset
     save_png = cfg.TEST.SAVE_PANOPTIC
     if cfg.TEST.PANOPTIC_EVALUATOR == "panopticapi":
         return PanopticapiEvaluator(dataset_name, folder, save_png=save_png)
-    return PanopticEvaluator(dataset_name, folder, save_png=save_png, keep_photos=cfg.TEST.REPORT)
+    return PanopticEvaluator(
+        dataset_name,
+        folder,
+        save_png=save_png,
+        keep_photos=cfg.TEST.REPORT,
+        boundary=cfg.TEST.BOUNDARY_PQ,
+    )
 
 
 def _page_name(cfg: CfgNode, dataset_name: str) -> str:

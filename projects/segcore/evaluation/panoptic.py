@@ -1,7 +1,9 @@
 """Evaluator of panoptic quality that counts while the model predicts."""
 
+import itertools
 import os
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,11 @@ class PanopticEvaluator(PngFolderEvaluator):
     Args:
         dataset_name, output_dir, save_png: see the base class.
         keep_photos: choose photos for a report.
+        boundary: also count boundary panoptic quality, see :class:`PanopticQuality`.
 
     Attributes:
         panoptic_result: of the last evaluation, on the main process.
+        boundary_result: likewise, of boundaries; None unless they are counted.
         photos: those chosen, likewise.
     """
 
@@ -42,20 +46,25 @@ class PanopticEvaluator(PngFolderEvaluator):
         *,
         save_png: bool = False,
         keep_photos: bool = False,
+        boundary: bool = False,
     ):
         super().__init__(dataset_name, output_dir, save_png=save_png)
         self.keep_photos = keep_photos
+        self.boundary = boundary
         self.panoptic_result: PanopticResult | None = None
+        self.boundary_result: PanopticResult | None = None
         self.photos: list[ComparedPhoto] = []
 
     def reset(self) -> None:
         super().reset()
         self._outcomes: dict[Any, np.ndarray] = {}
+        self._boundary_outcomes: dict[Any, np.ndarray] = {}
         data = read_panoptic_json(PathManager.get_local_path(self._metadata.panoptic_json))
         self._annotations = {a["image_id"]: a for a in data.pop("annotations")}
         self._description = data
         self._truth_folder = PathManager.get_local_path(self._metadata.panoptic_root)
         self._quality = PanopticQuality(data["categories"])
+        self._boundary_quality = PanopticQuality(data["categories"], boundary=True)
         self._choice = PhotoChoice({c["id"]: index for index, c in enumerate(data["categories"])})
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
@@ -104,34 +113,44 @@ class PanopticEvaluator(PngFolderEvaluator):
             ValueError: an image of the ground truth has no prediction.
         """
         comm.synchronize()
-        gathered = comm.gather((self._predictions, self._outcomes, self._choice.photos))
+        parts = (self._predictions, self._outcomes, self._boundary_outcomes, self._choice.photos)
+        gathered = comm.gather(parts)
         if not comm.is_main_process():
             return None
-        outcomes = {image: rows for _, part, _ in gathered for image, rows in part.items()}
-        require_predictions(list(self._annotations.values()), outcomes)
+        predictions, outcomes, boundary_outcomes, photos = zip(*gathered, strict=True)
+        self.panoptic_result = self._result(outcomes)
+        self.boundary_result = self._result(boundary_outcomes) if self.boundary else None
         if self._output_dir:
-            predictions = [prediction for part, _, _ in gathered for prediction in part]
-            content = {**self._description, "annotations": predictions}
+            annotations = list(itertools.chain.from_iterable(predictions))
+            content = {**self._description, "annotations": annotations}
             write_json(content, Path(self._output_dir, "predictions.json"))
-        # In the order of the ground truth, whatever process had an image.
         categories = self._description["categories"]
-        result = PanopticResult.of_images(
-            categories, [outcomes[image] for image in self._annotations]
+        results = panoptic_results(
+            self.panoptic_result.counts(),
+            categories,
+            self.boundary_result.counts() if self.boundary_result else None,
         )
-        results = panoptic_results(result.counts(), categories)
-        log_details(result)
-        photos = [photo for _, _, part in gathered for photo in part]
-        self.panoptic_result, self.photos = result, chosen_photos(photos, len(categories))
+        log_details(self.panoptic_result)
+        self.photos = chosen_photos(itertools.chain.from_iterable(photos), len(categories))
         return results
+
+    def _result(self, parts: Sequence[Mapping[Any, np.ndarray]]) -> PanopticResult:
+        """Join the outcomes of all processes, in the order of the ground truth."""
+        outcomes = {image: rows for part in parts for image, rows in part.items()}
+        require_predictions(list(self._annotations.values()), outcomes)
+        return PanopticResult.of_images(
+            self._description["categories"], [outcomes[image] for image in self._annotations]
+        )
 
     def _compare(self, ids: np.ndarray, segments: list[dict], annotation: Annotation) -> np.ndarray:
         """Keep the outcomes of an image; return its truth, ids (H, W)."""
         image = annotation["image_id"]
         truth = read_panoptic_png(os.path.join(self._truth_folder, annotation["file_name"]))
+        pair = ids, segments, truth, annotation["segments_info"]
         try:
-            self._outcomes[image] = self._quality.outcomes(
-                ids, segments, truth, annotation["segments_info"]
-            )
+            self._outcomes[image] = self._quality.outcomes(*pair)
+            if self.boundary:
+                self._boundary_outcomes[image] = self._boundary_quality.outcomes(*pair)
         except ValueError as error:
             raise ValueError(f"image {image!r}: {error}") from error
         return truth

@@ -23,14 +23,30 @@ METRICS = ("PQ", "SQ", "RQ")
 
 
 def panoptic_results(
-    counts: ClassCounts, categories: Sequence[Mapping[str, Any]]
+    counts: ClassCounts,
+    categories: Sequence[Mapping[str, Any]],
+    boundary: ClassCounts | None = None,
 ) -> OrderedDict[str, dict[str, float]]:
     """Return the results in Detectron2's form, and log them as a table.
 
+    Args:
+        boundary: counts by the IoU of boundaries.
+
     Returns:
         {"panoptic_seg": PQ, SQ and RQ, with "_th" of things and "_st" of stuff, and
-        "PQ-<class name>"}, in percent; NaN where no such class occurs.
+        "PQ-<class name>"}, in percent; NaN where no such class occurs. With ``boundary`` also
+        "BoundaryPQ" and so on.
     """
+    results = _results(counts, categories, "Panoptic quality")
+    if boundary is not None:
+        of_boundaries = _results(boundary, categories, "Boundary panoptic quality")
+        results |= {f"Boundary{name}": value for name, value in of_boundaries.items()}
+    return OrderedDict(panoptic_seg=results)
+
+
+def _results(
+    counts: ClassCounts, categories: Sequence[Mapping[str, Any]], heading: str
+) -> dict[str, float]:
     results, rows = {}, []
     for suffix, (title, things) in GROUPS.items():
         mean = mean_quality(counts, categories, things)
@@ -43,8 +59,8 @@ def panoptic_results(
         if counts.occurs[index]:
             tp, fp, fn = (values[index] for values in (counts.tp, counts.fp, counts.fn))
             rows.append((category["name"], *per_class[index], f"tp {tp} fp {fp} fn {fn}"))
-    logger.info("Panoptic quality (classes that occur):\n%s", _table(rows, ("", *METRICS, "")))
-    return OrderedDict(panoptic_seg=results)
+    logger.info("%s (classes that occur):\n%s", heading, _table(rows, ("", *METRICS, "")))
+    return results
 
 
 def log_details(result: PanopticResult) -> None:

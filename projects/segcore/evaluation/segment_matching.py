@@ -83,7 +83,8 @@ def match_segments(
         prediction_segments: dicts with "id" and "category_id".
         class_indices: category id -> index of the class.
         boundary: map -> the map with 0 inside of the segments; the IoU of a pair is then the
-            smaller one of masks and boundaries (Boundary IoU, Cheng et al., CVPR 2021, eq. 4).
+            smaller one of masks and boundaries (Boundary IoU, Cheng et al., CVPR 2021, eq. 4). Void
+            is taken out of the prediction before, as it is for masks.
 
     Returns:
         Structured array of :data:`OUTCOME`: matched segments in ascending order of ids, then missed
@@ -97,7 +98,8 @@ def match_segments(
     found = _predicted_segments(overlaps, prediction_segments, class_indices)
     pairs, void = _pairs(overlaps, expected, found)
     if boundary is not None:
-        of_boundaries = segment_overlaps(boundary(truth), boundary(prediction))
+        valid = np.where(truth == VOID, VOID, prediction)
+        of_boundaries = segment_overlaps(boundary(truth), boundary(valid))
         pairs = _with_boundaries(pairs, of_boundaries, expected, found)
 
     hits = pairs.same & (pairs.iou > 0.5)

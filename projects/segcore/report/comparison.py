@@ -18,7 +18,7 @@ from segcore.text import printable
 VERSION = 1  # of the reports that are understood
 MAX_BYTES = 2**28
 MAX_SETTINGS = 200  # that differ
-QUALITIES = ("pq", "sq", "rq")
+QUALITIES = ("pq", "sq", "rq", "boundary_pq")  # the last one in some reports
 
 
 def main(args: Namespace) -> int:
@@ -134,11 +134,19 @@ def _pairs(
     return ((row, others[key(row)]) for row in first if key(row) in others)
 
 
+def _qualities(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict]:
+    return {
+        name: _pair(first[name], second[name])
+        for name in QUALITIES
+        if name in first and name in second
+    }
+
+
 def _panoptic(
     first: Mapping[str, Any], second: Mapping[str, Any], classes: Sequence[int]
 ) -> dict[str, Any]:
     rows = [
-        {"name": a["name"], **{quality: _pair(a[quality], b[quality]) for quality in QUALITIES}}
+        {"name": a["name"], **_qualities(a, b)}
         for part in ("groups", "sizes")
         for a, b in _pairs(first[part], second[part], lambda row: row["name"])
     ]
@@ -149,9 +157,7 @@ def _panoptic(
         "rows": rows,
         "costs": [{"name": name, **_pair(cost, other.get(name))} for name, cost in one.items()],
         "classes": [
-            {quality: _pair(row[quality], by_class[index][quality]) for quality in QUALITIES}
-            if index in by_class
-            else None
+            _qualities(row, by_class[index]) if index in by_class else None
             for index, row in enumerate(first["classes"])
         ],
     }

@@ -33,7 +33,7 @@ TASKS = {
     "bbox": "Instance boxes",
 }
 # Results of single classes are called by these and the class, such as "IoU-cat".
-CLASS_METRICS = ("PQ", "IoU", "ACC", "BoundaryIoU", "AP")
+CLASS_METRICS = ("PQ", "BoundaryPQ", "IoU", "ACC", "BoundaryIoU", "AP")
 SETTINGS = (
     *("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.WEIGHTS", "MODEL.DEVICE"),
     *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "INPUT.IMAGE_SIZE"),
@@ -123,24 +123,37 @@ def category_content(categories: Sequence[Category]) -> list[dict[str, Any]]:
     ]
 
 
-def panoptic_content(result: PanopticResult) -> dict[str, Any]:
-    """Return qualities by group, size and class, costs and confusions, in percent or counts."""
+def panoptic_content(
+    result: PanopticResult, boundary: PanopticResult | None = None
+) -> dict[str, Any]:
+    """Return qualities by group, size and class, costs and confusions, in percent or counts.
+
+    Args:
+        boundary: the result by boundaries, whose PQ stands beside the other.
+    """
     counts, confusion = result.counts(), result.confusion()
     things = {None: "all", True: "things", False: "stuff"}
     classes = zip(
         *(100 * counts.quality()), counts.tp, counts.fp, counts.fn, counts.occurs, strict=True
     )
     truth, predicted = confusion.nonzero()
+    of_boundaries = [{} for _ in result.categories]
+    if boundary is not None:
+        of_boundaries = [{"boundary_pq": 100 * float(pq)} for pq in boundary.counts().quality()[0]]
     return {
         "num_images": result.num_images,
         "groups": [
-            {"name": title, **_quality(result, things=group)} for title, group in GROUPS.values()
+            {"name": title, **_quality(result, boundary, things=group)}
+            for title, group in GROUPS.values()
         ],
-        "sizes": [{"name": name, **_quality(result, size=name)} for name in SIZES],
+        "sizes": [{"name": name, **_quality(result, boundary, size=name)} for name in SIZES],
         "classes": [
             {"pq": float(pq), "sq": float(sq), "rq": float(rq)}
             | {"tp": int(tp), "fp": int(fp), "fn": int(fn), "occurs": bool(occurs)}
-            for pq, sq, rq, tp, fp, fn, occurs in classes
+            | boundary_pq
+            for (pq, sq, rq, tp, fp, fn, occurs), boundary_pq in zip(
+                classes, of_boundaries, strict=True
+            )
         ],
         "costs": [
             {
@@ -157,9 +170,13 @@ def panoptic_content(result: PanopticResult) -> dict[str, Any]:
     }
 
 
-def _quality(result: PanopticResult, **selection: Any) -> dict[str, float]:
+def _quality(
+    result: PanopticResult, boundary: PanopticResult | None, **selection: Any
+) -> dict[str, float]:
     mean = result.mean(**selection)
     values = {"pq": mean.pq, "sq": mean.sq, "rq": mean.rq}
+    if boundary is not None:
+        values["boundary_pq"] = boundary.mean(**selection).pq
     return {name: 100 * value for name, value in values.items()} | {"num": mean.num_classes}
 
 

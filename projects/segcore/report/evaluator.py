@@ -55,7 +55,7 @@ class ReportedEvaluators(DatasetEvaluators):
         for evaluator in self._evaluators:
             result = getattr(evaluator, "panoptic_result", None)
             if result is not None:
-                content["panoptic"] = panoptic_content(result)
+                content["panoptic"] = panoptic_content(result, evaluator.boundary_result)
                 content["categories"] = category_content(result.categories)
                 content["photos"] = photo_content(evaluator.photos)
         try:

@@ -21,6 +21,7 @@ from segcore.evaluation import (
     build_evaluator,
 )
 from segcore.evaluation import build as build_module
+from segcore.report.comparison import read_report
 
 from .conftest import CATEGORIES, empty_output, evaluate, perfect_output, register
 
@@ -60,6 +61,22 @@ def test_boundary_ap_is_one_key_away(dataset, config):
     assert set(results) == {"bbox", "segm", "boundary"}
     assert results["boundary"]["AP"] == results["segm"]["AP"] == pytest.approx(100)
     assert evaluate(build_evaluator(cfg, dataset), empty_output).keys() == results.keys()
+
+
+def test_boundary_quality_is_one_key_away(dataset, config):
+    cfg = config("panoptic")
+    plain = evaluate(build_evaluator(cfg, dataset), shifted_output)["panoptic_seg"]
+    cfg.TEST.BOUNDARY_PQ = cfg.TEST.REPORT = True
+    evaluator = build_evaluator(cfg, dataset)
+    results = evaluate(evaluator, shifted_output)["panoptic_seg"]
+    assert {name: results[name] for name in plain} == plain
+    boundary = {name: value for name, value in results.items() if name not in plain}
+    assert boundary.keys() == {f"Boundary{name}" for name in plain}
+    assert boundary["BoundaryPQ"] < plain["PQ"]
+    assert boundary["BoundaryRQ_st"] == plain["RQ_st"] == 100
+    page = read_report(cfg.OUTPUT_DIR)["panoptic"]
+    rows = [page["groups"][0]["boundary_pq"], *(row["boundary_pq"] for row in page["classes"])]
+    assert rows == [boundary[f"BoundaryPQ{name}"] for name in ("", "-cat", "-grass", "-dog")]
 
 
 def test_half_right_panoptic_quality(dataset):

@@ -254,6 +254,65 @@ def test_boundaries_are_those_of_eroded_masks(ratio: float):
         assert np.array_equal(boundary_map(ids, ratio), by_erosion(ids, ratio))
 
 
+def boundary_by_definition(mask: np.ndarray, reach: int) -> np.ndarray:
+    """Pixels of a mask with a pixel outside of it, or of the image, at most ``reach`` away."""
+    outside = np.pad(~mask, reach, constant_values=True)
+    squares = np.lib.stride_tricks.sliding_window_view(outside, (2 * reach + 1, 2 * reach + 1))
+    return mask & squares.any(axis=(2, 3))
+
+
+def boundary_counts_by_definition(images: Sequence[tuple], ratio: float) -> tuple[np.ndarray, ...]:
+    """tp, fp, fn and the sum of IoU a class: pair by pair, mask by mask."""
+    counts = {category["id"]: np.zeros(4) for category in CATEGORIES}
+    for prediction, segments, truth, truth_segments in images:
+        reach = max(1, round(ratio * math.hypot(*truth.shape)))
+        void, found, matched = truth == 0, {}, set()
+        for segment in segments:
+            found[segment["id"]] = (prediction == segment["id"], segment["category_id"])
+        crowds = {s["category_id"]: truth == s["id"] for s in truth_segments if s["iscrowd"]}
+        for segment in truth_segments:
+            category, mask = segment["category_id"], truth == segment["id"]
+            if segment["iscrowd"] or category not in counts:
+                continue
+            hits = []
+            for id_, (pixels, other) in found.items():
+                valid = pixels & ~void
+                if other == category and (both := (mask & valid).sum()):
+                    iou = both / (segment["area"] + valid.sum() - both)
+                    edge, other_edge = (boundary_by_definition(m, reach) for m in (mask, valid))
+                    edge_iou = (edge & other_edge).sum() / max((edge | other_edge).sum(), 1)
+                    if min(iou, edge_iou) > 0.5:
+                        hits.append((id_, min(iou, edge_iou)))
+            matched |= {id_ for id_, _ in hits}
+            counts[category] += [len(hits), 0, not hits, sum(iou for _, iou in hits)]
+        for id_, (pixels, category) in found.items():
+            nobody = void | crowds.get(category, False)
+            counts[category][1] += (
+                id_ not in matched and (pixels & nobody).sum() <= pixels.sum() / 2
+            )
+    return tuple(np.stack(list(counts.values()), axis=1))
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.1])
+def test_boundary_quality_is_that_of_the_definition(ratio: float):
+    rng = np.random.default_rng(5)
+    images = [random_image(rng) for _ in range(60)]
+    counts = quality_of(images, boundary=True, dilation_ratio=ratio).counts()
+    expected = boundary_counts_by_definition(images, ratio)
+    for name, values in zip(("tp", "fp", "fn", "iou"), expected, strict=True):
+        assert getattr(counts, name) == pytest.approx(values), name
+        assert values.sum() > 10
+
+
+def test_void_beside_a_segment_has_no_boundary():
+    """What a prediction makes of void does not count, nor does its outline there."""
+    truth = np.zeros((40, 40), int)
+    truth[:, :20] = 1
+    segments = [{"id": 1, "category_id": 1}]
+    image = (np.ones_like(truth), segments, truth, segments)
+    assert quality_of([image], boundary=True).mean().pq == 1
+
+
 def test_boundary_quality_sees_what_masks_hide():
     truth = np.zeros((100, 100), int)
     truth[10:90, 10:90] = 1

@@ -50,7 +50,7 @@ def prediction(number: int) -> tuple[np.ndarray, list[dict]]:
 
 def make_content(folder: Path, shift: int = 0) -> dict:
     """Evaluate three photos; return what the report holds."""
-    quality = PanopticQuality(CATEGORIES)
+    quality, boundary = (PanopticQuality(CATEGORIES, boundary=value) for value in (False, True))
     choice = PhotoChoice({category["id"]: i for i, category in enumerate(CATEGORIES)})
     for number in range(3):
         path = folder / f"<b>photo {number}.png"
@@ -59,7 +59,8 @@ def make_content(folder: Path, shift: int = 0) -> dict:
         pair = np.roll(ids, shift, axis=1), segments
         outcomes = quality.outcomes(*pair, *scene(number))
         choice.add(number, str(path), pair, scene(number), outcomes)
-        quality.update(*pair, *scene(number))
+        for measure in (quality, boundary):
+            measure.update(*pair, *scene(number))
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(folder)
     cfg.MODEL.WEIGHTS = "a&b.pth"
@@ -69,8 +70,7 @@ def make_content(folder: Path, shift: int = 0) -> dict:
         "sem_seg": {"mIoU": float("nan"), "fwIoU": 60.0, f"IoU-{HOSTILE}": 70.0, "IoU-sky-2": 1.0},
     }
     content = evaluation_content(cfg, "few_photos", results)
-    result = quality.compute()
-    content["panoptic"] = panoptic_content(result)
+    content["panoptic"] = panoptic_content(quality.compute(), boundary.compute())
     content["categories"] = category_content(CATEGORIES)
     content["photos"] = photo_content(chosen_photos(choice.photos, len(CATEGORIES)))
     return content

@@ -26,6 +26,9 @@ def test_page_has_the_differences(report, comparison):
     pq = [content["panoptic"]["groups"][0]["pq"] for content in (first, second)]
     assert row["name"] == "all" and row["pq"]["difference"] == pytest.approx(pq[1] - pq[0])
     assert pq[1] < pq[0]
+    boundary = [content["panoptic"]["groups"][0]["boundary_pq"] for content in (first, second)]
+    assert [data["panoptic"]["rows"][0]["boundary_pq"][run] for run in "ab"] == boundary
+    assert "boundary PQ change" in page
     costs = data["panoptic"]["costs"]
     assert sum(row["difference"] for row in costs) == pytest.approx(pq[0] - pq[1])
     assert [photo["id"] for photo in data["photos"]] == ["2", "0", "1"]
