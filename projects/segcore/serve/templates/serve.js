@@ -4,6 +4,7 @@
 const [picker, modelChoice, thresholdList, defaults, result, statusLine, place, downloads, segmentTable] =
   ["file", "model", "thresholds", "defaults", "result", "status", "picture", "downloads", "segments"]
     .map((id) => document.getElementById(id));
+const VIEW_HEIGHT = 62; // percent of the window
 const DELAY = 150; // milliseconds after the last move of a threshold
 
 let file; // of the photo that is shown
@@ -70,6 +71,7 @@ function show(answer) {
   const [width, height] = answer.pixels;
   statusLine.textContent = `${answer.segments.length} segments in ${width} x ${height} pixels, ${answer.seconds.toFixed(1)} s`;
   const view = segmentView(answer, answer.file, map);
+  view.style.maxWidth = `min(100%, ${(VIEW_HEIGHT * width) / height}vh)`;
   place.replaceChildren(view);
   listSegments(map, view.querySelector("canvas"), width * height);
   listThresholds(answer.thresholds);
