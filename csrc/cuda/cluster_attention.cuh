@@ -1,9 +1,9 @@
-// Kernels of attention over clusters. A warp works on one token and head, the warps of a block on
-// neighboring tokens, which see about the same clusters and so find keys and values in the cache. Each
-// lane has one member at a time; kLanes lanes read its row together, kVector neighboring channels each,
-// and every lane gets the product of its own member. Nothing is written by two warps, and all sums have
-// a fixed order. Nothing here knows of PyTorch's tensors, so that tests/csrc can run the kernels without
-// a GPU.
+// Kernels of attention over clusters for all sizes and types; cluster_attention_tiles.cuh has those by
+// tensor cores. A warp works on one token and head, the warps of a block on neighboring tokens, which see
+// about the same clusters and so find keys and values in the cache. Each lane has one member at a time;
+// kLanes lanes read its row together, kVector neighboring channels each, and every lane gets the product of
+// its own member. Nothing is written by two warps, and all sums have a fixed order. Nothing here knows of
+// PyTorch's tensors, so that tests/csrc can run the kernels without a GPU.
 //
 // Offset: integer type of offsets within an image, of 32 bits where sizes allow.
 #pragma once
@@ -261,10 +261,10 @@ struct SoftmaxSums {
   template <int kCount>
   __device__ void add(const A (&logits)[kCount], const A (&product)[kCount]) {
     const A before = largest;
-    A lane_largest = logits[0];
-    for (int i = 1; i < kCount; ++i) lane_largest = logits[i] > lane_largest ? logits[i] : lane_largest;
-    lane_largest = max_of_lanes<kLanes>(lane_largest);
-    largest = lane_largest > before ? lane_largest : before;
+    A most = logits[0];
+    for (int i = 1; i < kCount; ++i) most = logits[i] > most ? logits[i] : most;
+    most = max_of_lanes<kLanes>(most);
+    largest = most > before ? most : before;
     const A shrink = std::exp(before - largest);
     sum *= shrink;
     products *= shrink;

@@ -277,7 +277,8 @@ __global__ void forward_tiles_kernel(const Inputs<T> in, T* output) {
   tile.set_rows(tile.index * kTileRows, static_cast<int>(in.sizes.tokens));
   const QueryTile<T, kChannels> query(in, tile);
   const TokenRows<T> v(in.v, tile);
-  const float *blank_k = in.blank_k + tile.a * kChannels, *blank_v = in.blank_v + tile.a * kChannels;
+  const float* blank_k = in.blank_k + tile.a * kChannels;
+  const float* blank_v = in.blank_v + tile.a * kChannels;
   RowSums<kChannels / 8> part;
   float largest[2], sum[2], blank_weight[2];
   SEGCORE_UNROLL
@@ -319,9 +320,13 @@ __global__ void forward_tiles_kernel(const Inputs<T> in, T* output) {
   }
 }
 
+// Blocks of the backward that a multiprocessor is to hold: with two, a lane has 128 registers.
 template <typename T, int kChannels>
-__global__ void __launch_bounds__(kThreadsOfBlock, kChannels * sizeof(T) <= 64 ? 2 : 1) backward_queries_tiles_kernel(
-    const BackwardInputs<T> all, T* grad_q, TokenSums<float>* sums) {
+constexpr int kBlocksAtOnce = kChannels * sizeof(T) <= 64 ? 2 : 1;
+
+template <typename T, int kChannels>
+__global__ void __launch_bounds__(kThreadsOfBlock, kBlocksAtOnce<T, kChannels>)
+backward_queries_tiles_kernel(const BackwardInputs<T> all, T* grad_q, TokenSums<float>* sums) {
   constexpr int kSlice = kChannels / 4;
   const Inputs<T>& in = all.forward;
   Tile tile(in.sizes, query_tiles(in.sizes));
@@ -330,7 +335,8 @@ __global__ void __launch_bounds__(kThreadsOfBlock, kChannels * sizeof(T) <= 64 ?
   const QueryTile<T, kChannels> query(in, tile);
   const TokenRows<T> v(in.v, tile);
   const RowSlices<kSlice> go(TokenRows<T>(all.grad_output, tile), tile);
-  const float *blank_k = in.blank_k + tile.a * kChannels, *blank_v = in.blank_v + tile.a * kChannels;
+  const float* blank_k = in.blank_k + tile.a * kChannels;
+  const float* blank_v = in.blank_v + tile.a * kChannels;
 
   float blank[2];
   SoftmaxSums<float, 4> softmax[2];
@@ -388,7 +394,8 @@ __global__ void __launch_bounds__(kThreadsOfBlock, kChannels * sizeof(T) <= 64 ?
 }
 
 template <typename T, int kChannels>
-__global__ void __launch_bounds__(kThreadsOfBlock, kChannels * sizeof(T) <= 64 ? 2 : 1) backward_keys_tiles_kernel(
+__global__ void __launch_bounds__(kThreadsOfBlock, kBlocksAtOnce<T, kChannels>)
+backward_keys_tiles_kernel(
     const BackwardInputs<T> all, const TokenSums<float>* sums, T* grad_k, T* grad_v) {
   constexpr int kSlice = kChannels / 4;
   const Inputs<T>& in = all.forward;
