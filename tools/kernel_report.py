@@ -1,28 +1,26 @@
 #!/usr/bin/env python3
 """Registers, occupancy and estimated times of the main CUDA kernels, without a GPU.
 
-    python tools/kernel_report.py [--architectures 80 90] [--sources csrc/cuda]
+    python tools/kernel_report.py [--library projects/segcore/_C_cuda13.abi3.so]
 
-Compiles the kernels with nvcc and prints a Markdown table of what ptxas says of them, beside the
-least time that memory and first-level cache need for a workload; nothing is measured.
+Prints a Markdown table of the resources of the kernels in the library that `make cuda` builds,
+beside the least time that memory, first-level cache and the issue of instructions need for a
+workload; nothing is measured. Needs cuobjdump, of CUDA's toolkit or Triton.
 """
 
 import argparse
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch.utils.cpp_extension import include_paths
-
 ROOT = Path(__file__).resolve().parents[1]
-FLAGS = ["-std=c++20", "-O3", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
-FLAGS += ["--expt-relaxed-constexpr", "-cubin", "--ptxas-options=-v"]
 WARPS_OF_BLOCK = 8
 LINE = 128  # bytes that the first-level cache of a multiprocessor, or its exchanges, move per clock
+ISSUES = 4  # instructions of warps that a multiprocessor issues per clock
 
 
 @dataclass(frozen=True)
@@ -53,17 +51,22 @@ ARCHITECTURES = {
 @dataclass(frozen=True)
 class Workload:
     """Traffic of one launch: bytes that device memory has to move at least; rows of channels that
-    pass the first-level cache; shuffles and accesses to shared memory of all warps."""
+    pass the first-level cache; shuffles and accesses to shared memory of all warps; instructions of
+    all warps, counted in the disassembly for sm_90, or None."""
 
     memory: float
     rows: float
-    exchanges: float
+    exchanges: float = 0
+    instructions: float | None = None
 
-    def times(self, architecture: Architecture) -> tuple[float, float]:
-        """Return the microseconds that memory and cache need."""
-        cache = architecture.multiprocessors * architecture.clock * LINE
+    def times(self, architecture: Architecture) -> list[str]:
+        """Return the microseconds that memory, cache and instructions need, as text."""
+        clocks = architecture.multiprocessors * architecture.clock
         traffic = self.rows + LINE * self.exchanges
-        return self.memory / architecture.bandwidth * 1e6, traffic / cache * 1e6
+        times = [self.memory / architecture.bandwidth, traffic / (clocks * LINE)]
+        if self.instructions is not None:
+            times.append(self.instructions / (clocks * ISSUES))
+        return [f"{time * 1e6:.1f}" for time in times] + [""] * (3 - len(times))
 
 
 def deformable(size: int, backward: bool) -> Workload:
@@ -83,29 +86,91 @@ def deformable(size: int, backward: bool) -> Workload:
     return Workload(memory, corners + corners / 4, 7 * warp_samples)
 
 
+TILES = 2048  # of 16 tokens and one head
+CLUSTERS_OF_TILE = 12.4  # that any token of a tile sees, on a full grid
+
+
 def cluster(size: int, part: str) -> Workload:
-    """Stage 1 of AFF-Tiny on a 512x512 image: 6 clusters of 8 tokens."""
-    tokens, heads, channels, members = 16384, 2, 32, 48
-    warps, lanes = tokens * heads, channels * size // 16
-    tensor = tokens * heads * channels * size
-    rows = warps * members * channels * size
-    groups, vector = 32 // lanes, 16 // size
-    chunks = -(-members // 32)
-    steps = -(-members // groups)
-    dots = steps + chunks * (lanes - 1)  # a member each, and their sums
-    sums = (lanes.bit_length() - 1, 5 - (lanes.bit_length() - 1))
-    add = 2 * steps + sums[1] * vector
+    """Stage 1 of AFF-Tiny on a 512x512 image: 16,384 tokens, 2 heads of 32 channels, 6 clusters of
+    8 tokens."""
+    tensor = 16 * TILES * 32 * size
+    columns = 8 * 32 * size  # of a tile: rows of 8 tokens
+    steps = TILES * CLUSTERS_OF_TILE
+    once = {"forward": 850, "queries": 1450, "keys": 600}  # instructions outside of the loops
+    loops = {  # instructions of a step, float32 and float16
+        "forward": {4: 565, 2: 420},
+        "queries": {4: 580 + 685, 2: 389 + 455},
+        "keys": {4: 612, 2: 349},
+    }
     if part == "forward":
-        return Workload(4 * tensor, 2 * rows, warps * (dots + 5 * chunks + add + 5))
+        instructions = steps * loops[part][size] + TILES * once[part]
+        return Workload(4 * tensor, 2 * steps * columns, 6 * steps, instructions)
     if part == "queries":
-        return Workload(5 * tensor, 3 * rows, warps * (2 * dots + 5 * chunks + add + 8 * 5))
-    if part == "keys":
-        return Workload(6 * tensor, 4 * rows, warps * (2 * dots + 2 * add))
-    sums_of_tokens = tokens * heads * 40
-    return Workload(2 * tensor + sums_of_tokens, 2 * tensor, 0)
+        instructions = steps * loops[part][size] + TILES * once[part]
+        return Workload(5 * tensor, 5 * steps * columns, 6 * steps, instructions)
+    if part == "keys":  # a warp has a cluster, seen by 48 queries
+        warps, passes = 2 * TILES, 6
+        instructions = warps * (passes * loops[part][size] + once[part])
+        return Workload(6 * tensor, 4 * warps * passes * columns, 0, instructions)
+    sums_of_tokens = 16 * TILES * 40
+    return Workload(2 * tensor + sums_of_tokens, 2 * tensor)
 
 
-# Title, source, kernel as ptxas has it (groups of an optional type of offsets), workload.
+def gather(part: str) -> Workload:
+    """4 neighbors of 16,384 queries among as many tokens of 256 channels, float32; a warp a row, in
+    two parts."""
+    rows, row = 16384, 256 * 4
+    lists = rows * 4 * (8 + 4)
+    instructions = {"forward": 422, "weights": 440, "features": 496}[part]
+    read = {"forward": 4, "weights": 8, "features": 4}[part] * row
+    exchanges = 20 * rows if part == "weights" else 0
+    return Workload(2 * rows * row + lists, rows * read, exchanges, rows * instructions)
+
+
+def merge(part: str) -> Workload:
+    """4,096 of 16,384 tokens of 32 channels, float32, 48 members: 8 lanes a query or token."""
+    tokens, queries, members, row = 16384, 4096, 48, 32 * 4
+    entries, results = queries * members, queries * 4 * row
+    positions = (tokens + queries) * 8
+    if part == "forward":
+        warps, chunks = queries / 4, members / 8
+        memory = tokens * row + results + entries * 8 + positions
+        return Workload(memory, entries * row, warps * chunks * 40, warps * (chunks * 700 + 245))
+    if part == "net":
+        memory = tokens * row + results + entries * (8 + 20) + positions + queries * 32 * 8
+        return Workload(memory, entries * 5 * row, queries / 4 * members * (5 + 4 * 3))
+    memory = tokens * row + results + entries * (8 + 20)
+    warps = tokens / 4
+    return Workload(memory, entries * 4 * row, 0, warps * (entries / tokens * 61.5 + 270))
+
+
+def point_deformable(backward: bool) -> Workload:
+    """5,376 tokens of three levels, 8 heads of 32 channels, 12 samples of 4 neighbors, float32."""
+    tokens, row = 5376, 256 * 4
+    triples = 8 * tokens
+    places = triples * 12 * 12  # locations and attention
+    table = 3 * 128 * 128 * 4 * 8
+    rows = triples * 12 * 4 * 128
+    warps = triples / 4
+    if not backward:
+        exchanges = warps * 2 * 4 * 8 * 2
+        return Workload(2 * tokens * row + places + table, rows, exchanges, warps * 3800)
+    memory = 3 * tokens * row + 2 * places + table + triples * 8
+    return Workload(memory, 3 * rows, warps * 2 * 4 * 8 * 5)
+
+
+def nearest() -> Workload:
+    """6 of 2,048 centers for 16,384 tokens: about 36 points are looked at."""
+    queries, points, looked_at = 16384, 2048, 36
+    return Workload(queries * (8 + 6 * 8) + points * 16, queries * looked_at * 16)
+
+
+def patch_keys() -> Workload:
+    """16,384 tokens."""
+    return Workload(16384 * (8 + 4), 16384 * 12, 0, 16384 / 32 * 500)
+
+
+# Title, source, kernel as the library has it (groups of an optional type of offsets), workload.
 KERNELS = [
     (f"{title}, {short}", source, pattern.format(kind), workload(size))
     for kind, short, size in (("float", "float32", 4), ("c10::Half", "float16", 2))
@@ -125,19 +190,19 @@ KERNELS = [
         (
             "cluster attention forward",
             "cluster_attention",
-            rf"::forward_kernel<{{}}, (int, {16 // size}, {2 * size}|{16 // size})>",
+            r"::forward_tiles_kernel<{}, 32>",
             lambda size: cluster(size, "forward"),
         ),
         (
             "cluster attention, gradient of queries",
             "cluster_attention",
-            rf"::backward_queries_kernel<{{}}, (int, {16 // size}, {2 * size}|{16 // size})>",
+            r"::backward_queries_tiles_kernel<{}, 32>",
             lambda size: cluster(size, "queries"),
         ),
         (
             "cluster attention, gradient of keys and values",
             "cluster_attention",
-            rf"::backward_keys_kernel<{{}}, (int, {16 // size}, {2 * size}|{16 // size})>",
+            r"::backward_keys_tiles_kernel<{}, 32>",
             lambda size: cluster(size, "keys"),
         ),
         (
@@ -148,64 +213,99 @@ KERNELS = [
         ),
     )
 ]
-# The others at a row of 32 numbers, without an estimate.
 KERNELS += [
-    (f"{title}, float32", source, pattern, None)
-    for title, source, pattern in (
-        ("MSDeformAttn, deterministic", "ms_deform_attn", "::value_gradients_kernel<float, 4, 8>"),
-        ("point_deform_attn forward", "point_deform_attn", "::forward_kernel<float, 4, 8>"),
-        ("point_deform_attn backward", "point_deform_attn", "::backward_kernel<float, 4, 8>"),
+    (f"{title}, float32", source, pattern, workload)
+    for title, source, pattern, workload in (
+        (
+            "MSDeformAttn, deterministic",
+            "ms_deform_attn",
+            "::value_gradients_kernel<float, 4, 8>",
+            None,
+        ),
+        (
+            "point_deform_attn forward",
+            "point_deform_attn",
+            "::forward_kernel<float, int, 4, 8>",
+            point_deformable(backward=False),
+        ),
+        (
+            "point_deform_attn backward",
+            "point_deform_attn",
+            "::backward_kernel<float, int, 4, 8>",
+            point_deformable(backward=True),
+        ),
         (
             "point_deform_attn, deterministic",
             "point_deform_attn",
-            "::value_gradients_kernel<float, 4, 8>",
+            "::value_gradients_kernel<float, int, 4, 8>",
+            None,
         ),
-        ("point_gather forward", "point_gather", "::forward_kernel<float, 4, 8>"),
+        (
+            "point_gather forward",
+            "point_gather",
+            "::forward_kernel<float, int, 4, 32>",
+            gather("forward"),
+        ),
         (
             "point_gather, gradient of weights",
             "point_gather",
-            "::weight_gradients_kernel<float, 4, 8>",
+            "::weight_gradients_kernel<float, int, 4, 32>",
+            gather("weights"),
         ),
         (
             "point_gather, gradient of features",
             "point_gather",
-            "::feature_gradients_kernel<float, 4, 8>",
+            "::feature_gradients_kernel<float, int, 4, 32>",
+            gather("features"),
         ),
-        ("neighborhood_merge forward", "neighborhood_merge", "::forward_kernel<float, 4, 8>"),
+        (
+            "neighborhood_merge forward",
+            "neighborhood_merge",
+            "::forward_kernel<float, int, 4, 8>",
+            merge("forward"),
+        ),
         (
             "neighborhood_merge, gradient of weights",
             "neighborhood_merge",
-            "::net_gradients_kernel<float, 4, 8>",
+            "::net_gradients_kernel<float, int, 4, 8>",
+            merge("net"),
         ),
         (
             "neighborhood_merge, gradient of features",
             "neighborhood_merge",
-            "::token_gradients_kernel<float, 4, 8>",
+            "::token_gradients_kernel<float, int, 4, 8>",
+            merge("tokens"),
         ),
-        ("knn, up to 8 neighbors", "knn", "::search_kernel<8>"),
-        ("balanced_clusters, keys", "balanced_clusters", "::patch_keys_kernel"),
+        ("knn, up to 8 neighbors", "knn", "::search_kernel<8>", nearest()),
+        ("balanced_clusters, keys", "balanced_clusters", "::patch_keys_kernel", patch_keys()),
     )
 ]
 
 
-def resources(source: Path, capability: int) -> dict[str, tuple[int, int, int]]:
-    """Return registers, spilled bytes and bytes of shared memory by name of the kernel."""
-    includes = [f"-I{path}" for path in include_paths()]
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["nvcc", *FLAGS, *includes, f"-arch=sm_{capability}", source]
-        run = subprocess.run(
-            [*command, "-o", Path(folder, "kernels.cubin")], capture_output=True, text=True
-        )
-    if run.returncode != 0:
-        sys.exit(f"tools/kernel_report.py: {source}: {run.stderr.strip().splitlines()[-1]}")
-    names = subprocess.run(["c++filt"], input=run.stderr, capture_output=True, text=True).stdout
-    pattern = (
-        r"entry function '(.+?)' for.*?(\d+) bytes spill stores.*?Used (\d+) registers([^\n]*)"
-    )
+def cuobjdump() -> str:
+    """Return the program's path."""
+    path = shutil.which("cuobjdump")
+    triton = importlib.util.find_spec("triton")
+    if path is None and triton is not None:
+        path = shutil.which(Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump")
+    if path is None:
+        sys.exit("tools/kernel_report.py: cuobjdump: neither on the PATH nor in Triton's package")
+    return path
+
+
+def resources(dump: str) -> dict[int, dict[str, tuple[int, int, int]]]:
+    """Return registers, bytes of the stack and bytes of shared memory by capability and kernel.
+
+    Args:
+        dump: what ``cuobjdump --dump-resource-usage`` prints, with names that people can read
+    """
     found = {}
-    for name, spills, registers, rest in re.findall(pattern, names, re.DOTALL):
-        shared = re.search(r"(\d+) bytes smem", rest)
-        found[name] = (int(registers), int(spills), int(shared[1]) if shared else 0)
+    pattern = r"arch = sm_(\d+)|Function (.+):\n *REG:(\d+) STACK:(\d+) SHARED:(\d+)"
+    for capability, name, *numbers in re.findall(pattern, dump):
+        if capability:
+            kernels = found.setdefault(int(capability), {})
+        else:
+            kernels[name] = tuple(map(int, numbers))
     return found
 
 
@@ -215,13 +315,12 @@ def row(title: str, source: str, pattern: str, workload: Workload | None, compil
     for capability, kernels in compiled.items():
         found = [use for name, use in kernels.items() if re.search(f"::{source}{pattern}", name)]
         if not found:
-            sys.exit(f"tools/kernel_report.py: {title}: not among the kernels of {source}.cu")
-        registers, spills, shared = found[0]
+            sys.exit(f"tools/kernel_report.py: {title}: not among the kernels for sm_{capability}")
+        registers, stack, shared = found[0]
         architecture = ARCHITECTURES[capability]
         warps = architecture.occupancy(registers, shared)
-        times = workload.times(architecture) if workload else ()
-        columns.append([registers, spills, f"{shared / 1024:.0f}", warps])
-        columns[-1] += [f"{time:.1f}" for time in times] or ["", ""]
+        times = workload.times(architecture) if workload else [""] * 3
+        columns.append([registers, stack, f"{shared / 1024:.0f}", warps, *times])
     cells = (", ".join(filter(None, map(str, column))) for column in zip(*columns, strict=True))
     return f"| {title} | {' | '.join(cells)} |"
 
@@ -230,21 +329,23 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--architectures", type=int, nargs="+", default=[80, 90], choices=ARCHITECTURES
+        "--library", type=Path, default=ROOT / "projects/segcore/_C_cuda13.abi3.so", metavar="FILE"
     )
-    parser.add_argument("--sources", type=Path, default=ROOT / "csrc" / "cuda", metavar="FOLDER")
     options = parser.parse_args(arguments)
-    for tool in ("nvcc", "c++filt"):
-        if shutil.which(tool) is None:
-            sys.exit(f"tools/kernel_report.py: {tool} is not on the PATH")
-    compiled = {}
-    for capability in options.architectures:
-        compiled[capability] = {}
-        for source in sorted({source for _, source, _, _ in KERNELS}):
-            file = options.sources / f"{source}.cu"
-            compiled[capability] |= resources(file, capability)
-    print("| kernel | registers | spills | shared KB | warps | memory us | cache us |")
-    print("|---|---|---|---|---|---|---|")
+    if not options.library.is_file():
+        sys.exit(f"tools/kernel_report.py: {options.library}: no such file; make cuda builds it")
+    command = [cuobjdump(), "--dump-resource-usage", options.library]
+    dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    dump = subprocess.run(["c++filt"], input=dump, capture_output=True, text=True).stdout
+    compiled = {
+        capability: kernels
+        for capability, kernels in sorted(resources(dump).items())
+        if capability in ARCHITECTURES
+    }
+    titles = ["kernel", "registers", "stack", "shared KB", "warps"]
+    titles += ["memory us", "cache us", "instructions us"]
+    print(f"| {' | '.join(titles)} |")
+    print("|---" * len(titles) + "|")
     for kernel in KERNELS:
         print(row(*kernel, compiled))
 

@@ -21,11 +21,11 @@ struct PointDeformAttnSizes {
 };
 
 // The cell nearest to a coordinate, halves to the even one; the first one for NaN.
-template <typename T>
-C10_HOST_DEVICE inline int64_t nearest_cell(T coordinate, int64_t cells) {
+template <typename T, typename Cell>
+C10_HOST_DEVICE inline Cell nearest_cell(T coordinate, Cell cells) {
   const T cell = std::nearbyint(coordinate);
   if (!(cell > 0)) return 0;
-  return cell < static_cast<T>(cells) ? static_cast<int64_t>(cell) : cells - 1;
+  return cell < static_cast<T>(cells) ? static_cast<Cell>(cell) : cells - 1;
 }
 
 }  // namespace segcore

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cstdlib>
 #include <initializer_list>
+#include <limits>
+#include <type_traits>
 
 #include <torch/csrc/stable/library.h>
 
 #include "../common/cluster_attention.h"
 #include "../common/dispatch.h"
 #include "aten.h"
+#include "cluster_attention_tiles.cuh"
 #include "launch.h"
 
 namespace segcore::cluster_attention {
@@ -43,9 +46,28 @@ template <typename T, typename Run>
 void for_rows(const Inputs<T>& in, std::initializer_list<Rows<const T>> rows, const Run& run) {
   const bool aligned = std::all_of(
       rows.begin(), rows.end(), [](const Rows<const T>& each) { return is_aligned(each); });
-  for_row_access<T, kMostLanes>(in.sizes.channels, aligned, [&](auto access) {
-    for_offset_type(largest_offset(in, rows), [&](auto offset) { run(access, offset); });
-  });
+  for_row_access<T, kMostLanes>(in.sizes.channels, aligned, largest_offset(in, rows), run);
+}
+
+// Least tokens of a cluster for the tiles: of fewer, most columns would be empty.
+constexpr int64_t kLeastClusterOfTiles = 5;
+
+// Calls `run` with the number of channels as a constant, if the kernels with tiles take these rows.
+template <typename T, typename Run>
+bool for_tiles(const Inputs<T>& in, std::initializer_list<Rows<const T>> rows, const Run& run) {
+  if constexpr (!std::is_same_v<T, double>) {
+    const ClusterAttentionSizes& s = in.sizes;
+    constexpr int64_t kLargest = std::numeric_limits<int32_t>::max() / 2;
+    const bool fits = std::all_of(rows.begin(), rows.end(), [](const Rows<const T>& each) {
+      return is_aligned(each) && std::abs(each.token) <= kLargest;
+    });
+    if (!fits || s.cluster_size < kLeastClusterOfTiles || s.tokens > kLargest) return false;
+    if (s.tokens * s.clusters_per_token > kLargest) return false;
+    if (s.channels == 16) return run(std::integral_constant<int, 16>()), true;
+    if (s.channels == 32) return run(std::integral_constant<int, 32>()), true;
+    if (s.channels == 64) return run(std::integral_constant<int, 64>()), true;
+  }
+  return false;
 }
 
 // The arguments as the kernels read them.
@@ -61,7 +83,7 @@ struct Prepared {
         k(with_rows(a.k)),
         v(with_rows(a.v)),
         clusters(torch::stable::contiguous(a.clusters)),
-        positions(torch::stable::contiguous(a.positions)),
+        positions(packed(a.positions)),
         pos_weight(torch::stable::contiguous(a.pos_weight)),
         pos_bias(torch::stable::contiguous(a.pos_bias)),
         blank_k(torch::stable::contiguous(a.blank_k)),
@@ -92,6 +114,12 @@ Tensor run_forward(const ClusterAttentionArguments& a, const ClusterAttentionSiz
   for_value_type(a.q.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const Inputs<T> in = prepared.inputs<T>();
+    const bool done = for_tiles(in, {in.q, in.k, in.v}, [&](auto channels) {
+      launch_blocks(
+          forward_tiles_kernel<T, channels>, tile_blocks(s, query_tiles(s)),
+          current_stream(output), in, data_ptr<T>(output));
+    });
+    if (done) return;
     for_rows(in, {in.q, in.k, in.v}, [&](auto access, auto offset) {
       launch_blocks(
           forward_kernel<T, decltype(offset), access.kVector, access.kLanes>, blocks(s),
@@ -116,15 +144,26 @@ void launch_backward(const BackwardInputs<T>& all, Gradients& grad, cudaStream_t
   Tensor buffer = torch::stable::new_empty(
       grad.parameters, {s.batch * s.tokens * s.heads * kNumbers});
   auto* sums = reinterpret_cast<TokenSums<A>*>(data_ptr<double>(buffer));
-  for_rows(in, {in.q, in.k, in.v, all.grad_output}, [&](auto access, auto offset) {
-    using Offset = decltype(offset);
+  const auto rows = {in.q, in.k, in.v, all.grad_output};
+  const bool done = for_tiles(in, rows, [&](auto channels) {
     launch_blocks(
-        backward_queries_kernel<T, Offset, access.kVector, access.kLanes>, blocks(s), stream, all,
+        backward_queries_tiles_kernel<T, channels>, tile_blocks(s, query_tiles(s)), stream, all,
         data_ptr<T>(grad.q), sums);
     launch_blocks(
-        backward_keys_kernel<T, Offset, access.kVector, access.kLanes>, blocks(s), stream, all,
-        sums, data_ptr<T>(grad.k), data_ptr<T>(grad.v));
+        backward_keys_tiles_kernel<T, channels>, tile_blocks(s, key_tiles(s)), stream, all, sums,
+        data_ptr<T>(grad.k), data_ptr<T>(grad.v));
   });
+  if (!done) {
+    for_rows(in, rows, [&](auto access, auto offset) {
+      using Offset = decltype(offset);
+      launch_blocks(
+          backward_queries_kernel<T, Offset, access.kVector, access.kLanes>, blocks(s), stream, all,
+          data_ptr<T>(grad.q), sums);
+      launch_blocks(
+          backward_keys_kernel<T, Offset, access.kVector, access.kLanes>, blocks(s), stream, all,
+          sums, data_ptr<T>(grad.k), data_ptr<T>(grad.v));
+    });
+  }
   launch(
       backward_parameters_kernel<T>, parameter_chunks(s) * s.heads * kWarp, stream, all, sums,
       data_ptr<double>(grad.parameters));

@@ -1,9 +1,9 @@
-// Kernels of attention over clusters. A warp works on one token and head, the warps of a block on
-// neighboring tokens, which see about the same clusters and so find keys and values in the cache. Each
-// lane has one member at a time; kLanes lanes read its row together, kVector neighboring channels each,
-// and every lane gets the product of its own member. Nothing is written by two warps, and all sums have
-// a fixed order. Nothing here knows of PyTorch's tensors, so that tests/csrc can run the kernels without
-// a GPU.
+// Kernels of attention over clusters for all sizes and types; cluster_attention_tiles.cuh has those by
+// tensor cores. A warp works on one token and head, the warps of a block on neighboring tokens, which see
+// about the same clusters and so find keys and values in the cache. Each lane has one member at a time;
+// kLanes lanes read its row together, kVector neighboring channels each, and every lane gets the product of
+// its own member. Nothing is written by two warps, and all sums have a fixed order. Nothing here knows of
+// PyTorch's tensors, so that tests/csrc can run the kernels without a GPU.
 //
 // Offset: integer type of offsets within an image, of 32 bits where sizes allow.
 #pragma once
@@ -12,9 +12,9 @@
 #include <limits>
 
 #include "../common/cluster_attention_sizes.h"
-#include "../common/offset_features.h"
 #include "../common/rows.h"
 #include "../common/unroll.h"
+#include "offset_features.cuh"
 #include "warp.cuh"
 
 namespace segcore::cluster_attention {
@@ -197,7 +197,7 @@ struct PositionBias {
 
   template <typename Offset>
   __device__ OffsetFeatures<A> features(Offset i, Offset j) const {
-    return offset_features(
+    return device_offset_features(
         positions[2 * j] - positions[2 * i], positions[2 * j + 1] - positions[2 * i + 1]);
   }
   __device__ A operator()(const OffsetFeatures<A>& f) const {
@@ -251,33 +251,49 @@ struct LaneMember {
   A logit, product;  // product of the upstream gradient with the value
 };
 
-// The softmax over the members of a warp's lanes, one member a lane after the other; the sums are those of
-// the lane until total().
-template <typename A>
+// The softmax over members that kLanes lanes have, some of each at a time; the sums are those of the lane
+// until total().
+template <typename A, int kLanes>
 struct SoftmaxSums {
-  A largest, sum = 0, products = 0;
+  A largest, sum = 0, products = 0;  // largest: at first the logit of the blank token
 
-  template <typename Offset>
-  __device__ void add(const LaneMember<A, Offset>& member) {
+  // -inf is the logit of no member.
+  template <int kCount>
+  __device__ void add(const A (&logits)[kCount], const A (&product)[kCount]) {
     const A before = largest;
-    largest = max_of_lanes<kWarp>(member.logit > largest ? member.logit : largest);
+    A most = logits[0];
+    for (int i = 1; i < kCount; ++i) most = logits[i] > most ? logits[i] : most;
+    most = max_of_lanes<kLanes>(most);
+    largest = most > before ? most : before;
     const A shrink = std::exp(before - largest);
-    const A weight = member.token >= 0 ? std::exp(member.logit - largest) : A(0);
-    sum = sum * shrink + weight;
-    products = products * shrink + weight * member.product;
+    sum *= shrink;
+    products *= shrink;
+    for (int i = 0; i < kCount; ++i) {
+      const A weight = std::exp(logits[i] - largest);
+      sum += weight;
+      products += weight * product[i];
+    }
   }
   // With the blank token.
   __device__ TokenSums<A> total(A blank_logit, A blank_product) const {
     TokenSums<A> result = {};
     const A blank = std::exp(blank_logit - largest);
-    const A total = blank + sum_of_lanes<kWarp>(sum);
+    const A total = blank + sum_of_lanes<kLanes>(sum);
     result.log_sum = largest + std::log(total);
-    result.mean = (blank * blank_product + sum_of_lanes<kWarp>(products)) / total;
+    result.mean = (blank * blank_product + sum_of_lanes<kLanes>(products)) / total;
     result.blank_weight = blank / total;
     result.blank_grad = result.blank_weight * (blank_product - result.mean);
     return result;
   }
 };
+
+// sums += grad * (features, 1)
+template <typename A>
+__device__ inline void add_features(
+    A grad, const OffsetFeatures<A>& f, A (&sums)[kOffsetFeatures + 1]) {
+  const A factors[] = {f.x, f.y, f.distance, f.sine, f.cosine, A(1)};
+  for (int r = 0; r <= kOffsetFeatures; ++r) sums[r] += grad * factors[r];
+}
 
 // Chunks of members whose logits and products stay in registers between the two passes over them; of
 // further ones they are computed again.
@@ -306,16 +322,17 @@ __global__ void backward_queries_kernel(
 
   const A* blank_k = in.blank_k + p.a * channels;
   const A blank = in.scale * dot(q[p.i], blank_k, channels);
-  SoftmaxSums<A> softmax = {blank};
+  SoftmaxSums<A, kWarp> softmax = {blank};
   LaneMember<A, Offset> kept[kKeptChunks];
   SEGCORE_UNROLL
   for (int chunk = 0; chunk < kKeptChunks; ++chunk) {
     if (chunk * kWarp >= members.slots) break;
     kept[chunk] = lane_member(chunk * kWarp);
-    softmax.add(kept[chunk]);
+    softmax.add({kept[chunk].logit}, {kept[chunk].product});
   }
   for (Offset first = kKeptChunks * kWarp; first < members.slots; first += kWarp) {
-    softmax.add(lane_member(first));
+    const LaneMember<A, Offset> member = lane_member(first);
+    softmax.add({member.logit}, {member.product});
   }
   const A blank_product = dot(go, in.blank_v + p.a * channels, channels);
   TokenSums<A> token_sums = softmax.total(blank, blank_product);
@@ -330,9 +347,7 @@ __global__ void backward_queries_kernel(
         grad = std::exp(member.logit - token_sums.log_sum) * (member.product - token_sums.mean);
       }
       if (member.token >= 0 && start == 0) {
-        const OffsetFeatures<A> f = bias.features(p.i, member.token);
-        const A factors[] = {f.x, f.y, f.distance, f.sine, f.cosine, A(1)};
-        for (int r = 0; r <= kOffsetFeatures; ++r) token_sums.position[r] += grad * factors[r];
+        add_features(grad, bias.features(p.i, member.token), token_sums.position);
       }
       const int steps = p.steps(first, members.slots);
       add_members<kLanes>(k, member.token, grad, steps, c, reads, part);

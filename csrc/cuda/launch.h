@@ -115,4 +115,12 @@ void for_row_access(int64_t channels, bool aligned, const Run& run) {
   if constexpr (kMostLanes == kWarp) run(RowAccess<kVector, kWarp>());
 }
 
+// The same, with an integer of the type of offsets as for_offset_type().
+template <typename T, int kMostLanes = kWarp, typename Run>
+void for_row_access(int64_t channels, bool aligned, int64_t largest_offset, const Run& run) {
+  for_row_access<T, kMostLanes>(channels, aligned, [&](auto access) {
+    for_offset_type(largest_offset, [&](auto offset) { run(access, offset); });
+  });
+}
+
 }  // namespace segcore

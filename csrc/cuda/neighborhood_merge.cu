@@ -42,10 +42,11 @@ Tensor run_forward(const NeighborhoodMergeArguments& a, const NeighborhoodMergeS
     using T = decltype(zero);
     const Inputs<T> in = inputs<T>(tensors);
     T* target = data_ptr<T>(output);
-    for_row_access<T>(s.channels, are_aligned(in.features, target), [&](auto access) {
+    const bool aligned = are_aligned(in.features, target);
+    for_row_access<T>(s.channels, aligned, in.largest_offset(), [&](auto access, auto offset) {
       launch(
-          forward_kernel<T, access.kVector, access.kLanes>, in.queries() * access.kLanes, stream,
-          in, target);
+          forward_kernel<T, decltype(offset), access.kVector, access.kLanes>,
+          in.queries() * access.kLanes, stream, in, target);
     });
   });
   return output;
@@ -78,13 +79,15 @@ NeighborhoodMergeGradients run_backward(
         data_ptr<A>(member_weights), data_ptr<A>(member_grad_importance)};
     const T* grad = data_ptr<T>(upstream);
     T* target = data_ptr<T>(grad_features);
-    for_row_access<T>(s.channels, are_aligned(in.features, grad, target), [&](auto access) {
+    const bool aligned = are_aligned(in.features, grad, target);
+    for_row_access<T>(s.channels, aligned, in.largest_offset(), [&](auto access, auto offset) {
+      using Offset = decltype(offset);
       launch(
-          net_gradients_kernel<T, access.kVector, access.kLanes>, in.queries() * access.kLanes,
-          stream, in, grad, buffers, data_ptr<double>(grad_net));
+          net_gradients_kernel<T, Offset, access.kVector, access.kLanes>,
+          in.queries() * access.kLanes, stream, in, grad, buffers, data_ptr<double>(grad_net));
       launch(
-          token_gradients_kernel<T, access.kVector, access.kLanes>, in.tokens() * access.kLanes,
-          stream, in, grad, buffers, bins.lists(), target,
+          token_gradients_kernel<T, Offset, access.kVector, access.kLanes>,
+          in.tokens() * access.kLanes, stream, in, grad, buffers, bins.lists(), target,
           a.importance ? data_ptr<A>(grad_importance) : nullptr);
     });
   });

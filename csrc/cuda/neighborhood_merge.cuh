@@ -2,12 +2,16 @@
 // one member and shares them with the others, each of which reads kVector neighboring channels. The
 // gradients of the tokens are summed by kLanes lanes a token. Nothing is written by two groups, and all
 // sums have a fixed order.
+//
+// Offset: integer type of offsets in all tensors, of 32 bits where sizes allow.
 #pragma once
+
+#include <algorithm>
 
 #include "../common/gelu.h"
 #include "../common/neighborhood_merge_sizes.h"
-#include "../common/offset_features.h"
 #include "inverse_lists.cuh"
+#include "offset_features.cuh"
 #include "warp.cuh"
 
 namespace segcore::neighborhood_merge {
@@ -27,6 +31,10 @@ struct Inputs {
 
   C10_HOST_DEVICE int64_t queries() const { return sizes.batch * sizes.queries; }
   C10_HOST_DEVICE int64_t tokens() const { return sizes.batch * sizes.tokens; }
+  int64_t largest_offset() const {
+    const int64_t of_query = kMergeWeights * std::max({sizes.channels, sizes.members, int64_t{1}});
+    return std::max(queries() * of_query, tokens() * std::max<int64_t>(sizes.channels, 2));
+  }
 };
 
 template <typename T>
@@ -44,9 +52,9 @@ __device__ inline MergeParameters<Accumulator<T>> load_net(const Inputs<T>& in) 
 }
 
 // A member as the lane that prepares it knows it.
-template <typename A>
+template <typename A, typename Offset>
 struct Member {
-  int64_t entry, token;  // of the lists, of the tokens of the batch; token -1 if it takes no part
+  Offset entry, token;  // of the lists, of the tokens of the batch; token -1 if it takes no part
   A importance, features[kOffsetFeatures];
   MergeHidden<A> hidden;
   Gelu<A> activation[kMergeWeights];
@@ -54,21 +62,31 @@ struct Member {
   __device__ A weight(int r) const { return activation[r].value * importance; }
 };
 
+// A query, and the first token of its image, among those of the batch.
+template <typename Offset>
+struct Query {
+  Offset index, first_token;
+
+  __device__ Query(const NeighborhoodMergeSizes& s, int64_t item)
+      : index(static_cast<Offset>(item)),
+        first_token(index / static_cast<Offset>(s.queries) * static_cast<Offset>(s.tokens)) {}
+};
+
 // Member `number` of a query; one that takes no part if there are not as many.
-template <typename T, typename A>
-__device__ inline Member<A> prepare_member(
-    const Inputs<T>& in, const MergeParameters<A>& net, int64_t query, int64_t number) {
-  const NeighborhoodMergeSizes& s = in.sizes;
-  Member<A> member = {};
-  member.entry = query * s.members + number;
+template <typename T, typename Offset, typename A>
+__device__ inline Member<A, Offset> prepare_member(
+    const Inputs<T>& in, const MergeParameters<A>& net, const Query<Offset>& query, Offset number) {
+  const Offset members = static_cast<Offset>(in.sizes.members);
+  Member<A, Offset> member = {};
+  member.entry = query.index * members + number;
   member.token = -1;
-  if (number >= s.members || (in.mask != nullptr && !in.mask[member.entry])) return member;
+  if (number >= members || (in.mask != nullptr && !in.mask[member.entry])) return member;
   const int64_t image_token = in.members[member.entry];
-  if (image_token < 0 || image_token >= s.tokens) return member;
-  const int64_t token = query / s.queries * s.tokens + image_token;
-  const OffsetFeatures<A> f = offset_features(
-      in.positions[2 * token] - in.centers[2 * query],
-      in.positions[2 * token + 1] - in.centers[2 * query + 1]);
+  if (image_token < 0 || image_token >= in.sizes.tokens) return member;
+  const Offset token = query.first_token + static_cast<Offset>(image_token);
+  const OffsetFeatures<A> f = device_offset_features(
+      in.positions[2 * token] - in.centers[2 * query.index],
+      in.positions[2 * token + 1] - in.centers[2 * query.index + 1]);
   member.token = token;
   member.importance = in.importance == nullptr ? A(1) : in.importance[token];
   member.features[0] = f.x;
@@ -81,21 +99,23 @@ __device__ inline Member<A> prepare_member(
   return member;
 }
 
-template <typename T, int kVector, int kLanes>
+template <typename T, typename Offset, int kVector, int kLanes>
 __global__ void forward_kernel(const Inputs<T> in, T* output) {
   using A = Accumulator<T>;
   const Group<kLanes> group(in.queries());
   const MergeParameters<A> net = load_net(in);
-  const int64_t channels = in.sizes.channels, members = in.sizes.members;
-  output += group.item * kMergeWeights * channels;
-  for (int64_t start = 0; start < channels; start += kVector * kLanes) {
-    const int64_t channel = start + group.lane * kVector;
+  const Query<Offset> query(in.sizes, group.item);
+  const Offset channels = static_cast<Offset>(in.sizes.channels);
+  const Offset members = static_cast<Offset>(in.sizes.members);
+  output += query.index * kMergeWeights * channels;
+  for (Offset start = 0; start < channels; start += kVector * kLanes) {
+    const Offset channel = start + group.lane * kVector;
     const bool reads = channel < channels;
     A sum[kMergeWeights][kVector] = {};
-    for (int64_t first = 0; first < members; first += kLanes) {
-      const Member<A> member = prepare_member(in, net, group.item, first + group.lane);
+    for (Offset first = 0; first < members; first += kLanes) {
+      const Member<A, Offset> member = prepare_member(in, net, query, first + group.lane);
       for (int i = 0; i < chunk_size<kLanes>(members, first); ++i) {
-        const int64_t token = from_lane<kLanes>(member.token, i);
+        const Offset token = from_lane<kLanes>(member.token, i);
         A weight[kMergeWeights];
         for (int r = 0; r < kMergeWeights; ++r) weight[r] = from_lane<kLanes>(member.weight(r), i);
         if (token < 0 || !reads) continue;
@@ -117,9 +137,10 @@ struct ParameterSums {
   A matrix[kMergeWeights][kOffsetFeatures] = {};
   A bias[kMergeWeights] = {}, scale[kMergeWeights] = {}, shift[kMergeWeights] = {};
 
+  template <typename Offset>
   __device__ void add(
       const MergeParameters<A>& net,
-      const Member<A>& member,
+      const Member<A, Offset>& member,
       const A (&grad_output)[kMergeWeights]) {
     A linear[kMergeWeights];
     merge_hidden_backward(net, member.hidden, grad_output, linear);
@@ -153,7 +174,7 @@ __device__ inline void write_totals(
 }
 
 // grad_net (queries, MergeParameters::kCount): matrix, bias, scale, shift.
-template <typename T, int kVector, int kLanes>
+template <typename T, typename Offset, int kVector, int kLanes>
 __global__ void net_gradients_kernel(
     const Inputs<T> in,
     const T* grad_output,
@@ -162,14 +183,16 @@ __global__ void net_gradients_kernel(
   using A = Accumulator<T>;
   const Group<kLanes> group(in.queries());
   const MergeParameters<A> net = load_net(in);
-  const int64_t channels = in.sizes.channels, members = in.sizes.members;
-  const T* grad = grad_output + group.item * kMergeWeights * channels;
+  const Query<Offset> query(in.sizes, group.item);
+  const Offset channels = static_cast<Offset>(in.sizes.channels);
+  const Offset members = static_cast<Offset>(in.sizes.members);
+  const T* grad = grad_output + query.index * kMergeWeights * channels;
   ParameterSums<A> sums;
-  for (int64_t first = 0; first < members; first += kLanes) {
-    const Member<A> member = prepare_member(in, net, group.item, first + group.lane);
+  for (Offset first = 0; first < members; first += kLanes) {
+    const Member<A, Offset> member = prepare_member(in, net, query, first + group.lane);
     A member_dots[kMergeWeights] = {};
     for (int i = 0; i < chunk_size<kLanes>(members, first); ++i) {
-      const int64_t token = from_lane<kLanes>(member.token, i);
+      const Offset token = from_lane<kLanes>(member.token, i);
       for (int r = 0; r < kMergeWeights; ++r) {
         A dot = 0;
         if (token >= 0) {
@@ -198,7 +221,7 @@ __global__ void net_gradients_kernel(
 }
 
 // grad_importance may be null.
-template <typename T, int kVector, int kLanes>
+template <typename T, typename Offset, int kVector, int kLanes>
 __global__ void token_gradients_kernel(
     const Inputs<T> in,
     const T* grad_output,
@@ -208,13 +231,15 @@ __global__ void token_gradients_kernel(
     Accumulator<T>* grad_importance) {
   using A = Accumulator<T>;
   const Group<kLanes> group(in.tokens());
-  const int64_t channels = in.sizes.channels;
-  const int64_t begin = lists.offsets[group.item], end = lists.offsets[group.item + 1];
-  for (int64_t c = group.lane * kVector; group.active && c < channels; c += kVector * kLanes) {
+  const Offset channels = static_cast<Offset>(in.sizes.channels);
+  const Offset members = static_cast<Offset>(in.sizes.members);
+  const Offset begin = static_cast<Offset>(lists.offsets[group.item]);
+  const Offset end = static_cast<Offset>(lists.offsets[group.item + 1]);
+  for (Offset c = group.lane * kVector; group.active && c < channels; c += kVector * kLanes) {
     A sum[kVector] = {};
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t entry = lists.entries[i];
-      const T* rows = grad_output + entry / in.sizes.members * kMergeWeights * channels + c;
+    for (Offset i = begin; i < end; ++i) {
+      const Offset entry = static_cast<Offset>(lists.entries[i]);
+      const T* rows = grad_output + entry / members * kMergeWeights * channels + c;
       for (int r = 0; r < kMergeWeights; ++r) {
         add_scaled(buffers.weights[entry * kMergeWeights + r], rows + r * channels, sum);
       }
@@ -223,7 +248,7 @@ __global__ void token_gradients_kernel(
   }
   if (grad_importance == nullptr) return;
   A sum = 0;
-  for (int64_t i = begin + group.lane; i < end; i += kLanes) {
+  for (Offset i = begin + group.lane; i < end; i += kLanes) {
     sum += buffers.grad_importance[lists.entries[i]];
   }
   sum = sum_of_lanes<kLanes>(sum);

@@ -54,10 +54,11 @@ Tensor run_forward(const PointDeformAttnArguments& a, const PointDeformAttnSizes
     using T = decltype(zero);
     const Inputs<T> in = prepared.inputs<T>();
     T* target = data_ptr<T>(output);
-    for_row_access<T>(s.channels, are_aligned(in.values, target), [&](auto access) {
+    const bool aligned = are_aligned(in.values, target);
+    for_row_access<T>(s.channels, aligned, in.largest_offset(), [&](auto access, auto offset) {
       launch(
-          forward_kernel<T, access.kVector, access.kLanes>, in.triples() * access.kLanes, stream,
-          in, target);
+          forward_kernel<T, decltype(offset), access.kVector, access.kLanes>,
+          in.triples() * access.kLanes, stream, in, target);
     });
   });
   return output;
@@ -79,11 +80,11 @@ void launch_backward(
     cudaStream_t stream) {
   using A = Accumulator<T>;
   const bool aligned = are_aligned(in.values, grad_output, grad_values);
-  for_row_access<T>(in.sizes.channels, aligned, [&](auto access) {
+  for_row_access<T>(in.sizes.channels, aligned, in.largest_offset(), [&](auto access, auto offset) {
     launch(
-        backward_kernel<T, access.kVector, access.kLanes>, in.triples() * access.kLanes, stream, in,
-        grad_output, grad_values, terms, data_ptr<A>(grad.locations), data_ptr<A>(grad.attention),
-        data_ptr<double>(grad.power));
+        backward_kernel<T, decltype(offset), access.kVector, access.kLanes>,
+        in.triples() * access.kLanes, stream, in, grad_output, grad_values, terms,
+        data_ptr<A>(grad.locations), data_ptr<A>(grad.attention), data_ptr<double>(grad.power));
   });
 }
 
@@ -104,9 +105,10 @@ Tensor gather_value_gradient(
   Tensor grad_values = torch::stable::new_empty(prepared.values, prepared.values.sizes());
   T* target = data_ptr<T>(grad_values);
   const T* source = data_ptr<T>(upstream);
-  for_row_access<T>(s.channels, are_aligned(source, target), [&](auto access) {
+  const bool aligned = are_aligned(source, target);
+  for_row_access<T>(s.channels, aligned, in.largest_offset(), [&](auto access, auto offset) {
     launch(
-        value_gradients_kernel<T, access.kVector, access.kLanes>,
+        value_gradients_kernel<T, decltype(offset), access.kVector, access.kLanes>,
         s.batch * s.tokens * s.heads * access.kLanes, stream, in, source, bins.lists(),
         data_ptr<A>(std::as_const(coefficients)), target);
   });

@@ -1,8 +1,11 @@
 // Kernels of deformable attention over tokens. kLanes lanes work on one (batch, query, head) triple:
 // each prepares one of its samples, and one neighbor of it after the other is shared with the others,
 // each of which reads kVector neighboring channels.
+//
+// Offset: integer type of offsets in all tensors, of 32 bits where sizes allow.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "../common/inverse_distance.h"
@@ -25,12 +28,31 @@ struct Inputs {
   const A* power;             // (1)
 
   C10_HOST_DEVICE int64_t triples() const { return sizes.batch * sizes.queries * sizes.heads; }
-  __device__ int64_t image(int64_t triple) const { return triple / sizes.heads / sizes.queries; }
-  // First channel, in values and their gradient, of the head of a triple.
-  __device__ int64_t head_offset(int64_t triple) const {
-    return (image(triple) * sizes.tokens * sizes.heads + triple % sizes.heads) * sizes.channels;
+  int64_t largest_offset() const {
+    const int64_t terms = triples() * sizes.samples() * std::max<int64_t>(sizes.neighbors, 2);
+    const int64_t table = sizes.batch * sizes.levels * sizes.cells() * sizes.neighbors;
+    const int64_t rows = std::max(sizes.batch * sizes.tokens * sizes.heads, triples());
+    return std::max({terms, table, rows * std::max<int64_t>(sizes.channels, 2)});
   }
-  __device__ int64_t token_stride() const { return sizes.heads * sizes.channels; }
+};
+
+// The triple of a group, with the sizes in the type of offsets.
+template <typename Offset>
+struct Place {
+  Offset triple, image, head, tokens, stride;  // stride: of a token in values
+
+  __device__ Place(const PointDeformAttnSizes& s, int64_t item)
+      : triple(static_cast<Offset>(item)),
+        tokens(static_cast<Offset>(s.tokens)),
+        stride(static_cast<Offset>(s.heads * s.channels)) {
+    const Offset heads = static_cast<Offset>(s.heads), query = triple / heads;
+    head = triple - query * heads;
+    image = query / static_cast<Offset>(s.queries);
+  }
+  // First channel of the head, in values and their gradient.
+  __device__ Offset head_offset(const PointDeformAttnSizes& s) const {
+    return image * tokens * stride + head * static_cast<Offset>(s.channels);
+  }
 };
 
 template <typename A>
@@ -41,86 +63,93 @@ struct Exponent {
 };
 
 // A neighbor of a sample: no token (-1), and a negative distance, where there is none.
-template <typename A>
+template <typename A, typename Offset>
 struct Neighbor {
-  int64_t token;
+  Offset token;
   A x, y, squared_distance;  // from the token to the location
 };
 
 // A sample as the lane that prepares it knows it.
-template <typename A>
+template <typename A, typename Offset>
 struct Sample {
-  int64_t index;              // among all samples of the batch
+  Offset index;               // among all samples of the batch
   A x, y, attention;
   A total;                    // inverse distance of all neighbors
   const A* positions;         // of its image
   const int64_t* neighbors;  // null if there is no such sample
 };
 
-template <typename T, typename A>
-__device__ inline Neighbor<A> neighbor(
-    const Inputs<T>& in, const Sample<A>& sample, int64_t number) {
-  const int64_t token = sample.neighbors == nullptr ? -1 : sample.neighbors[number];
-  if (token < 0 || token >= in.sizes.tokens) return {-1, 0, 0, -1};
+template <typename A, typename Offset>
+__device__ inline Neighbor<A, Offset> neighbor(
+    const Place<Offset>& place, const Sample<A, Offset>& sample, int number) {
+  const int64_t index = sample.neighbors == nullptr ? -1 : sample.neighbors[number];
+  if (index < 0 || index >= place.tokens) return {-1, 0, 0, -1};
+  const Offset token = static_cast<Offset>(index);
   const A x = sample.x - sample.positions[2 * token];
   const A y = sample.y - sample.positions[2 * token + 1];
   return {token, x, y, x * x + y * y};
 }
 
-template <typename T>
-__device__ inline Sample<Accumulator<T>> prepare_sample(
-    const Inputs<T>& in, int64_t triple, int64_t number) {
+template <typename T, typename Offset>
+__device__ inline Sample<Accumulator<T>, Offset> prepare_sample(
+    const Inputs<T>& in, const Place<Offset>& place, Offset number) {
   using A = Accumulator<T>;
   const PointDeformAttnSizes& s = in.sizes;
-  Sample<A> sample = {};
-  if (number >= s.samples()) return sample;
-  const int64_t n = in.image(triple), level = number / s.points;
-  sample.index = triple * s.samples() + number;
+  const Offset samples = static_cast<Offset>(s.samples());
+  const Offset height = static_cast<Offset>(s.height), width = static_cast<Offset>(s.width);
+  Sample<A, Offset> sample = {};
+  if (number >= samples) return sample;
+  const Offset level = number / static_cast<Offset>(s.points);
+  sample.index = place.triple * samples + number;
   sample.x = in.locations[2 * sample.index];
   sample.y = in.locations[2 * sample.index + 1];
   sample.attention = in.attention[sample.index];
-  sample.positions = in.positions + 2 * n * s.tokens;
-  const int64_t cell = nearest_cell(sample.y, s.height) * s.width + nearest_cell(sample.x, s.width);
-  sample.neighbors = in.neighbors + ((n * s.levels + level) * s.cells() + cell) * s.neighbors;
-  for (int64_t k = 0; k < s.neighbors; ++k) {
-    const A squared_distance = neighbor(in, sample, k).squared_distance;
+  sample.positions = in.positions + 2 * place.image * place.tokens;
+  const Offset map = place.image * static_cast<Offset>(s.levels) + level;
+  const Offset cell = nearest_cell(sample.y, height) * width + nearest_cell(sample.x, width);
+  const int neighbors = static_cast<int>(s.neighbors);
+  sample.neighbors = in.neighbors + (map * height * width + cell) * neighbors;
+  for (int k = 0; k < neighbors; ++k) {
+    const A squared_distance = neighbor(place, sample, k).squared_distance;
     sample.total += inverse_distance(Exponent<A>{*in.power}, squared_distance);
   }
   return sample;
 }
 
 // The weight of a neighbor in the interpolation.
-template <typename T, typename A>
+template <typename T, typename A, typename Offset>
 __device__ inline A weight_of(
-    const Inputs<T>& in, const Sample<A>& sample, const Neighbor<A>& neighbor) {
+    const Inputs<T>& in, const Sample<A, Offset>& sample, const Neighbor<A, Offset>& neighbor) {
   if (neighbor.token < 0) return 0;
   return inverse_distance(Exponent<A>{*in.power}, neighbor.squared_distance) / sample.total;
 }
 
-template <typename T, int kVector, int kLanes>
+template <typename T, typename Offset, int kVector, int kLanes>
 __global__ void forward_kernel(const Inputs<T> in, T* output) {
   using A = Accumulator<T>;
   const Group<kLanes> group(in.triples());
-  const T* values = in.values + in.head_offset(group.item);
-  const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
-  for (int64_t start = 0; start < channels; start += kVector * kLanes) {
-    const int64_t channel = start + group.lane * kVector;
+  const Place<Offset> place(in.sizes, group.item);
+  const T* values = in.values + place.head_offset(in.sizes);
+  const Offset channels = static_cast<Offset>(in.sizes.channels);
+  const Offset samples = static_cast<Offset>(in.sizes.samples());
+  for (Offset start = 0; start < channels; start += kVector * kLanes) {
+    const Offset channel = start + group.lane * kVector;
     const bool reads = channel < channels;
     A sum[kVector] = {};
-    for (int64_t first = 0; first < samples; first += kLanes) {
-      const Sample<A> sample = prepare_sample(in, group.item, first + group.lane);
-      for (int64_t k = 0; k < in.sizes.neighbors; ++k) {
-        const Neighbor<A> nearest = neighbor(in, sample, k);
+    for (Offset first = 0; first < samples; first += kLanes) {
+      const Sample<A, Offset> sample = prepare_sample(in, place, first + group.lane);
+      for (int k = 0; k < in.sizes.neighbors; ++k) {
+        const Neighbor<A, Offset> nearest = neighbor(place, sample, k);
         const A coefficient = weight_of(in, sample, nearest) * sample.attention;
         for (int i = 0; i < chunk_size<kLanes>(samples, first); ++i) {
-          const int64_t token = from_lane<kLanes>(nearest.token, i);
+          const Offset token = from_lane<kLanes>(nearest.token, i);
           const A scale = from_lane<kLanes>(coefficient, i);
           if (token < 0 || !reads) continue;
-          add_scaled(scale, values + token * in.token_stride() + channel, sum);
+          add_scaled(scale, values + token * place.stride + channel, sum);
         }
       }
     }
-    if (group.active && reads) store(output + group.item * channels + channel, sum);
+    if (group.active && reads) store(output + place.triple * channels + channel, sum);
   }
 }
 
@@ -145,7 +174,7 @@ struct ValueTerms {
 
 // grad_power (triples): what each adds to the gradient of the power. Either grad_values or the
 // pointers of `terms` are null.
-template <typename T, int kVector, int kLanes>
+template <typename T, typename Offset, int kVector, int kLanes>
 __global__ void backward_kernel(
     const Inputs<T> in,
     const T* grad_output,
@@ -156,30 +185,32 @@ __global__ void backward_kernel(
     double* grad_power) {
   using A = Accumulator<T>;
   const Group<kLanes> group(in.triples());
-  const T* values = in.values + in.head_offset(group.item);
-  if (grad_values != nullptr) grad_values += in.head_offset(group.item);
-  const int64_t map = in.image(group.item) * in.sizes.heads + group.item % in.sizes.heads;
+  const Place<Offset> place(in.sizes, group.item);
+  const T* values = in.values + place.head_offset(in.sizes);
+  if (grad_values != nullptr) grad_values += place.head_offset(in.sizes);
+  const int64_t map = place.image * in.sizes.heads + place.head;
   const int64_t no_token = in.sizes.batch * in.sizes.heads * in.sizes.tokens;
-  grad_output += group.item * in.sizes.channels;
-  const int64_t channels = in.sizes.channels, samples = in.sizes.samples();
+  const Offset channels = static_cast<Offset>(in.sizes.channels);
+  const Offset samples = static_cast<Offset>(in.sizes.samples());
+  grad_output += place.triple * channels;
   A power = 0;
-  for (int64_t first = 0; first < samples; first += kLanes) {
-    const Sample<A> sample = prepare_sample(in, group.item, first + group.lane);
+  for (Offset first = 0; first < samples; first += kLanes) {
+    const Sample<A, Offset> sample = prepare_sample(in, place, first + group.lane);
     const int count = chunk_size<kLanes>(samples, first);
     SlopeSum<A> x, y, exponent;
     A mean = 0;
-    for (int64_t k = 0; k < in.sizes.neighbors; ++k) {
-      const Neighbor<A> nearest = neighbor(in, sample, k);
+    for (int k = 0; k < in.sizes.neighbors; ++k) {
+      const Neighbor<A, Offset> nearest = neighbor(place, sample, k);
       const A weight = weight_of(in, sample, nearest), coefficient = weight * sample.attention;
       A sample_dot = 0;
       for (int i = 0; i < count; ++i) {
-        const int64_t token = from_lane<kLanes>(nearest.token, i);
+        const Offset token = from_lane<kLanes>(nearest.token, i);
         const A scale = from_lane<kLanes>(coefficient, i);
         A dot = 0;
         if (group.active && token >= 0) {
-          const int64_t row = token * in.token_stride();
+          const Offset row = token * place.stride;
           dot = dot_of_lane<kVector, kLanes>(grad_output, values + row, channels, group.lane);
-          for (int64_t c = group.lane * kVector; c < channels; c += kVector * kLanes) {
+          for (Offset c = group.lane * kVector; c < channels; c += kVector * kLanes) {
             A grad[kVector];
             load(grad_output + c, grad);
             if (grad_values != nullptr && scale != 0) {
@@ -191,7 +222,7 @@ __global__ void backward_kernel(
         if (group.lane == i) sample_dot = dot;
       }
       if (terms.keys != nullptr && group.active && group.lane < count) {
-        const int64_t term = sample.index * in.sizes.neighbors + k;
+        const Offset term = sample.index * static_cast<Offset>(in.sizes.neighbors) + k;
         terms.keys[term] =
             nearest.token < 0 ? no_token : map * in.sizes.tokens + nearest.token;
         terms.coefficients[term] = coefficient;
@@ -215,7 +246,7 @@ __global__ void backward_kernel(
 }
 
 // The gradient of values in one order of summation: kLanes lanes a row, whose terms are in `lists`.
-template <typename T, int kVector, int kLanes>
+template <typename T, typename Offset, int kVector, int kLanes>
 __global__ void value_gradients_kernel(
     const Inputs<T> in,
     const T* grad_output,
@@ -226,16 +257,20 @@ __global__ void value_gradients_kernel(
   const PointDeformAttnSizes& s = in.sizes;
   const Group<kLanes> group(s.batch * s.tokens * s.heads);
   if (!group.active) return;
-  const int64_t m = group.item % s.heads, token = group.item / s.heads % s.tokens;
-  const int64_t list = (group.item / s.heads / s.tokens * s.heads + m) * s.tokens + token;
-  const int64_t terms = s.samples() * s.neighbors;  // of one row of grad_output
-  for (int64_t c = group.lane * kVector; c < s.channels; c += kVector * kLanes) {
+  const Offset heads = static_cast<Offset>(s.heads), tokens = static_cast<Offset>(s.tokens);
+  const Offset channels = static_cast<Offset>(s.channels), item = static_cast<Offset>(group.item);
+  const Offset place = item / heads, m = item - place * heads, n = place / tokens;
+  const Offset list = (n * heads + m) * tokens + place - n * tokens;
+  const Offset terms = static_cast<Offset>(s.samples() * s.neighbors);  // of a row of grad_output
+  const Offset begin = static_cast<Offset>(lists.offsets[list]);
+  const Offset end = static_cast<Offset>(lists.offsets[list + 1]);
+  for (Offset c = group.lane * kVector; c < channels; c += kVector * kLanes) {
     A sum[kVector] = {};
-    for (int64_t i = lists.offsets[list]; i < lists.offsets[list + 1]; ++i) {
-      const int64_t term = lists.entries[i];
-      add_scaled(coefficients[term], grad_output + term / terms * s.channels + c, sum);
+    for (Offset i = begin; i < end; ++i) {
+      const Offset term = static_cast<Offset>(lists.entries[i]);
+      add_scaled(coefficients[term], grad_output + term / terms * channels + c, sum);
     }
-    store(grad_values + group.item * s.channels + c, sum);
+    store(grad_values + item * channels + c, sum);
   }
 }
 

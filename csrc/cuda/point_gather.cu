@@ -37,10 +37,10 @@ struct Prepared {
 template <typename T>
 void forward(const Inputs<T>& in, T* output, cudaStream_t stream) {
   const bool aligned = are_aligned(in.features, output);
-  for_row_access<T>(in.sizes.channels, aligned, [&](auto access) {
+  for_row_access<T>(in.sizes.channels, aligned, in.largest_offset(), [&](auto access, auto offset) {
     launch(
-        forward_kernel<T, access.kVector, access.kLanes>, in.queries() * access.kLanes, stream, in,
-        output);
+        forward_kernel<T, decltype(offset), access.kVector, access.kLanes>,
+        in.queries() * access.kLanes, stream, in, output);
   });
 }
 
@@ -53,13 +53,14 @@ void backward(
     Accumulator<T>* grad_weights,
     cudaStream_t stream) {
   const bool aligned = are_aligned(in.features, grad_output, grad_features);
-  for_row_access<T>(in.sizes.channels, aligned, [&](auto access) {
+  for_row_access<T>(in.sizes.channels, aligned, in.largest_offset(), [&](auto access, auto offset) {
+    using Offset = decltype(offset);
     launch(
-        weight_gradients_kernel<T, access.kVector, access.kLanes>, in.queries() * access.kLanes,
-        stream, in, grad_output, grad_weights);
+        weight_gradients_kernel<T, Offset, access.kVector, access.kLanes>,
+        in.queries() * access.kLanes, stream, in, grad_output, grad_weights);
     launch(
-        feature_gradients_kernel<T, access.kVector, access.kLanes>, in.tokens() * access.kLanes,
-        stream, in, grad_output, lists, grad_features);
+        feature_gradients_kernel<T, Offset, access.kVector, access.kLanes>,
+        in.tokens() * access.kLanes, stream, in, grad_output, lists, grad_features);
   });
 }
 

@@ -23,10 +23,17 @@ DIFFERENTIABLE = ("q", "k", "v", "pos_weight", "pos_bias", "blank_k", "blank_v")
         (torch.float64, 6, 0, 8, 1),
         (torch.float64, 0, 4, 8, 0),
         (torch.float32, 19, 7, 3, 5),
-        (torch.float32, 35, 32, 8, 5),
+        (torch.float32, 35, 24, 8, 5),
         (torch.float32, 90, 128, 30, 3),  # offsets of 64 bits, rows in parts, many members
-        (torch.float16, 24, 32, 8, 2),
-        (torch.bfloat16, 24, 32, 8, 2),
+        (torch.float16, 24, 24, 8, 2),
+        (torch.bfloat16, 24, 32, 4, 2),
+        # Tensor cores from here on.
+        (torch.float32, 35, 32, 8, 5),
+        (torch.float32, 43, 16, 21, 2),  # clusters of two tiles
+        (torch.float32, 7, 64, 6, 0),
+        (torch.float16, 37, 32, 8, 3),
+        (torch.float16, 24, 64, 12, 2),
+        (torch.bfloat16, 24, 16, 5, 3),
     ],
 )
 def test_matches_twin(on_host, dtype, tokens, channels, cluster_size, clusters_per_token):

@@ -65,13 +65,16 @@ def test_channels(on_host, name, dtype, channels):
         ("point_gather", {"batch": 1, "tokens": 1, "queries": 1, "k": 1}),
         ("point_gather", {"batch": 3, "tokens": 50, "queries": 13, "k": 9}),
         ("point_gather", {"k": 0}),
+        ("point_gather", {"batch": 1, "tokens": 10001, "channels": 2}),  # offsets of 64 bits
         ("neighborhood_merge", {"batch": 1, "tokens": 1, "queries": 1, "size": 1, "channels": 1}),
         ("neighborhood_merge", {"batch": 3, "tokens": 30, "queries": 20, "size": 48}),
+        ("neighborhood_merge", {"batch": 1, "tokens": 10001, "channels": 2}),  # the same
         ("neighborhood_merge", {"mask": False}),
         ("neighborhood_merge", {"importance": False}),
         ("neighborhood_merge", {"size": 0}),
         ("point_deform_attn", {"batch": 1, "level_sizes": (1,), "heads": 1, "points": 1, "k": 1}),
         ("point_deform_attn", {"level_sizes": (5,), "k": 7, "points": 3, "canvas": (1, 40)}),
+        ("point_deform_attn", {"batch": 1, "level_sizes": (5,), "canvas": (60, 90)}),  # the same
         ("point_deform_attn", {"spread": 100.0}),
         ("point_deform_attn", {"power": 1.0}),
         ("point_deform_attn", {"heads": 0}),

@@ -34,5 +34,21 @@ def test_traffic_of_an_encoder_call(tool):
 def test_kernels_of_the_report_exist(tool):
     for title, source, pattern, _ in tool.KERNELS:
         kernel = re.search(r"\w+_kernel", pattern)[0]
-        text = (ROOT / f"csrc/cuda/{source}.cuh").read_text()
+        headers = (ROOT / "csrc/cuda").glob(f"{source}*.cuh")
+        text = "".join(header.read_text() for header in headers)
         assert re.search(rf"\b{kernel}\(", text), title
+
+
+def test_resources_of_a_library(tool):
+    dump = """Fatbin elf code:
+arch = sm_80
+Resource usage:
+ Function segcore::knn::search(int):
+  REG:96 STACK:8 SHARED:2048 LOCAL:0
+Fatbin elf code:
+arch = sm_90
+ Function segcore::knn::search(int):
+  REG:87 STACK:0 SHARED:0 LOCAL:0
+"""
+    name = "segcore::knn::search(int)"
+    assert tool.resources(dump) == {80: {name: (96, 8, 2048)}, 90: {name: (87, 0, 0)}}

@@ -31,6 +31,7 @@ SIZES: dict[str, tuple[dict[str, Any], ...]] = {
     "cluster_attention": (
         {},
         {"batch": 1, "tokens": 101, "heads": 1, "channels": 5, "cluster_size": 7},
+        {"batch": 1, "tokens": 101, "heads": 1, "channels": 64, "cluster_size": 21},
         {"batch": 1, "tokens": 2048, "heads": 4, "channels": 32, "clusters_per_token": 6},
         {"tokens": 0},
     ),

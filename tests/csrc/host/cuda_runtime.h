@@ -6,6 +6,7 @@
 
 #include <ucontext.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -150,7 +151,54 @@ inline int __any_sync(unsigned, int predicate) {
   return predicate;
 }
 
+inline unsigned __ballot_sync(unsigned, int predicate) {
+  unsigned ballot = predicate ? 1u << cuda_on_host::warp->current : 0u;
+  for (int distance = cuda_on_host::kWarp / 2; distance > 0; distance /= 2) {
+    ballot |= cuda_on_host::exchange(ballot, cuda_on_host::warp->current ^ distance);
+  }
+  return ballot;
+}
+
+inline int __reduce_min_sync(unsigned, int value) {
+  for (int distance = cuda_on_host::kWarp / 2; distance > 0; distance /= 2) {
+    const int other = cuda_on_host::exchange(value, cuda_on_host::warp->current ^ distance);
+    value = other < value ? other : value;
+  }
+  return value;
+}
+
 inline void __syncwarp() { cuda_on_host::exchange(0, 0); }
+
+inline float rsqrtf(float number) { return 1 / std::sqrt(number); }
+
+inline uint32_t __float_as_uint(float number) {
+  uint32_t bits;
+  std::memcpy(&bits, &number, sizeof(bits));
+  return bits;
+}
+
+inline float __uint_as_float(uint32_t bits) {
+  float number;
+  std::memcpy(&number, &bits, sizeof(number));
+  return number;
+}
+
+// d (16 x 8) += a (16 x 8) b (8 x 8) by the fragments of PTX for mma.m16n8k8 with .tf32: lane 4 g + t has of
+// a (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4), of b (t, g), (t + 4, g), of d (g, 2 t), (g, 2 t + 1),
+// (g + 8, 2 t), (g + 8, 2 t + 1). The 13 lowest bits of a factor are not read.
+inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  static float left[16][8], right[8][8];
+  const int lane = cuda_on_host::warp->current, g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    left[g + i % 2 * 8][t + i / 2 * 4] = __uint_as_float(a[i] & 0xffffe000u);
+  }
+  for (int i = 0; i < 2; ++i) right[t + i * 4][g] = __uint_as_float(b[i] & 0xffffe000u);
+  __syncwarp();
+  for (int i = 0; i < 4; ++i) {
+    for (int k = 0; k < 8; ++k) d[i] += left[g + i / 2 * 8][k] * right[k][2 * t + i % 2];
+  }
+  __syncwarp();
+}
 
 template <typename T>
 void atomicAdd(T* address, T value) {
