@@ -11,6 +11,13 @@ STABLE_TORCH_LIBRARY(segcore, library) {
       "Tensor sampling_locations, Tensor attention_weights, bool deterministic=False) "
       "-> (Tensor, Tensor, Tensor)");
   library.def(
+      "ms_deform_attn_with_logits(Tensor value, SymInt[] spatial_shapes, Tensor reference_points, "
+      "Tensor sampling_offsets, Tensor attention_logits) -> Tensor");
+  library.def(
+      "ms_deform_attn_with_logits_backward(Tensor grad_output, Tensor value, "
+      "SymInt[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, "
+      "Tensor attention_logits, bool deterministic=False) -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def(
       "cluster_attention(Tensor q, Tensor k, Tensor v, Tensor positions, Tensor clusters, "
       "SymInt cluster_size, Tensor pos_weight, Tensor pos_bias, Tensor blank_k, Tensor blank_v, "
       "float scale, Tensor? indices, Tensor? offsets) -> Tensor");

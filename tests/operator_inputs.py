@@ -34,6 +34,25 @@ def ms_deform_attn_inputs(
     }
 
 
+def ms_deform_attn_with_logits_inputs(*, boxes=False, spread=1.6, **options):
+    """References in a square of side ``spread`` around the center of the map, offsets of a few
+    cells; boxes have a width and a height."""
+    arguments = ms_deform_attn_inputs(spread=spread, **options)
+    value, logits = arguments["value"], arguments["attention_weights"]
+    generator = torch.Generator().manual_seed(1)
+    batch, queries, _, levels, _ = logits.shape
+    references = torch.rand(batch, queries, levels, 4 if boxes else 2, generator=generator)
+    references[..., :2] = (references[..., :2] - 0.5) * spread + 0.5
+    offsets = 2 * torch.randn(*logits.shape, 2, generator=generator, dtype=torch.float64)
+    return {
+        "value": value,
+        "spatial_shapes": arguments["spatial_shapes"],
+        "reference_points": references.to(value.device, logits.dtype),
+        "sampling_offsets": offsets.to(value),
+        "attention_logits": logits.to(value),
+    }
+
+
 def point_gather_inputs(
     *, batch=2, tokens=11, channels=8, queries=17, k=4, dtype=torch.float64, device="cpu"
 ):

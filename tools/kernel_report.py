@@ -69,19 +69,23 @@ class Workload:
         return [f"{time * 1e6:.1f}" for time in times] + [""] * (3 - len(times))
 
 
-def deformable(size: int, backward: bool) -> Workload:
-    """One encoder call of an 800x1333 image: 8 heads of 32 channels, 12 samples."""
-    queries, heads, channels, samples = 22050, 8, 32, 12
+def deformable(size: int, backward: bool, with_logits: bool = False) -> Workload:
+    """One encoder call of an 800x1333 image: 8 heads of 32 channels, 12 samples of 3 levels."""
+    queries, heads, channels, samples, levels = 22050, 8, 32, 12, 3
     value = queries * heads * channels * size
-    places = queries * heads * samples * 12  # locations and weights, float32
+    gradients = places = queries * heads * samples * 12  # of locations and weights, float32
+    if with_logits:  # offsets and logits, reference points; gradients of the latter by head
+        places = places // 4 * size + queries * levels * 8
+        gradients += queries * levels * 8 * (2 * heads + 1)
     row = channels * size
     lanes = 8 if backward or size == 4 else 4
     warp_samples = queries * heads * samples * lanes / 32
     corners = queries * heads * samples * 4 * row
     if not backward:
-        return Workload(2 * value + places, corners, 2 * warp_samples)
+        softmax = 4 * queries * heads / 8 if with_logits else 0  # shuffles of 8 queries
+        return Workload(2 * value + places, corners, 2 * warp_samples + softmax)
     gradient = queries * heads * channels * 4
-    memory = 2 * value + 2 * places + 2 * gradient
+    memory = 2 * value + places + gradients + 2 * gradient
     # Sample 2, sums of the four products 4 and their store 1.
     return Workload(memory, corners + corners / 4, 7 * warp_samples)
 
@@ -178,14 +182,26 @@ KERNELS = [
         (
             "MSDeformAttn forward",
             "ms_deform_attn",
-            rf"::forward_kernel<{{}}, (int, )?{16 // size}, {2 * size}>",
+            rf"::forward_kernel<{{}}, \S*GivenSamples<\S+>, int, {16 // size}, {2 * size}>",
             lambda size: deformable(size, backward=False),
         ),
         (
             "MSDeformAttn backward",
             "ms_deform_attn",
-            r"::backward_kernel<{}, (int, 4, 8|4, 8|8, 4)>",
+            r"::backward_kernel<{}, \S*GivenSamples<\S+>, int, 4, 8>",
             lambda size: deformable(size, backward=True),
+        ),
+        (
+            "MSDeformAttn with logits forward",
+            "ms_deform_attn_with_logits",
+            rf"::forward_kernel<{{}}, \S*LogitSamples<\S+>, int, {16 // size}, {2 * size}>",
+            lambda size: deformable(size, backward=False, with_logits=True),
+        ),
+        (
+            "MSDeformAttn with logits backward",
+            "ms_deform_attn_with_logits",
+            r"::backward_kernel<{}, \S*LogitSamples<\S+>, int, 4, 8>",
+            lambda size: deformable(size, backward=True, with_logits=True),
         ),
         (
             "cluster attention forward",
@@ -312,8 +328,9 @@ def resources(dump: str) -> dict[int, dict[str, tuple[int, int, int]]]:
 def row(title: str, source: str, pattern: str, workload: Workload | None, compiled: dict) -> str:
     """Return the line of a kernel: a number for each architecture in every column."""
     columns = []
+    namespace = source.removesuffix("_with_logits")  # whose kernels serve both operators
     for capability, kernels in compiled.items():
-        found = [use for name, use in kernels.items() if re.search(f"::{source}{pattern}", name)]
+        found = [use for name, use in kernels.items() if re.search(f"::{namespace}{pattern}", name)]
         if not found:
             sys.exit(f"tools/kernel_report.py: {title}: not among the kernels for sm_{capability}")
         registers, stack, shared = found[0]

@@ -27,14 +27,13 @@ struct MsDeformAttnLevels : MsDeformAttnSizes {
   std::vector<Level> level;
 };
 
-inline MsDeformAttnLevels check_ms_deform_attn(const MsDeformAttnArguments& a) {
-  using torch::headeronly::ScalarType;
-  check_dim("value", a.value, 4);
-  check_dim("sampling_locations", a.sampling_locations, 6);
-  const std::vector<int64_t>& shapes = a.spatial_shapes;
+// Sizes of value and of its levels; queries and points are left to the caller.
+inline MsDeformAttnLevels check_levels(
+    const torch::stable::Tensor& value, const std::vector<int64_t>& shapes) {
+  check_dim("value", value, 4);
   STD_TORCH_CHECK(shapes.size() % 2 == 0, "spatial_shapes: expected (height, width) pairs");
 
-  MsDeformAttnLevels s;
+  MsDeformAttnLevels s = {};
   int64_t tokens = 0;
   for (size_t i = 0; i < shapes.size(); i += 2) {
     const int64_t height = shapes[i], width = shapes[i + 1];
@@ -44,21 +43,27 @@ inline MsDeformAttnLevels check_ms_deform_attn(const MsDeformAttnArguments& a) {
     s.level.push_back({height, width, tokens});
     tokens += height * width;
   }
-  s.batch = a.value.size(0);
-  s.tokens = a.value.size(1);
-  s.heads = a.value.size(2);
-  s.channels = a.value.size(3);
-  s.queries = a.sampling_locations.size(1);
+  s.batch = value.size(0);
+  s.tokens = value.size(1);
+  s.heads = value.size(2);
+  s.channels = value.size(3);
   s.levels = static_cast<int64_t>(s.level.size());
-  s.points = a.sampling_locations.size(4);
   STD_TORCH_CHECK(
       s.tokens == tokens, "value: has ", s.tokens, " tokens, spatial_shapes has ", tokens);
+  return s;
+}
+
+inline MsDeformAttnLevels check_ms_deform_attn(const MsDeformAttnArguments& a) {
+  MsDeformAttnLevels s = check_levels(a.value, a.spatial_shapes);
+  check_dim("sampling_locations", a.sampling_locations, 6);
+  s.queries = a.sampling_locations.size(1);
+  s.points = a.sampling_locations.size(4);
   check_sizes(
       "sampling_locations", a.sampling_locations,
       {s.batch, s.queries, s.heads, s.levels, s.points, 2});
   check_sizes(
       "attention_weights", a.attention_weights, {s.batch, s.queries, s.heads, s.levels, s.points});
-  const ScalarType precision = accumulation_type(a.value.scalar_type());
+  const auto precision = accumulation_type(a.value.scalar_type());
   check_type("sampling_locations", a.sampling_locations, precision);
   check_type("attention_weights", a.attention_weights, precision);
   check_same_device("sampling_locations", a.sampling_locations, a.value);

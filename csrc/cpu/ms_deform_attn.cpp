@@ -1,4 +1,4 @@
-#include "../common/ms_deform_attn.h"
+#include "ms_deform_attn.h"
 
 #include <algorithm>
 #include <vector>
@@ -8,11 +8,11 @@
 
 #include "../common/bilinear.h"
 #include "../common/dispatch.h"
+#include "../common/ms_deform_attn.h"
 #include "grain.h"
-#include "in_precision.h"
 #include "simd.h"
 
-namespace segcore {
+namespace segcore::ms_deform_attn {
 namespace {
 
 using torch::headeronly::ScalarType;
@@ -24,27 +24,6 @@ constexpr int64_t kBlock = 32;
 // Queries of one head that the backward fetches ahead: they lie `heads` rows apart, which the
 // hardware does not foresee. Anything from 2 to 8 halves its time.
 constexpr int64_t kQueriesAhead = 4;
-
-template <typename T>
-struct Inputs {
-  MsDeformAttnSizes sizes;
-  const Level* levels;
-  const T* value;      // (batch, heads, tokens, channels): neighboring cells of a head adjoin
-  const T* locations;  // (batch, queries, heads, levels, points, 2)
-  const T* weights;    // (batch, queries, heads, levels, points)
-
-  // First element of a head in value and its gradient.
-  int64_t head_offset(int64_t n, int64_t m) const {
-    return (n * sizes.heads + m) * sizes.tokens * sizes.channels;
-  }
-  // Index of a (batch, query, head) triple, in the order of the output.
-  int64_t triple(int64_t n, int64_t q, int64_t m) const {
-    return (n * sizes.queries + q) * sizes.heads + m;
-  }
-  int64_t first_sample(int64_t triple, int64_t level) const {
-    return (triple * sizes.levels + level) * sizes.points;
-  }
-};
 
 // The four corners of a sample: top left, top right, bottom left, bottom right.
 template <typename T>
@@ -72,10 +51,7 @@ SEGCORE_INLINE Corners<T> make_corners(
 // The samples of one query and head that touch their map; returns how many there are.
 template <typename T>
 SEGCORE_INLINE int64_t collect_samples(
-    const Inputs<T>& in, int64_t triple, Corners<T>* samples) {
-  const int64_t first = in.first_sample(triple, 0);
-  const T* location = in.locations + 2 * first;
-  const T* weight = in.weights + first;
+    const Inputs<T>& in, const T* location, const T* weight, Corners<T>* samples) {
   int64_t count = 0;
   for (int64_t l = 0; l < in.sizes.levels; ++l) {
     const Level level = in.levels[l];
@@ -109,15 +85,23 @@ SEGCORE_INLINE void gather(
   std::copy(sum, sum + channels, output);
 }
 
-// Output of the triples [begin, end).
+// See sum_samples; `samples` has room for those of one query and head.
 template <typename T>
-SEGCORE_TARGET_CLONES void forward_items(
-    const Inputs<T>& in, Corners<T>* samples, int64_t begin, int64_t end, T* output) {
+SEGCORE_TARGET_CLONES void sum_samples_of_triples(
+    const Inputs<T>& in,
+    Corners<T>* samples,
+    int64_t begin,
+    int64_t end,
+    const T* locations,
+    const T* weights,
+    T* output) {
   const MsDeformAttnSizes& s = in.sizes;
   for (int64_t triple = begin; triple < end; ++triple) {
     const int64_t n = triple / s.heads / s.queries, m = triple % s.heads;
     const T* value = in.value + in.head_offset(n, m);
-    const int64_t count = collect_samples(in, triple, samples);
+    const int64_t count = collect_samples(in, locations, weights, samples);
+    locations += 2 * s.samples();
+    weights += s.samples();
     T* out = output + triple * s.channels;
     int64_t c = 0;
     for (; c + kBlock <= s.channels; c += kBlock) {
@@ -130,13 +114,6 @@ SEGCORE_TARGET_CLONES void forward_items(
     if (c < s.channels) gather(value + c, samples, count, s.channels - c, out + c);
   }
 }
-
-template <typename T>
-struct Gradients {
-  T* value;
-  T* locations;
-  T* weights;
-};
 
 // One cache line of memory that is read, or written, soon.
 constexpr int64_t kLine = 64;
@@ -225,12 +202,6 @@ SEGCORE_TARGET_CLONES void backward_level(
   }
 }
 
-// One copy of the value pays: every cell is read many times, and cells of one head that lie a power
-// of two apart would compete for the same few cache lines. Half types are converted on the way.
-Tensor head_major(const Tensor& value, ScalarType type) {
-  return in_precision(torch::stable::transpose(value, 1, 2), type);
-}
-
 // The arguments as the kernels read them.
 struct Prepared {
   const MsDeformAttnLevels& sizes;
@@ -253,37 +224,21 @@ struct Prepared {
   }
 };
 
-template <typename T>
-void forward(const Inputs<T>& in, T* output) {
-  const MsDeformAttnSizes& s = in.sizes;
-  torch::stable::parallel_for(
-      0, s.batch * s.queries * s.heads, grain(s.samples() * s.channels * 4),
-      [&](int64_t begin, int64_t end) {
-        std::vector<Corners<T>> samples(s.samples());
-        forward_items(in, samples.data(), begin, end, output);
-      });
-}
-
-template <typename T>
-void backward(const Inputs<T>& in, const T* grad_output, const Gradients<T>& grad) {
-  const MsDeformAttnSizes& s = in.sizes;
-  torch::stable::parallel_for(
-      0, s.batch * s.heads * s.levels, grain(s.queries * s.points * s.channels * 8),
-      [&](int64_t begin, int64_t end) {
-        for (int64_t item = begin; item < end; ++item) {
-          const int64_t l = item % s.levels, m = item / s.levels % s.heads;
-          backward_level(in, grad_output, item / s.levels / s.heads, m, l, grad);
-        }
-      });
-}
-
 Tensor run_forward(const MsDeformAttnArguments& a, const MsDeformAttnLevels& s) {
   const Prepared prepared(a, s);
   const ScalarType precision = a.attention_weights.scalar_type();
   Tensor output = torch::stable::new_empty(a.value, s.output(), precision);
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
-    forward(prepared.inputs<T>(), output.mutable_data_ptr<T>());
+    const Inputs<T> in = prepared.inputs<T>();
+    torch::stable::parallel_for(
+        0, s.batch * s.queries * s.heads, grain(s.samples() * s.channels * 4),
+        [&](int64_t begin, int64_t end) {
+          const int64_t first = in.first_sample(begin, 0);
+          sum_samples(
+              in, begin, end, in.locations + 2 * first, in.weights + first,
+              output.mutable_data_ptr<T>());
+        });
   });
   return torch::stable::to(output, a.value.scalar_type());
 }
@@ -299,7 +254,7 @@ MsDeformAttnGradients run_backward(
   Tensor grad_weights = torch::stable::new_zeros(a.value, a.attention_weights.sizes(), precision);
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
-    backward<T>(
+    compute_gradients<T>(
         prepared.inputs<T>(), grad.const_data_ptr<T>(),
         {grad_value.mutable_data_ptr<T>(), grad_locations.mutable_data_ptr<T>(),
          grad_weights.mutable_data_ptr<T>()});
@@ -311,10 +266,44 @@ MsDeformAttnGradients run_backward(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
-  library.impl("ms_deform_attn", TORCH_BOX(&MsDeformAttn::forward<run_forward>));
-  library.impl(
-      "ms_deform_attn_backward", TORCH_BOX(&MsDeformAttn::backward_in_mode<run_backward>));
+template <typename T>
+void sum_samples(
+    const Inputs<T>& in,
+    int64_t begin,
+    int64_t end,
+    const T* locations,
+    const T* weights,
+    T* output) {
+  std::vector<Corners<T>> samples(in.sizes.samples());
+  sum_samples_of_triples(in, samples.data(), begin, end, locations, weights, output);
 }
 
-}  // namespace segcore
+template <typename T>
+void compute_gradients(const Inputs<T>& in, const T* grad_output, const Gradients<T>& grad) {
+  const MsDeformAttnSizes& s = in.sizes;
+  torch::stable::parallel_for(
+      0, s.batch * s.heads * s.levels, grain(s.queries * s.points * s.channels * 8),
+      [&](int64_t begin, int64_t end) {
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t l = item % s.levels, m = item / s.levels % s.heads;
+          backward_level(in, grad_output, item / s.levels / s.heads, m, l, grad);
+        }
+      });
+}
+
+#define SEGCORE_INSTANTIATE(T)                                                          \
+  template void sum_samples(const Inputs<T>&, int64_t, int64_t, const T*, const T*, T*); \
+  template void compute_gradients(const Inputs<T>&, const T*, const Gradients<T>&);
+SEGCORE_INSTANTIATE(float)
+SEGCORE_INSTANTIATE(double)
+#undef SEGCORE_INSTANTIATE
+
+}  // namespace segcore::ms_deform_attn
+
+STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
+  using namespace segcore;
+  library.impl("ms_deform_attn", TORCH_BOX(&MsDeformAttn::forward<ms_deform_attn::run_forward>));
+  library.impl(
+      "ms_deform_attn_backward",
+      TORCH_BOX(&MsDeformAttn::backward_in_mode<ms_deform_attn::run_backward>));
+}

@@ -3,6 +3,9 @@
 // Nothing here knows of PyTorch's tensors, so that tests/csrc can run the kernels without a GPU.
 //
 // Offset: integer type of offsets within an image, of 32 bits where sizes allow.
+//
+// Source: what samples are made of, GivenSamples here and LogitSamples in ms_deform_attn_with_logits.cuh. It
+// has the members `to_image`, `query`, `location`, `weight` and `finish` of the former.
 #pragma once
 
 #include "../common/bilinear.h"
@@ -36,17 +39,70 @@ constexpr Tile kForwardTile = {kWarpsOfBlock, kQueriesOfWarp};  // of a block
 template <int kLanes>
 constexpr Tile kBackwardTile = {kWarp / kLanes, kLanes};
 
-template <typename T>
-struct Inputs {
-  using A = Accumulator<T>;
+// Gradients of the samples, which a Source may turn into those of what they are made of.
+template <typename A>
+struct SampleGradients {
+  A* locations;   // (batch, queries, heads, levels, points, 2)
+  A* weights;     // (batch, queries, heads, levels, points)
+  A* references;  // (batch, queries, heads, levels, coordinates), of LogitSamples
 
-  MsDeformAttnSizes sizes;
-  Level level[kMaxLevels];
-  const T* value;      // (batch, tokens, heads, channels)
+  // Those from a sample, and from a row of coordinates, on.
+  __device__ SampleGradients from(int64_t sample, int64_t reference) const {
+    return {locations + 2 * sample, weights + sample, references + reference};
+  }
+};
+
+// Samples whose locations and weights are in memory.
+template <typename A>
+struct GivenSamples {
   const A* locations;  // (batch, queries, heads, levels, points, 2)
   const A* weights;    // (batch, queries, heads, levels, points)
 
-  int64_t tiles;       // of an image
+  // What a lane knows of the samples of one query and head: the index of the first in the image.
+  template <typename Offset>
+  struct Query {
+    Offset first;
+  };
+
+  // Leaves the samples of image n, of the gradients too.
+  __device__ void to_image(const MsDeformAttnSizes& s, int64_t n) {
+    const int64_t first = n * s.queries * s.heads * s.samples();
+    locations += 2 * first;
+    weights += first;
+  }
+  __device__ SampleGradients<A> gradients_of_image(
+      const MsDeformAttnSizes& s, int64_t n, const SampleGradients<A>& grad) const {
+    return grad.from(n * s.queries * s.heads * s.samples(), 0);
+  }
+  // A query and head of the image. Lanes that are kDistance apart have the same one, if it `exists`.
+  template <int kDistance, typename Offset>
+  __device__ Query<Offset> query(
+      const MsDeformAttnSizes& s, Offset query, Offset head, bool /* exists */) const {
+    return {(query * static_cast<Offset>(s.heads) + head) * static_cast<Offset>(s.samples())};
+  }
+  template <typename Offset>
+  __device__ void location(
+      const MsDeformAttnSizes&, Query<Offset> query, Offset number, Offset /* level */,
+      const A (&/* cells */)[2], A (&location)[2]) const {
+    load(locations + 2 * (query.first + number), location);
+  }
+  template <typename Offset>
+  __device__ A weight(Query<Offset> query, Offset number) const {
+    return weights[query.first + number];
+  }
+  // Of a query and head whose gradients are complete.
+  template <typename Offset>
+  __device__ void finish(
+      const MsDeformAttnSizes&, const Level*, Query<Offset>, const SampleGradients<A>&) const {}
+};
+
+template <typename T, typename Source = GivenSamples<Accumulator<T>>>
+struct Inputs {
+  MsDeformAttnSizes sizes;
+  Level level[kMaxLevels];
+  const T* value;  // (batch, tokens, heads, channels)
+  Source source;
+  int64_t tiles;   // of an image
 
   // Self-attention of an encoder, by all appearances: results do not depend on it.
   C10_HOST_DEVICE bool queries_are_cells() const { return sizes.queries == sizes.tokens; }
@@ -60,9 +116,9 @@ struct QueryRun {
 };
 
 // A row of a tile.
-template <typename Offset, typename T>
+template <typename Offset, typename T, typename Source>
 __device__ inline QueryRun<Offset> row_of_tile(
-    const Inputs<T>& in, Tile tile, Offset number, int row) {
+    const Inputs<T, Source>& in, Tile tile, Offset number, int row) {
   Offset first = (number * tile.height + row) * tile.width;
   Offset end = static_cast<Offset>(in.sizes.queries);
   if (in.queries_are_cells()) {
@@ -100,35 +156,46 @@ struct LaneSample {
 };
 
 // The samples of one image.
-template <typename T, typename Offset>
+template <typename T, typename Offset, typename Source>
 struct Samples {
   using A = Accumulator<T>;
+  using Query = typename Source::template Query<Offset>;
 
-  const A *locations, *weights;
-  Offset stride;  // of tokens
+  const MsDeformAttnSizes& sizes;
+  const Level* const levels;
+  Source source;
+  const Offset stride;  // of tokens
 
-  __device__ Samples(const Inputs<T>& in, int64_t n) {
-    const int64_t first = n * in.sizes.queries * in.sizes.heads * in.sizes.samples();
-    locations = in.locations + 2 * first;
-    weights = in.weights + first;
-    stride = static_cast<Offset>(in.sizes.heads * in.sizes.channels);
+  __device__ Samples(const Inputs<T, Source>& in, int64_t n)
+      : sizes(in.sizes),
+        levels(in.level),
+        source(in.source),
+        stride(static_cast<Offset>(in.sizes.heads * in.sizes.channels)) {
+    source.to_image(sizes, n);
   }
 
-  // Sample `index` of the image, of this level.
+  template <int kDistance>
+  __device__ Query query(Offset query, Offset head, bool exists) const {
+    return source.template query<kDistance>(sizes, query, head, exists);
+  }
+
+  // Sample `number` of a query and head, which is of level l.
   __device__ LaneSample<A> prepare(
-      Offset index, const Level& level, Corners<A, Offset>& corners) const {
+      Query query, Offset number, Offset l, Corners<A, Offset>& corners) const {
+    const Level& level = levels[l];
     LaneSample<A> sample;
-    A location[2];
-    load(locations + 2 * index, location);
     const int width = static_cast<int>(level.width), height = static_cast<int>(level.height);
     sample.width = static_cast<A>(width);
     sample.height = static_cast<A>(height);
+    const A cells[2] = {sample.width, sample.height};
+    A location[2];
+    source.location(sizes, query, number, l, cells, location);
     const A x = cell_position(location[0], width), y = cell_position(location[1], height);
     corners.offset[0] = -1;
     if (!touches_map(x, width) || !touches_map(y, height)) return sample;
     sample.x = sample_axis(x, width);
     sample.y = sample_axis(y, height);
-    sample.attention = weights[index];
+    sample.attention = source.weight(query, number);
     for (int k = 0; k < 4; ++k) {
       const Offset cell_x = static_cast<Offset>(sample.x.cell[k % 2]);
       const Offset cell_y = static_cast<Offset>(sample.y.cell[k / 2]);
@@ -155,8 +222,8 @@ struct Sharing {
 
 // A warp works on kQueriesOfWarp queries of one head. Lane l prepares sample l / kQueriesOfWarp of each chunk
 // for query l % kQueriesOfWarp.
-template <typename T, typename Offset, int kVector, int kLanes>
-__global__ void forward_kernel(const Inputs<T> in, T* output) {
+template <typename T, typename Source, typename Offset, int kVector, int kLanes>
+__global__ void forward_kernel(const Inputs<T, Source> in, T* output) {
   using A = Accumulator<T>;
   using S = Sharing<kLanes>;
   __shared__ Corners<A, Offset> shared[kWarpsOfBlock][kWarp];
@@ -173,10 +240,11 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
   const Offset count = static_cast<Offset>(in.sizes.samples());
   const Offset points = static_cast<Offset>(in.sizes.points);
   const Offset heads = static_cast<Offset>(in.sizes.heads);
-  const Samples<T, Offset> samples(in, n);
-  const Offset lane_query = lane_of_warp() % kQueriesOfWarp;
-  const Offset lane_count = lane_query < queries.count ? count : 0;
-  const Offset lane_first = ((queries.first + lane_query) * heads + m) * count;
+  const Samples<T, Offset, Source> samples(in, n);
+  const Offset lane_number = lane_of_warp() % kQueriesOfWarp;
+  const Offset lane_count = lane_number < queries.count ? count : 0;
+  const auto lane_query = samples.template query<kQueriesOfWarp>(
+      queries.first + lane_number, m, lane_number < queries.count);
   const T* value = in.value + n * in.sizes.tokens * heads * channels;
   output += n * in.sizes.queries * heads * channels;
   for (Offset start = 0; start < channels; start += kVector * kLanes) {
@@ -188,7 +256,7 @@ __global__ void forward_kernel(const Inputs<T> in, T* output) {
     for (Offset first = 0; first < count; first += kChunk) {
       if (number < lane_count) {
         for (; point >= points; point -= points) ++level;
-        samples.prepare(lane_first + number, in.level[level], corners[lane_of_warp()]);
+        samples.prepare(lane_query, number, level, corners[lane_of_warp()]);
       } else {
         corners[lane_of_warp()].offset[0] = -1;
       }
@@ -271,13 +339,12 @@ struct CornerGradients {
 // prepares one sample of every level and point: that of one of the queries.
 //
 // grad_value may be null, where value_gradients_kernel computes it.
-template <typename T, typename Offset, int kVector, int kLanes>
+template <typename T, typename Source, typename Offset, int kVector, int kLanes>
 __global__ void __launch_bounds__(kThreadsOfBlock, 2) backward_kernel(
-    const Inputs<T> in,
+    const Inputs<T, Source> in,
     const T* grad_output,
     Accumulator<T>* grad_value,
-    Accumulator<T>* grad_locations,
-    Accumulator<T>* grad_weights) {
+    const SampleGradients<Accumulator<T>> grad_samples) {
   using A = Accumulator<T>;
   __shared__ Corners<A, Offset> shared[kWarpsOfBlock][kWarp];
   __shared__ Pack<A, 4> shared_dots[kWarpsOfBlock][kWarp];
@@ -294,20 +361,22 @@ __global__ void __launch_bounds__(kThreadsOfBlock, 2) backward_kernel(
 
   const Offset channels = static_cast<Offset>(s.channels), heads = static_cast<Offset>(s.heads);
   const Offset count = static_cast<Offset>(s.samples());
-  const Samples<T, Offset> samples(in, n);
-  const int64_t image_samples = n * s.queries * heads * count;
-  grad_weights += image_samples;
-  grad_locations += 2 * image_samples;
+  const Samples<T, Offset, Source> samples(in, n);
+  const SampleGradients<A> gradients = samples.source.gradients_of_image(s, n, grad_samples);
+  const bool has_query = lane < queries.count;
+  // Each lane's own, out of the registers while it works on the queries of others.
+  __shared__ typename Samples<T, Offset, Source>::Query shared_queries[kWarpsOfBlock][kWarp];
+  auto& query = shared_queries[warp_of_block()][warp.lane];
+  query = samples.template query<kWarp>(queries.first + lane, m, has_query);
   grad_output += ((n * s.queries + queries.first) * heads + m) * channels;
   for (Offset start = 0; start == 0 || start < channels; start += kVector * kLanes) {
     const Offset channel = start + lane * kVector;
     const int64_t head = n * s.tokens * heads * channels + m * channels + channel;
     const bool reads = channel < channels;
-    Offset index = ((queries.first + lane) * heads + m) * count;
-    for (Offset number = 0; number < count; ++number, ++index) {
-      const Level& level = in.level[number / static_cast<Offset>(s.points)];
+    for (Offset number = 0; number < count; ++number) {
+      const Offset l = number / static_cast<Offset>(s.points);
       corners[lane].offset[0] = -1;
-      if (lane < queries.count) samples.prepare(index, level, corners[lane]);
+      if (has_query) samples.prepare(query, number, l, corners[lane]);
       __syncwarp();
       CornerGradients<A, Offset, kVector> to_value = {grad_value + head};
       for (int i = 0; i < kLanes; ++i) {
@@ -328,18 +397,20 @@ __global__ void __launch_bounds__(kThreadsOfBlock, 2) backward_kernel(
       }
       to_value.flush();
       __syncwarp();
-      if (lane >= queries.count) continue;
+      if (!has_query) continue;
       // Prepared again: kept over the loop, it would take up registers.
-      const LaneSample<A> sample = samples.prepare(index, level, corners[lane]);
+      const LaneSample<A> sample = samples.prepare(query, number, l, corners[lane]);
       const SampleGradient<A> gradient = sample_gradient(sample.y, sample.x, dots[lane].values);
-      A* to_location = grad_locations + 2 * index;
+      A* const to_location = gradients.locations + 2 * (query.first + number);
+      A* const to_weight = gradients.weights + query.first + number;
       const A x = sample.attention * sample.width * gradient.x;
       const A y = sample.attention * sample.height * gradient.y;
-      grad_weights[index] = start == 0 ? gradient.weight : grad_weights[index] + gradient.weight;
+      *to_weight = start == 0 ? gradient.weight : *to_weight + gradient.weight;
       to_location[0] = start == 0 ? x : to_location[0] + x;
       to_location[1] = start == 0 ? y : to_location[1] + y;
     }
   }
+  if (has_query) samples.source.finish(s, in.level, query, gradients);
 }
 
 // The gradient of value without atomics, in one order of summation: samples are sorted by the cell of
@@ -364,7 +435,7 @@ struct Position {
 template <typename T>
 __device__ inline Position<Accumulator<T>> position(
     const Inputs<T>& in, int64_t sample, const Level& level) {
-  const Accumulator<T>* location = in.locations + 2 * sample;
+  const Accumulator<T>* location = in.source.locations + 2 * sample;
   return {cell_position(location[0], level.width), cell_position(location[1], level.height)};
 }
 
@@ -419,7 +490,7 @@ __global__ void value_gradients_kernel(
         const A across = p.x - std::floor(p.x), down = p.y - std::floor(p.y);
         const A weight = (k / 2 ? down : 1 - down) * (k % 2 ? across : 1 - across);
         const T* row = grad_output + sample / s.samples() * s.channels + c;
-        add_scaled(in.weights[sample] * weight, row, sum);
+        add_scaled(in.source.weights[sample] * weight, row, sum);
       }
     }
     store(grad_value + group.item * s.channels + c, sum);

@@ -28,6 +28,13 @@ SIZES: dict[str, tuple[dict[str, Any], ...]] = {
          "spatial_shapes": ((50, 84), (25, 42))},
         {"queries": 0},
     ),
+    "ms_deform_attn_with_logits": (
+        {},
+        {"batch": 1, "heads": 1, "channels": 5, "queries": 3, "points": 3, "boxes": True},
+        {"batch": 1, "heads": 8, "channels": 32, "queries": 2000,
+         "spatial_shapes": ((50, 84), (25, 42))},
+        {"queries": 0},
+    ),
     "cluster_attention": (
         {},
         {"batch": 1, "tokens": 101, "heads": 1, "channels": 5, "cluster_size": 7},

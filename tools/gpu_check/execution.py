@@ -1,8 +1,8 @@
 """How operators run: on a stream of their own behind work that is still going on; recorded in a
 CUDA graph and replayed on other values; on a GPU that is not the current one; through
 `torch.compile`; twenty times over, for equal bits, which all promise but the gradients of `value`
-of `ms_deform_attn` and of `values` of `point_deform_attn`; and under
-`torch.use_deterministic_algorithms(True)`, where an operator gives equal bits or refuses."""
+of `ms_deform_attn` and `ms_deform_attn_with_logits` and of `values` of `point_deform_attn`; and
+under `torch.use_deterministic_algorithms(True)`, where an operator gives equal bits or refuses."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +23,11 @@ from tools.gpu_check.cases import (
 from tools.gpu_check.results import Check, Unavailable, checks
 
 SIZES = {name: options[2] for name, options in cases.SIZES.items()}
-ATOMIC_GRADIENTS = {"ms_deform_attn": {"value"}, "point_deform_attn": {"values"}}
+ATOMIC_GRADIENTS = {
+    "ms_deform_attn": {"value"},
+    "ms_deform_attn_with_logits": {"value"},
+    "point_deform_attn": {"values"},
+}
 REPEATS = 20
 CYCLES_OF_SLEEP = 50_000_000  # some 30 ms
 

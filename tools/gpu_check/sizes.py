@@ -16,6 +16,8 @@ from tools.gpu_check.results import Check, Unavailable, checks
 SIZES: dict[str, dict[str, Any]] = {
     "ms_deform_attn": {"heads": 8, "channels": 32, "queries": 4000,
                        "spatial_shapes": ((160, 160),)},
+    "ms_deform_attn_with_logits": {"heads": 8, "channels": 32, "queries": 4000,
+                                   "spatial_shapes": ((160, 160),)},
     "cluster_attention": {"tokens": 16384, "heads": 8, "channels": 32, "clusters_per_token": 4},
     "neighborhood_merge": {"tokens": 16384, "channels": 256, "queries": 4096, "size": 9},
     "point_gather": {"tokens": 16384, "channels": 256, "queries": 4096},

@@ -51,10 +51,9 @@ def _of_result(factor: int) -> Formula:
 def _deformable_sampling(args: tuple, result: Tensor) -> int:
     """8 a point and channel: interpolation between four corners, and the weighted sum.
 
-    Locations are (B, Q, M, L, P, 2), values (B, N, M, D).
+    The last argument, weights or their logits, is (B, Q, M, L, P), values are (B, N, M, D).
     """
-    value, _, locations, _ = args
-    return 8 * prod(locations.shape[:-1]) * value.shape[3]
+    return 8 * args[-1].numel() * args[0].shape[3]
 
 
 def _cluster_attention(args: tuple, result: Tensor) -> int:
@@ -99,6 +98,7 @@ ATTENTION = (
 # Operator -> its name in tables, and its formula.
 OURS: dict[Any, tuple[str, Formula]] = {
     segcore.ms_deform_attn: ("ms_deform_attn", _deformable_sampling),
+    segcore.ms_deform_attn_with_logits: ("ms_deform_attn", _deformable_sampling),
     segcore.cluster_attention: ("cluster_attention", _cluster_attention),
     segcore.point_gather: ("point_gather", _point_gather),
     segcore.neighborhood_merge: ("neighborhood_merge", _neighborhood_merge),

@@ -12,7 +12,6 @@ from segcore.layers.levels import (
     flatten_levels,
     grid_reference_points,
     level_positions,
-    offset_normalizer,
     pad_to,
     token_encodings,
 )
@@ -38,7 +37,6 @@ __all__ = [
     "has_hooks",
     "level_positions",
     "linear",
-    "offset_normalizer",
     "pad_to",
     "run_layers",
     "token_encodings",

@@ -56,17 +56,6 @@ def level_positions(encodings: Sequence[Tensor], level_embed: Tensor) -> Tensor:
     )
 
 
-def offset_normalizer(spatial_shapes: Sequence[Sequence[int]] | Tensor, like: Tensor) -> Tensor:
-    """Return (W, H) of each level, (L, 2): divides offsets in cells to offsets in units of the map.
-
-    Of the type and device of ``like``. Made on the device, of sizes that may be symbolic: no copy
-    from the host, and nothing that ``torch.export`` would take for a constant.
-    """
-    sides = [side for height, width in spatial_shapes for side in (width, height)]
-    filled = [torch.full((), side, dtype=like.dtype, device=like.device) for side in sides]
-    return torch.stack(filled).view(-1, 2)
-
-
 def grid_reference_points(
     spatial_shapes: Sequence[tuple[int, int]],
     device: torch.device | str | None = None,

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from segcore.functional import short_softmax
 from segcore.layers.by_rows import by_rows
-from segcore.layers.levels import offset_normalizer
 from segcore.layers.linear import Linear
-from segcore.ops import ms_deform_attn
+from segcore.ops import ms_deform_attn_with_logits
 
 
 class DeformAttnProjections(nn.Module):
@@ -73,13 +72,17 @@ class DeformAttnProjections(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
+    def offsets_and_logits(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, Q, M, L, P, 2) and, before their softmax, the weights (N, Q, M, L, P)."""
+        samples = (self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))
+        return offsets, self.attention_weights(query).unflatten(-1, samples)
+
     def offsets_and_weights(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, Q, M, L, P, 2) and (N, Q, M, L, P), float32 at least."""
-        samples = (self.num_heads, self.num_levels, self.num_points)
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
-        precision = torch.promote_types(weights.dtype, torch.float32)
-        weights = short_softmax(weights.to(precision)).view(*query.shape[:2], *samples)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))
+        offsets, logits = self.offsets_and_logits(query)
+        precision = torch.promote_types(logits.dtype, torch.float32)
+        weights = short_softmax(logits.flatten(-2).to(precision)).view(logits.shape)
         return offsets.to(precision), weights
 
     def values(self, value: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -129,30 +132,12 @@ class MSDeformAttn(DeformAttnProjections):
         values = self.values(value, padding_mask)
 
         def attend(query: Tensor, reference_points: Tensor) -> Tensor:
-            offsets, weights = self.offsets_and_weights(query)
-            locations = self._locations(offsets, reference_points, spatial_shapes)
-            sampled = ms_deform_attn(values, spatial_shapes, locations, weights)
+            sampled = ms_deform_attn_with_logits(
+                values, spatial_shapes, reference_points, *self.offsets_and_logits(query)
+            )
             return self.output_proj(sampled.to(query.dtype))
 
         return by_rows(attend, query, reference_points)
-
-    def _locations(
-        self,
-        offsets: Tensor,
-        reference_points: Tensor,
-        spatial_shapes: Sequence[Sequence[int]] | Tensor,
-    ) -> Tensor:
-        """Return (N, Q, M, L, P, 2) in units of the map."""
-        reference = reference_points[:, :, None, :, None].to(
-            torch.promote_types(reference_points.dtype, offsets.dtype)
-        )
-        if reference.shape[-1] == 4:
-            return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
-        # In full, as loops over two coordinates are slow on a CPU.
-        sizes = offset_normalizer(spatial_shapes, like=offsets)[:, None]
-        sizes = sizes.expand(offsets.shape[2:]).contiguous()
-        reference = reference.expand(-1, -1, -1, -1, self.num_points, -1).contiguous()
-        return reference + offsets / sizes
 
     def _check(
         self,

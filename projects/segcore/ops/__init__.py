@@ -14,6 +14,10 @@ from .cluster_neighborhood import ClusterNeighborhood
 from .inverse_distance import inverse_distance_weights
 from .knn import knn, knn_reference
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
+from .ms_deform_attn_with_logits import (
+    ms_deform_attn_with_logits,
+    ms_deform_attn_with_logits_reference,
+)
 from .neighborhood_merge import neighborhood_merge, neighborhood_merge_reference
 from .offset_features import NUM_OFFSET_FEATURES
 from .point_deform_attn import point_deform_attn, point_deform_attn_reference
@@ -33,6 +37,8 @@ __all__ = [
     "knn_reference",
     "ms_deform_attn",
     "ms_deform_attn_reference",
+    "ms_deform_attn_with_logits",
+    "ms_deform_attn_with_logits_reference",
     "neighborhood_attention_reference",
     "neighborhood_merge",
     "neighborhood_merge_reference",

@@ -21,6 +21,7 @@ def operator(
     *,
     reference: Callable[[Any], Any],
     fake: Callable[[Any], Any],
+    fallback: Callable[[Any], Any] | None = None,
     differentiable: Sequence[str] = (),
     atomics: bool = False,
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
@@ -28,13 +29,15 @@ def operator(
 
     The decorated function has the name, the parameters and the docstring of the public function,
     and returns ``arguments``. The public function passes these to the kernel, compiled or in
-    Triton, where there is one for the device of the first, otherwise to ``reference``. Its
+    Triton, where there is one for the device of the first, otherwise to ``fallback``. Its
     attribute ``reference`` is the twin: the same function with ``reference`` on every device.
 
     Args:
         arguments: NamedTuple with the arguments of the operator's schema in ``csrc/ops.cpp``
         reference: results of ``arguments`` in plain PyTorch
         fake: empty results of ``arguments``, for ``torch.compile`` and meta tensors
+        fallback: results of ``arguments`` by other operators, which may have kernels where this one
+            has none; ``reference`` unless given
         differentiable: arguments that have a gradient, in the order in which ``<name>_backward``
             returns these; its arguments are the gradient of the output and ``arguments``
         atomics: whether a device may sum gradients by atomics, in changing order; the last argument
@@ -50,7 +53,7 @@ def operator(
             prepared = prepare(*args, **kwargs)
             if has_kernel(name, prepared[0].device.type):
                 return getattr(getattr(torch.ops, NAMESPACE), name)(*prepared)
-            return reference(prepared)
+            return (fallback or reference)(prepared)
 
         @wraps(prepare)
         def twin(*args: P.args, **kwargs: P.kwargs) -> Any:

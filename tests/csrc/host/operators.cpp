@@ -45,6 +45,7 @@ void torch_c10_cuda_free_error_msg(char*) {}
 #include "../../../csrc/cuda/cluster_attention.cu"
 #include "../../../csrc/cuda/knn.cu"
 #include "../../../csrc/cuda/ms_deform_attn.cu"
+#include "../../../csrc/cuda/ms_deform_attn_with_logits.cu"
 #include "../../../csrc/cuda/neighborhood_merge.cu"
 #include "../../../csrc/cuda/point_deform_attn.cu"
 #include "../../../csrc/cuda/point_gather.cu"

@@ -60,13 +60,14 @@ def by_operator(counts: Counter) -> Counter[str]:
 
 
 def test_equals_fvcore(monkeypatch):
-    def without_operator(value, shapes, locations, weights):
-        zeros = locations.new_zeros(1, locations.shape[1], value.shape[2:].numel())
-        return zeros + value.sum() + locations.sum() + weights.sum()
+    def without_operator(value, shapes, references, offsets, logits):
+        zeros = offsets.new_zeros(1, offsets.shape[1], value.shape[2:].numel())
+        return zeros + value.sum() + references.sum() + offsets.sum() + logits.sum()
 
     # Tracing, which fvcore does, takes no lists of sizes as the operator has them. It also leaves
     # out what no output depends on, so that there is a layer for each level.
-    monkeypatch.setattr("segcore.layers.ms_deform_attn.ms_deform_attn", without_operator)
+    operator = "segcore.layers.ms_deform_attn.ms_deform_attn_with_logits"
+    monkeypatch.setattr(operator, without_operator)
     cfg = load("quickstart/mask2former_R18.yaml", *SMALL, "MODEL.MASK_FORMER.DEC_LAYERS", "4")
     _, counts, size = analyze(cfg, (60, 90))
     assert size == (64, 96)

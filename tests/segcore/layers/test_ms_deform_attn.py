@@ -103,15 +103,18 @@ def test_float64_with_float32_reference_points():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_locations_stay_float32(dtype, monkeypatch):
+def test_references_stay_float32(dtype, monkeypatch):
+    """Offsets and logits have the type of the query; locations are computed in float32."""
     seen = {}
 
-    def spy(value, shapes, locations, weights):
-        seen.update(value=value.dtype, locations=locations.dtype, weights=weights.dtype)
-        return value.new_zeros(*locations.shape[:2], value.shape[2] * value.shape[3])
+    def spy(value, shapes, references, offsets, logits):
+        seen.update(value=value.dtype, references=references.dtype)
+        seen.update(offsets=offsets.dtype, logits=logits.dtype)
+        return value.new_zeros(*references.shape[:2], value.shape[2] * value.shape[3])
 
-    monkeypatch.setattr("segcore.layers.ms_deform_attn.ms_deform_attn", spy)
-    expected = dict.fromkeys(("value", "locations", "weights"), torch.float32)
+    monkeypatch.setattr("segcore.layers.ms_deform_attn.ms_deform_attn_with_logits", spy)
+    expected = dict.fromkeys(("value", "references"), torch.float32)
+    expected |= dict.fromkeys(("offsets", "logits"), dtype)
     output = make_module().to(dtype)(*make_inputs(dtype=dtype))
     assert output.dtype == dtype
     assert seen == expected
@@ -164,7 +167,7 @@ def test_bad_options(options, message):
         (1, lambda r: torch.cat([r, r[..., :1]], -1), ValueError, "reference_points"),
         (2, lambda v: v[0], ValueError, "value: expected shape"),
         (2, lambda v: v[:, 1:], ValueError, "spatial_shapes: .* have 26 cells, value has 25"),
-        (2, lambda v: v[:1], ValueError, "sampling_locations: expected shape"),
+        (2, lambda v: v[:1], ValueError, "reference_points: expected shape"),
         (3, lambda s: s[:1], ValueError, "spatial_shapes: expected 2 levels, got 1"),
         (4, lambda _: torch.zeros(2, 3, dtype=torch.bool), ValueError, "padding_mask: expected"),
         (4, lambda _: torch.zeros(2, TOKENS), TypeError, "padding_mask: expected bool"),

@@ -11,6 +11,9 @@ from segcore.ops._library import is_compiled
 
 DIFFERENTIABLE = {
     "ms_deform_attn": ("value", "sampling_locations", "attention_weights"),
+    "ms_deform_attn_with_logits": (
+        "value", "reference_points", "sampling_offsets", "attention_logits",
+    ),
     "cluster_attention": ("q", "k", "v", "pos_weight", "pos_bias", "blank_k", "blank_v"),
     "point_gather": ("features", "weights"),
     "neighborhood_merge": (
@@ -24,7 +27,7 @@ every_operator = pytest.mark.parametrize("name", DIFFERENTIABLE)
 def schema_arguments(name):
     """Half values, for the compiled operator."""
     arguments = getattr(operator_inputs, f"{name}_inputs")(dtype=torch.float16)
-    if name == "ms_deform_attn":
+    if "spatial_shapes" in arguments:
         sizes = arguments["spatial_shapes"]
         arguments["spatial_shapes"] = [side for size in sizes for side in size]
     if name == "cluster_attention":
@@ -76,7 +79,9 @@ def test_autocast_changes_nothing(name, dtype):
         assert actual[key].dtype == tensor.dtype and torch.equal(actual[key], tensor), key
 
 
-@pytest.mark.parametrize("name", ["ms_deform_attn", "point_deform_attn"])
+@pytest.mark.parametrize(
+    "name", ["ms_deform_attn", "ms_deform_attn_with_logits", "point_deform_attn"]
+)
 def test_deterministic_algorithms_reach_the_kernels(name, monkeypatch):
     """PyTorch's switch is the last argument of a backward that may use atomics."""
     if not is_compiled(name, "cpu"):

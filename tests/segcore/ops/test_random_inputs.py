@@ -46,6 +46,13 @@ def ms_deform_attn_inputs(*, levels, side, **sizes):
     return inputs.ms_deform_attn_inputs(spatial_shapes=shapes, **sizes)
 
 
+def ms_deform_attn_with_logits_inputs(*, levels, side, boxes, **sizes):
+    shapes = [(1 + (3 * i) % (side + 1), 1 + (5 * i) % (side + 1)) for i in range(levels)]
+    return inputs.ms_deform_attn_with_logits_inputs(
+        spatial_shapes=shapes, boxes=bool(boxes), **sizes
+    )
+
+
 def point_deform_attn_inputs(*, levels, tokens, height, width, **sizes):
     tokens = [1 + (7 * i) % min(tokens, height * width) for i in range(levels)]
     return inputs.point_deform_attn_inputs(level_sizes=tokens, canvas=(height, width), **sizes)
@@ -69,6 +76,14 @@ OPERATORS = [
         ms_deform_attn_inputs,
         {"batch": 3, "heads": 4, "channels": 70, "queries": 9, "levels": 4, "side": 9, "points": 5},
         ("value", "sampling_locations", "attention_weights"),
+        at_least_one=("levels",),
+    ),
+    Case(
+        "ms_deform_attn_with_logits",
+        ms_deform_attn_with_logits_inputs,
+        {"batch": 3, "heads": 4, "channels": 70, "queries": 40, "levels": 4, "side": 9, "points": 5,
+         "boxes": 1},
+        ("value", "reference_points", "sampling_offsets", "attention_logits"),
         at_least_one=("levels",),
     ),
     Case(
@@ -268,7 +283,7 @@ def test_compiled_operators_guard_themselves(case, seed):
     """Spoiled arguments are refused, or do no harm: no crash, nothing for the sanitizers."""
     random.seed(seed), torch.manual_seed(seed)
     values = schema_arguments(case, random_arguments(case))
-    if case.name == "ms_deform_attn":
+    if case.name.startswith("ms_deform_attn"):
         values[1] = [side for size in values[1] for side in size]
     output = getattr(torch.ops.segcore, case.name)(*values)
     backward = getattr(torch.ops.segcore, f"{case.name}_backward", None)
