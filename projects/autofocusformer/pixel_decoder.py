@@ -36,15 +36,16 @@ class TokenTransformer(nn.Module):
     def forward(self, tokens: Sequence[Tokens], levels: TokenLevels) -> list[Tokens]:
         """Encode ``num_levels`` sets of tokens with their positions."""
         encodings = [self.position_encoding(level.positions) for level in tokens]
+        features = torch.cat([level.features for level in tokens], dim=1)
         encoded = self.encoder(
-            torch.cat([level.features for level in tokens], dim=1),
-            level_positions(encodings, self.level_embed),
+            features,
+            level_positions(encodings, self.level_embed).to(features.dtype),
             levels.positions,
             levels,
         )
         return [
-            level.with_features(features)
-            for level, features in zip(tokens, encoded.split(levels.sizes, dim=1), strict=True)
+            level.with_features(part)
+            for level, part in zip(tokens, encoded.split(levels.sizes, dim=1), strict=True)
         ]
 
 
@@ -66,7 +67,7 @@ class PointPixelDecoder(nn.Module):
     """Deformable encoder on the coarse tokens, point convolution on the finest (AutoFocusFormer,
     section 3.4).
 
-    Runs in the type of its weights whatever the autocast.
+    Runs in the type of its weights whatever the autocast, unless that is asked for.
     """
 
     # The names in official files, whose backbone returns tokens, and the default of the key.
@@ -87,6 +88,7 @@ class PointPixelDecoder(nn.Module):
         per_image: bool = False,
         feedforward_dim: int = 1024,
         num_points: int = 4,
+        autocast: bool = False,
     ) -> None:
         """
         Args:
@@ -96,6 +98,7 @@ class PointPixelDecoder(nn.Module):
             num_encoder_layers, num_heads, num_points, feedforward_dim, dropout: of the encoder.
             power, learnable_power: see :class:`PointDeformAttn`.
             per_image: encode positions of each image independently of the others in its batch.
+            autocast: take the type of the autocast; positions and sums stay in float32.
         """
         super().__init__()
         fine_to_coarse = sorted(input_shape.items(), key=lambda item: item[1].stride)
@@ -104,6 +107,7 @@ class PointPixelDecoder(nn.Module):
                 f"input_shape: expected {NUM_LEVELS + 1} features (MODEL.SEM_SEG_HEAD.IN_FEATURES),"
                 f" got {[name for name, _ in fine_to_coarse]}"
             )
+        self.autocast = autocast
         (self.finest, finest_shape), *coarser = fine_to_coarse
         coarser.reverse()
         self.encoded = [name for name, _ in coarser]  # coarse to fine
@@ -141,6 +145,7 @@ class PointPixelDecoder(nn.Module):
             "power": aff.SHEPARD_POWER / 2,
             "learnable_power": aff.SHEPARD_POWER_LEARNABLE,
             "per_image": aff.PER_IMAGE,
+            "autocast": cfg.SOLVER.AMP.PIXEL_DECODER,
         }
 
     def forward_features(self, features: dict[str, Tokens]) -> tuple[Tokens, Tokens, list[Tokens]]:
@@ -157,6 +162,8 @@ class PointPixelDecoder(nn.Module):
                     f"features: expected tokens (autofocusformer.tokens.Tokens) as {name}, "
                     f"got {type(tokens).__name__}"
                 )
+        if self.autocast:
+            return self._decode(used)
         weight = self.mask_features.weight
         with torch.autocast(device_type=weight.device.type, enabled=False):
             return self._decode(

@@ -44,9 +44,10 @@ class MultiScaleTransformer(nn.Module):
         reference_points = grid_reference_points(spatial_shapes, tokens.device)[
             None, :, None
         ].expand(len(tokens), -1, len(spatial_shapes), -1)
+        positions = level_positions(token_encodings(self.position_encoding, maps), self.level_embed)
         encoded = self.encoder(
             tokens,
-            level_positions(token_encodings(self.position_encoding, maps), self.level_embed),
+            positions.to(tokens.dtype),
             reference_points,
             spatial_shapes,
         )
@@ -62,7 +63,7 @@ class MultiScaleTransformer(nn.Module):
 class MSDeformAttnPixelDecoder(nn.Module):
     """Deformable encoder on the coarse features, FPN on the finer ones (Mask2Former, section 4.1).
 
-    Runs in the type of its weights whatever the autocast.
+    Runs in the type of its weights whatever the autocast, unless that is asked for.
     """
 
     @configurable
@@ -79,6 +80,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         num_heads: int,
         dropout: float,
         feedforward_dim: int = 1024,
+        autocast: bool = False,
     ):
         """
         Args:
@@ -89,6 +91,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             transformer_in_features: the features that the encoder takes.
             common_stride: stride of the per-pixel embedding, reached by FPN levels.
             num_encoder_layers, num_heads, dropout, feedforward_dim: of the encoder.
+            autocast: take the type of the autocast; sampling locations and sums stay in float32.
         """
         super().__init__()
         require_maps(input_shape)
@@ -100,6 +103,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 f"transformer_in_features: expected some of {sorted(input_shape)}, "
                 f"got {list(transformer_in_features)}"
             )
+        self.autocast = autocast
         self.transformer_in_features = [name for name, _ in encoded]  # coarse to fine
         self.input_proj = nn.ModuleList(
             _projection(shape.channels, conv_dim) for _, shape in encoded
@@ -140,6 +144,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             "num_encoder_layers": head.TRANSFORMER_ENC_LAYERS,
             "num_heads": cfg.MODEL.MASK_FORMER.NHEADS,
             "dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
+            "autocast": cfg.SOLVER.AMP.PIXEL_DECODER,
         }
 
     def forward_features(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -149,6 +154,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
             The per-pixel embedding (B, mask_dim, H, W) at the common stride, the coarsest encoded
             map, and three maps (B, conv_dim, H_l, W_l), coarse to fine.
         """
+        if self.autocast:
+            return self._decode(features)
         weight = self.mask_features.weight
         with torch.autocast(device_type=weight.device.type, enabled=False):
             return self._decode({name: x.to(weight.dtype) for name, x in features.items()})

@@ -111,8 +111,10 @@ def test_photos_are_independent_of_their_batch_if_asked(build_model_on_tokens):
     torch.testing.assert_close(together[0]["sem_seg"], alone[0]["sem_seg"], atol=1e-4, rtol=1e-4)
 
 
-def test_training_under_autocast(build_model_on_tokens):
+@pytest.mark.parametrize("pixel_decoder", [False, True])
+def test_training_under_autocast(build_model_on_tokens, pixel_decoder):
     model = build_model_on_tokens().train()
+    model.sem_seg_head.pixel_decoder.autocast = pixel_decoder
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model([photo(64, 64, 1, [0, 2])])
     sum(losses.values()).backward()

@@ -50,6 +50,18 @@ def test_runs_in_float32_under_autocast(build_pixel_decoder, features):
 
 
 @torch.no_grad()
+def test_autocast_where_it_is_asked_for(build_pixel_decoder, features):
+    decoder = build_pixel_decoder(SHAPES, autocast=True)
+    expected, _, expected_levels = decoder.forward_features(features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual, _, levels = decoder.forward_features(features)
+    for half, full in zip((actual, *levels), (expected, *expected_levels), strict=True):
+        assert half.features.dtype == torch.bfloat16
+        assert half.positions.dtype == torch.float32
+        assert (half.features - full.features).norm() <= 0.04 * full.features.norm()
+
+
+@torch.no_grad()
 def test_convolution_is_a_window_inside_a_grid(scatter):
     """The 9 nearest of an inner cell are its 3 x 3 window: what is outside cannot matter."""
     torch.manual_seed(0)

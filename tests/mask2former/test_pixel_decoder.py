@@ -44,6 +44,17 @@ def test_halves_are_promoted_and_autocast_is_off(build_pixel_decoder, dtype):
     assert torch.equal(actual, expected)
 
 
+@torch.no_grad()
+def test_autocast_where_it_is_asked_for(build_pixel_decoder):
+    decoder = build_pixel_decoder(autocast=True)
+    expected, _, expected_maps = decoder.forward_features(features())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual, _, maps = decoder.forward_features(features())
+    for half, full in zip((actual, *maps), (expected, *expected_maps), strict=True):
+        assert half.dtype == torch.bfloat16
+        assert (half - full).norm() <= 0.04 * full.norm()
+
+
 def test_without_norm_the_convolutions_have_biases(build_pixel_decoder):
     assert build_pixel_decoder().adapter_1.bias is None
     decoder = build_pixel_decoder(norm="")

@@ -37,6 +37,8 @@ def add_segcore_config(cfg: CfgNode) -> None:
     cfg.SOLVER.AMP.DTYPE = "float16"
     # On a CPU, SOLVER.AMP.ENABLED means float32 unless this is set too.
     cfg.SOLVER.AMP.CPU_BFLOAT16 = False
+    # Autocast of the pixel decoders, too, which the official code leaves in float32.
+    cfg.SOLVER.AMP.PIXEL_DECODER = False
     # Share of the images for "RandomSubsetTrainingSampler"; Detectron2's main has the same key.
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
     # Type of the network's weights in evaluation and prediction: "float32", "bfloat16", or on a

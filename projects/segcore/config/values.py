@@ -335,6 +335,7 @@ add_rules(
         "AMP.ENABLED": boolean(),
         "AMP.DTYPE": one_of("float16", "bfloat16"),
         "AMP.CPU_BFLOAT16": boolean(),
+        "AMP.PIXEL_DECODER": boolean(),
     },
 )
 add_rules(
