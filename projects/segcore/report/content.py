@@ -115,7 +115,7 @@ def category_content(categories: Sequence[Category]) -> list[dict[str, Any]]:
     colors = panoptic_metadata(list(categories))["stuff_colors"]
     return [
         {
-            "name": printable(category["name"], NAME_LENGTH),
+            "name": printable(category["name"], NAME_LENGTH) or f"id {category['id']}",
             "thing": bool(category["isthing"]),
             "color": [int(channel) % 256 for channel in color],
         }

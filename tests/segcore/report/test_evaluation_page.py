@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segcore.evaluation import PanopticQuality
 from segcore.evaluation.panoptic_result import PanopticResult
 from segcore.evaluation.segment_matching import OUTCOME
 from segcore.report.charts import curves_svg
+from segcore.report.content import panoptic_content
+from segcore.report.evaluator import write_evaluation_page
 from segcore.report.page import finite
 from segcore.report.photos import ComparedPhoto, PhotoChoice, chosen_photos, segment_scores
 from segcore.report.pictures import photo_uri, small_map
@@ -40,6 +43,15 @@ def test_page_holds_the_numbers(report):
     assert "a&amp;b.pth" in page
     assert data["curves"]["panoptic_seg"]["PQ"] == [[39, 41.0], [59, 52.0]]
     assert page.count("<figure><svg") == 4
+
+
+def test_page_of_nothing_says_so(report, tmp_path):
+    content = report.content | {"photos": []}
+    content["panoptic"] = panoptic_content(PanopticQuality(CATEGORIES).compute())
+    write_evaluation_page(tmp_path / "report.html", content)
+    page = (tmp_path / "report.html").read_text()
+    assert "there is nothing to measure" in page
+    assert all(text not in page for text in ('class="rest"', 'href="#photos"', 'id="confusion"'))
 
 
 def test_page_asks_for_nothing_and_runs_nothing_of_the_data(report):
@@ -133,8 +145,6 @@ def test_scores_are_means_inside():
 
 
 def test_partner_is_the_matched_prediction():
-    from segcore.evaluation import PanopticQuality
-
     outcomes = PanopticQuality(CATEGORIES).outcomes(*prediction(2), *scene(2))
     assert outcomes["partner"].tolist() == [1, -1, -1]
     result = PanopticResult.of_images(CATEGORIES, [outcomes])
