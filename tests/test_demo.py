@@ -124,7 +124,7 @@ def test_photos_to_files_and_table(trained, tmp_path, capsys):
     weights = ("--weights", trained / "model.pth")
     code = run(
         *(trained, tmp_path / "photos", tmp_path / "none.jpg", *weights),
-        *("--output", output, "--score-threshold", "0.1"),
+        *("--output", output, "--score-threshold", "0.1", "--batch", "2"),
     )
     printed, errors = capsys.readouterr()
     assert code == 1

@@ -80,6 +80,13 @@ class PredictionParser(argparse.ArgumentParser):
             help="that neighboring tiles share at least; default %(default)s",
         )
         self.add_argument(
+            "--batch",
+            type=positive,
+            default=1,
+            metavar="N",
+            help="photos that the model takes at once; smaller ones are padded to the largest",
+        )
+        self.add_argument(
             "--shard",
             type=shard,
             default=WHOLE,

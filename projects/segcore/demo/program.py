@@ -12,6 +12,7 @@ import numpy as np
 from segcore.cli.predict import WHOLE
 from segcore.data.images import read_image
 from segcore.demo.batch import collect_photos, exit_on_termination, predict_photos
+from segcore.demo.batched import predict_batches
 from segcore.demo.output import check_output, has_results
 from segcore.demo.predictor import DemoError, PhotoPredictor
 from segcore.demo.result_files import PHOTOS_FILE, Run
@@ -24,12 +25,12 @@ from segcore.text import printable
 from segcore.visualization import format_rows
 
 # Options and their values where they do not matter.
-PHOTO_OPTIONS = {"--tile": None, "--shard": WHOLE, "--resume": False}
+PHOTO_OPTIONS = {"--tile": None, "--shard": WHOLE, "--resume": False, "--batch": 1}
 TRACKING_OPTIONS = {"--every": 1, "--save-png": False}
-DRAWING_OPTIONS = {"--show-focus": False, "--show-attention": None}
+DRAWING_OPTIONS = {"--show-focus": False, "--show-attention": None, "--batch": 1}
 # Arguments that the results of a frame, and of a photo, depend on.
 MODEL_SETTINGS = ("config_file", "weights", "opts", "tile", "overlap")
-PHOTO_SETTINGS = (*MODEL_SETTINGS, "score_threshold", "show_focus", "show_attention")
+PHOTO_SETTINGS = (*MODEL_SETTINGS, "score_threshold", "show_focus", "show_attention", "batch")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -47,8 +48,9 @@ def main(args: argparse.Namespace) -> int:
     videos = [path for path in paths if is_video(path)][number - 1 :: count]
     check_output(args.output, [*photos, *videos])
     with run_log(None):
+        options = [*args.opts, "TEST.IMS_PER_BATCH", str(args.batch)]
         predictor = PhotoPredictor(
-            args.config_file, args.weights, device=args.device, options=args.opts
+            args.config_file, args.weights, device=args.device, options=options
         )
     if hasattr(predictor.model, "predict_video"):
         _refuse(args, PHOTO_OPTIONS | TRACKING_OPTIONS, "a model of photos, got one of videos")
@@ -106,16 +108,23 @@ def predict_all(
         Path(args.output, PHOTOS_FILE).unlink(missing_ok=True)  # they are done no more
     writer = ResultWriter(args.output, predictor.categories, args.score_threshold, run, earlier)
     before = writer.done
-    predict_pixels = _prediction(predictor, args)
+    outcomes = predict_batches(
+        photos,
+        lambda path: read_image(path, "BGR", predictor.cfg.INPUT.MAX_PIXELS),
+        _batch_prediction(predictor, args),
+        args.batch,
+    )
 
     def predict(path: Path) -> str:
-        photo = read_image(path, "BGR", predictor.cfg.INPUT.MAX_PIXELS)
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        photo, result = outcome
         focus = attention = None
         if args.show_focus:
             focus = predictor.focus(photo)
         if args.show_attention is not None:
             attention = predictor.attention(photo, args.show_attention)
-        result = predict_pixels(photo)
         return format_rows(writer.add(path, photo, result, focus, attention))
 
     finished = False
@@ -147,6 +156,16 @@ def track_all(videos: Sequence[Path], predictor: PhotoPredictor, args: argparse.
         options,
     )
     return tracking.run(videos)
+
+
+def _batch_prediction(
+    predictor: PhotoPredictor, args: argparse.Namespace
+) -> Callable[[list[np.ndarray]], list[dict[str, Any]]]:
+    """Return the function of photos (H, W, 3) uint8 BGR that gives their compact results."""
+    if args.tile is None:
+        return predictor.predict_compact
+    predict = _prediction(predictor, args)
+    return lambda photos: list(map(predict, photos))
 
 
 def _prediction(
