@@ -38,7 +38,7 @@ def create_app(models: Models, limits: Limits, host_names: Collection[str] = ())
     ``POST /photos``          segment the photo in the body; ``model`` is an index, ``name`` that
                               of the file, everything else a threshold
     ``GET /photos/ID``        its segments with other thresholds
-    ``GET /photos/ID/KIND``   a file: overlay, panoptic (PNG) or json
+    ``GET /photos/ID/KIND``   a file, one of ``KINDS``
     ========================  ================================================================
 
     A refusal is JSON with one line, ``error``.

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+import segcore
 from segcore.cli import run_command
 from segcore.inference.merging import PanopticMerging
-from segcore.serve.models import Segmentation, class_segments
+from segcore.serve.models import Segmentation
 from segcore.serve.thresholds import THRESHOLDS, with_thresholds
 
 from .conftest import MEGAPIXELS, encoded
@@ -65,11 +65,13 @@ def test_thresholds_are_those_of_a_request_alone(server, client, photo, model):
 def test_files_are_those_of_prediction(client, photo):
     shown = client.segment(encoded(photo), model=1, name="ä photo.png", **ALL).json
     panoptic, overlay, content = (
-        client.get(shown["id"], kind, **ALL) for kind in ("panoptic", "overlay", "json")
+        client.get(shown["id"], kind, **ALL)
+        for kind in ("panoptic.png", "overlay", "panoptic.json")
     )
     assert panoptic.headers["Content-Disposition"].endswith("''%C3%A4%20photo_panoptic.png")
     ids = np.asarray(Image.open(io.BytesIO(panoptic.content))).astype(int) @ [1, 256, 65536]
     (annotation,) = json.loads(content.content)["annotations"]
+    assert annotation["file_name"] == "ä photo_panoptic.png"
     areas = {segment["id"]: segment["area"] for segment in annotation["segments_info"]}
     assert len(areas) > 1
     assert areas == {number: (ids == number).sum() for number in areas}
@@ -87,12 +89,19 @@ def test_orientation_of_a_photo_is_heeded(client, photo):
     assert client.segment(encoded(photo, "JPEG", exif=exif)).json["pixels"] == [45, 90]
 
 
-def test_results_without_masks_have_no_thresholds(server, photo):
-    labels = torch.tensor([[0, 2], [2, 2]], dtype=torch.uint8)
-    kept = Segmentation(server.models[0], photo[:2, :2], "x", classes=class_segments(labels))
+def test_semantic_models_show_their_classes(server, photo):
+    others = ("PANOPTIC_ON", "INSTANCE_ON")
+    options = [part for key in others for part in (f"MODEL.MASK_FORMER.TEST.{key}", "False")]
+    model = segcore.load(server.models.names[0], device="cpu", options=options)
+    kept = Segmentation.predict(model, photo, "x")
     assert kept.merging is None
-    assert [(s.name, s.area) for s in kept.result(None).segments] == [("cat", 1), ("sky", 3)]
-    assert kept.nbytes == 12 + 16
+    labels = model(photo[:, :, ::-1]).semantic
+    result = kept.result(None)
+    assert np.array_equal(result.panoptic, labels.astype(int) + 1)
+    assert {s.name: s.area for s in result.segments} == {
+        ("cat", "dog", "sky")[c]: (labels == c).sum() for c in np.unique(labels)
+    }
+    assert kept.nbytes == photo.nbytes + 4 * labels.size
 
 
 def test_old_photos_are_forgotten(client, photo, monkeypatch):
@@ -159,6 +168,12 @@ def test_refused_photos(client, make, status, error, monkeypatch):
 def test_length_is_refused_before_the_body_comes(client):
     answer = client.send("POST", "/photos", Content_Length=str(2**40))
     assert (answer.status, answer.json["error"]) == (413, "expected a file of at most 1 MB")
+
+
+def test_body_that_does_not_arrive(client, monkeypatch):
+    monkeypatch.setattr("segcore.serve.uploads.SECONDS", 0.05)
+    answer = client.send("POST", "/photos", b"abc", Content_Length="10")
+    assert (answer.status, answer.json["error"]) == (408, "the file did not arrive within 0.05 s")
 
 
 @pytest.mark.parametrize(
