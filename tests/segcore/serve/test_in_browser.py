@@ -92,7 +92,7 @@ def test_photos_come_back_when_the_server_forgot_them(
 ):
     browser = open_page(server.url)
     segment(browser, photo, model=0)
-    monkeypatch.setattr("segcore.serve.desk.MAX_PHOTOS", 1)
+    monkeypatch.setattr("segcore.serve.store.MAX_PHOTOS", 1)
     client.segment(encoded(photo))
     browser.execute_script(MOVE, {"score": 0})
     wait_for(browser, "return document.querySelector('#defaults').hidden === false")

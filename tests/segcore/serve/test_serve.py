@@ -105,11 +105,11 @@ def test_semantic_models_show_their_classes(server, photo):
 
 
 def test_old_photos_are_forgotten(client, photo, monkeypatch):
-    monkeypatch.setattr("segcore.serve.desk.MAX_PHOTOS", 2)
+    monkeypatch.setattr("segcore.serve.store.MAX_PHOTOS", 2)
     first, *_, last = (client.segment(encoded(photo)).json["id"] for _ in range(3))
     assert client.get(first).status == 404
     assert "drop it again" in client.get(first).json["error"]
-    monkeypatch.setattr("segcore.serve.desk.MAX_BYTES", 1)
+    monkeypatch.setattr("segcore.serve.store.MAX_BYTES", 1)
     newest = client.segment(encoded(photo)).json["id"]
     assert [client.get(identity).status for identity in (last, newest)] == [404, 200]
 

@@ -1,4 +1,4 @@
-"""The work of the server that is not about HTTP: photos in, results out, one at a time."""
+"""Segmented photos in memory: their results with any thresholds, as the page and as files."""
 
 import functools
 import json
@@ -28,7 +28,7 @@ class ForgottenPhotoError(UserError, LookupError):
     """A photo that is not kept, or not any more."""
 
 
-class Desk:
+class PhotoStore:
     """Segmented photos of the last requests; for one thread.
 
     Args:
