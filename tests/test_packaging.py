@@ -118,6 +118,7 @@ def test_wheel_serves_every_python_and_holds_packages_and_operators(tmp_path):
     packages = {path.name for path in PACKAGES.iterdir() if (path / "__init__.py").is_file()}
     assert {f"{package}/__init__.py" for package in packages} <= names
     assert {"segcore/report/templates/page.js", "segcore/report/templates/page.css"} <= names
+    assert "segcore/serve/templates/serve.html" in names
     assert {"segcore/_C.abi3.so", "segcore/data/datasets/categories/ade20k_150.json"} <= names
     configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
     assert {f"segcore/{path}" for path in configs} <= names

@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from segcore.errors import UserError
-from segcore.requirements import require_serve
+from segcore.requirements import require_detectron2, require_serve
 from segcore.text import printable
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def main(args: argparse.Namespace) -> None:
         UserError: the address or the port cannot be used.
         ConfigError, CheckpointError: the first model cannot be loaded.
     """
+    require_detectron2()
     require_serve()
     from segcore.serve.app import create_app
     from segcore.serve.models import Models
@@ -79,6 +80,8 @@ def listen(host: str, port: int) -> socket.socket:
 def address(listener: socket.socket) -> str:
     """Return the URL of the page."""
     host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:  # that is, of all its addresses
+        host = socket.gethostname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

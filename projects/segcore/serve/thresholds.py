@@ -20,24 +20,24 @@ class Threshold(NamedTuple):
 
     Attributes:
         field: of :class:`PanopticMerging`.
-        place: position in the field, if that is a pair (things, stuff); else None.
+        index: position in the field, if that is a pair (things, stuff); else None.
         label: its name in the page.
     """
 
     field: str
-    place: int | None
+    index: int | None
     label: str
 
     def value(self, merging: PanopticMerging) -> float:
         value = getattr(merging, self.field)
-        return value if self.place is None else value[self.place]
+        return value if self.index is None else value[self.index]
 
     def set(self, merging: PanopticMerging, value: float) -> PanopticMerging:
         """Return a merging with another value."""
-        if self.place is None:
+        if self.index is None:
             return replace(merging, **{self.field: value})
         pair = list(getattr(merging, self.field))
-        pair[self.place] = value
+        pair[self.index] = value
         return replace(merging, **{self.field: tuple(pair)})
 
 

@@ -77,7 +77,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace
     ]
     models = Models([*folders, "<b>nowhere"], device="cpu")
     listener = listen("127.0.0.1", 0)
-    uvicorn_server = build_server(create_app(models, Limits(MEGABYTES, MEGAPIXELS)))
+    uvicorn_server = build_server(
+        create_app(models, Limits(MEGABYTES, MEGAPIXELS), ["Workstation"])
+    )
     thread = threading.Thread(target=uvicorn_server.run, args=([listener],), daemon=True)
     thread.start()
     while not uvicorn_server.started:

@@ -76,7 +76,7 @@ def test_from_a_photo_to_its_files(server, open_page, photo, tmp_path):
     assert named[0] in ("cat", "dog", "sky")
     assert named[1].startswith("score 0.") and named[1].endswith("pixels")
 
-    browser.find_element("css selector", "a[data-kind='panoptic']").click()
+    browser.find_element("css selector", "a[data-kind='panoptic.png']").click()
     (file,) = WebDriverWait(browser, 20, 0.05).until(
         lambda _: list(tmp_path.glob("*_panoptic.png"))
     )
@@ -92,7 +92,7 @@ def test_photos_come_back_when_the_server_forgot_them(
 ):
     browser = open_page(server.url)
     segment(browser, photo, model=0)
-    monkeypatch.setattr("segcore.serve.desk.MAX_PHOTOS", 1)
+    monkeypatch.setattr("segcore.serve.store.MAX_PHOTOS", 1)
     client.segment(encoded(photo))
     browser.execute_script(MOVE, {"score": 0})
     wait_for(browser, "return document.querySelector('#defaults').hidden === false")

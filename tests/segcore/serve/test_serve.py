@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+import segcore
 from segcore.cli import run_command
 from segcore.inference.merging import PanopticMerging
-from segcore.serve.models import Segmentation, class_segments
+from segcore.serve.models import Segmentation
 from segcore.serve.thresholds import THRESHOLDS, with_thresholds
 
 from .conftest import MEGAPIXELS, encoded
@@ -65,11 +65,13 @@ def test_thresholds_are_those_of_a_request_alone(server, client, photo, model):
 def test_files_are_those_of_prediction(client, photo):
     shown = client.segment(encoded(photo), model=1, name="ä photo.png", **ALL).json
     panoptic, overlay, content = (
-        client.get(shown["id"], kind, **ALL) for kind in ("panoptic", "overlay", "json")
+        client.get(shown["id"], kind, **ALL)
+        for kind in ("panoptic.png", "overlay", "panoptic.json")
     )
     assert panoptic.headers["Content-Disposition"].endswith("''%C3%A4%20photo_panoptic.png")
     ids = np.asarray(Image.open(io.BytesIO(panoptic.content))).astype(int) @ [1, 256, 65536]
     (annotation,) = json.loads(content.content)["annotations"]
+    assert annotation["file_name"] == "ä photo_panoptic.png"
     areas = {segment["id"]: segment["area"] for segment in annotation["segments_info"]}
     assert len(areas) > 1
     assert areas == {number: (ids == number).sum() for number in areas}
@@ -87,20 +89,27 @@ def test_orientation_of_a_photo_is_heeded(client, photo):
     assert client.segment(encoded(photo, "JPEG", exif=exif)).json["pixels"] == [45, 90]
 
 
-def test_results_without_masks_have_no_thresholds(server, photo):
-    labels = torch.tensor([[0, 2], [2, 2]], dtype=torch.uint8)
-    kept = Segmentation(server.models[0], photo[:2, :2], "x", classes=class_segments(labels))
+def test_semantic_models_show_their_classes(server, photo):
+    others = ("PANOPTIC_ON", "INSTANCE_ON")
+    options = [part for key in others for part in (f"MODEL.MASK_FORMER.TEST.{key}", "False")]
+    model = segcore.load(server.models.names[0], device="cpu", options=options)
+    kept = Segmentation.predict(model, photo, "x")
     assert kept.merging is None
-    assert [(s.name, s.area) for s in kept.result(None).segments] == [("cat", 1), ("sky", 3)]
-    assert kept.nbytes == 12 + 16
+    labels = model(photo[:, :, ::-1]).semantic
+    result = kept.result(None)
+    assert np.array_equal(result.panoptic, labels.astype(int) + 1)
+    assert {s.name: s.area for s in result.segments} == {
+        ("cat", "dog", "sky")[c]: (labels == c).sum() for c in np.unique(labels)
+    }
+    assert kept.nbytes == photo.nbytes + 4 * labels.size
 
 
 def test_old_photos_are_forgotten(client, photo, monkeypatch):
-    monkeypatch.setattr("segcore.serve.desk.MAX_PHOTOS", 2)
+    monkeypatch.setattr("segcore.serve.store.MAX_PHOTOS", 2)
     first, *_, last = (client.segment(encoded(photo)).json["id"] for _ in range(3))
     assert client.get(first).status == 404
     assert "drop it again" in client.get(first).json["error"]
-    monkeypatch.setattr("segcore.serve.desk.MAX_BYTES", 1)
+    monkeypatch.setattr("segcore.serve.store.MAX_BYTES", 1)
     newest = client.segment(encoded(photo)).json["id"]
     assert [client.get(identity).status for identity in (last, newest)] == [404, 200]
 
@@ -161,6 +170,12 @@ def test_length_is_refused_before_the_body_comes(client):
     assert (answer.status, answer.json["error"]) == (413, "expected a file of at most 1 MB")
 
 
+def test_body_that_does_not_arrive(client, monkeypatch):
+    monkeypatch.setattr("segcore.serve.uploads.SECONDS", 0.05)
+    answer = client.send("POST", "/photos", b"abc", Content_Length="10")
+    assert (answer.status, answer.json["error"]) == (408, "the file did not arrive within 0.05 s")
+
+
 @pytest.mark.parametrize(
     ("query", "status", "error"),
     [
@@ -215,7 +230,8 @@ def test_own_requests_and_links_are_answered(server, client, photo):
     own = {"Host": f"localhost:{server.port}", "Origin": f"http://localhost:{server.port}"}
     assert client.send("POST", "/photos", encoded(photo), **own).status == 201
     assert client.send("GET", "/", Sec_Fetch_Site="cross-site").status == 200
-    assert client.send("GET", "/", Host=f"[::1]:{server.port}").status == 200
+    for host in ("[::1]", "192.168.0.7", "workstation"):
+        assert client.send("GET", "/", Host=f"{host}:{server.port}").status == 200
 
 
 def test_page_has_no_text_that_can_run(client):

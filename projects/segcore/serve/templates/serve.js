@@ -1,7 +1,7 @@
 
 // The page of `segcore serve`: its parts above draw segments and answer the pointer.
 
-const [picker, modelChoice, thresholdList, defaults, result, statusLine, place, downloads, segmentTable] =
+const [picker, modelChoice, thresholdList, defaults, result, statusLine, picture, downloads, segmentTable] =
   ["file", "model", "thresholds", "defaults", "result", "status", "picture", "downloads", "segments"]
     .map((id) => document.getElementById(id));
 const VIEW_HEIGHT = 62; // percent of the window
@@ -15,8 +15,8 @@ let timer;
 
 class Refusal extends Error {}
 
-// Ask the server; later requests cancel earlier ones. Returns its answer, or undefined if cancelled.
-async function ask(address, options, sentence) {
+// Later requests cancel earlier ones. Returns its answer, or undefined if cancelled.
+async function request(address, options, sentence) {
   running?.abort();
   const controller = (running = new AbortController());
   result.setAttribute("aria-busy", "true");
@@ -26,6 +26,7 @@ async function ask(address, options, sentence) {
   try {
     const response = await fetch(address, { ...options, signal: controller.signal });
     const answer = await response.json().catch(() => ({ error: "the server failed, see its terminal" }));
+    if (controller.signal.aborted) return undefined;
     if (!response.ok) throw Object.assign(new Refusal(answer.error), { status: response.status });
     return { ...answer, seconds: (performance.now() - start) / 1000 };
   } catch (error) {
@@ -36,7 +37,7 @@ async function ask(address, options, sentence) {
   }
 }
 
-function say(error) {
+function showError(error) {
   if (!(error instanceof Refusal)) throw error;
   statusLine.className = "problem error";
   statusLine.textContent = error.message;
@@ -45,18 +46,18 @@ function say(error) {
 async function segment() {
   if (!file) return;
   if (file.size > data.limits.megabytes * 2 ** 20) {
-    say(new Refusal(`${file.name}: expected a file of at most ${data.limits.megabytes} MB`));
+    showError(new Refusal(`${file.name}: expected a file of at most ${data.limits.megabytes} MB`));
     return;
   }
   const query = new URLSearchParams({ ...changed, model: modelChoice.value, name: file.name });
-  const answer = await ask(`/photos?${query}`, { method: "POST", body: file }, `Segmenting ${file.name} …`);
+  const answer = await request(`/photos?${query}`, { method: "POST", body: file }, `Segmenting ${file.name} …`);
   if (answer) show(answer);
 }
 
 // A photo that the server has forgotten is sent again.
 async function merge() {
   try {
-    const answer = await ask(`/photos/${shown.id}?${new URLSearchParams(changed)}`, {}, "Merging …");
+    const answer = await request(`/photos/${shown.id}?${new URLSearchParams(changed)}`, {}, "Merging …");
     if (answer) show({ ...shown, ...answer });
   } catch (error) {
     if (error.status !== 404) throw error;
@@ -72,7 +73,7 @@ function show(answer) {
   statusLine.textContent = `${answer.segments.length} segments in ${width} x ${height} pixels, ${answer.seconds.toFixed(1)} s`;
   const view = segmentView(answer, answer.file, map);
   view.style.maxWidth = `min(100%, ${(VIEW_HEIGHT * width) / height}vh)`;
-  place.replaceChildren(view);
+  picture.replaceChildren(view);
   listSegments(map, view.querySelector("canvas"), width * height);
   listThresholds(answer.thresholds);
   for (const link of downloads.querySelectorAll("a")) {
@@ -121,7 +122,7 @@ function listThresholds(thresholds) {
       changed[name] = slider.value;
       setThreshold(name, slider.value);
       clearTimeout(timer);
-      timer = setTimeout(() => merge().catch(say), DELAY);
+      timer = setTimeout(() => merge().catch(showError), DELAY);
     });
     const node = element("label", { className: "field" },
       element("span", {}, label, element("output")), slider);
@@ -136,28 +137,28 @@ function setThreshold(name, value) {
   slider.parentNode.querySelector("output").textContent = Number(value).toFixed(2);
 }
 
-function take(files) {
+function setFile(files) {
   if (files.length === 0) return;
   [file] = files;
-  segment().catch(say);
+  segment().catch(showError);
 }
 
 picker.addEventListener("change", () => {
-  take(picker.files);
+  setFile(picker.files);
   picker.value = ""; // so that the same file can be chosen again
 });
 modelChoice.addEventListener("change", () => {
   changed = {};
-  segment().catch(say);
+  segment().catch(showError);
 });
 defaults.addEventListener("click", () => {
   changed = {};
-  merge().catch(say);
+  merge().catch(showError);
 });
 for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
     event.preventDefault();
     document.body.classList.toggle("dragged", type === "dragenter" || type === "dragover");
-    if (type === "drop") take(event.dataTransfer.files);
+    if (type === "drop") setFile(event.dataTransfer.files);
   });
 }

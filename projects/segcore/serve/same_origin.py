@@ -20,8 +20,8 @@ HEADERS = {
 }
 
 
-class Guard:
-    """Middleware that answers requests of the server's own page, and of programs, alone.
+class SameOriginMiddleware:
+    """Passes on requests of the server's own page, and of programs, alone.
 
     * ``Host`` is an address or one of ``names``: under DNS rebinding, a stranger's domain points
       to this machine, and ``Host`` has the name of that domain.

@@ -1,6 +1,7 @@
-"""The work of the server that is not about HTTP: photos in, results out, one at a time."""
+"""Segmented photos in memory: their results with any thresholds, as the page and as files."""
 
 import functools
+import json
 import secrets
 import tempfile
 from collections import OrderedDict
@@ -19,14 +20,15 @@ from segcore.serve.uploads import Limits, decode
 
 MAX_PHOTOS, MAX_BYTES = 16, 2**29  # that are kept; the last photo always is
 LONGEST_SIDE = 1024  # pixels, of photo and segments in the page
-KINDS = {"overlay": "overlay/*", "panoptic": "panoptic/*", "json": "panoptic.json"}  # files
+# Files by their address, and where ``segcore predict`` writes them.
+KINDS = {"overlay": "overlay/*", "panoptic.png": "panoptic/*", "panoptic.json": "panoptic.json"}
 
 
 class ForgottenPhotoError(UserError, LookupError):
     """A photo that is not kept, or not any more."""
 
 
-class Desk:
+class PhotoStore:
     """Segmented photos of the last requests; for one thread.
 
     Args:
@@ -114,11 +116,13 @@ class Desk:
         with tempfile.TemporaryDirectory(prefix="segcore-") as folder:
             result.save(folder)
             files = {kind: next(Path(folder).glob(place)) for kind, place in KINDS.items()}
-            stem = files["panoptic"].stem
-            return {
-                kind: (f"{stem}_{kind}{file.suffix}", file.read_bytes())
-                for kind, file in files.items()
-            }
+            stem = files["panoptic.png"].stem
+            names = {kind: f"{stem}_{Path(kind).stem}{file.suffix}" for kind, file in files.items()}
+            contents = {kind: file.read_bytes() for kind, file in files.items()}
+        coco = json.loads(contents["panoptic.json"])
+        coco["annotations"][0]["file_name"] = names["panoptic.png"]
+        contents["panoptic.json"] = json.dumps(coco).encode()
+        return {kind: (names[kind], contents[kind]) for kind in KINDS}
 
 
 def _segment_content(result: PhotoResult) -> list[dict[str, Any]]:
