@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WARPS_OF_BLOCK = 8
 LINE = 128  # bytes that the first-level cache of a multiprocessor, or its exchanges, move per clock
+SYSTEMS_SHARED = 1024  # bytes of shared memory that the system takes of a block
 ISSUES = 4  # instructions of warps that a multiprocessor issues per clock
 
 
@@ -38,7 +39,7 @@ class Architecture:
         registers = -(-registers // 8) * 8
         blocks = [64 // WARPS_OF_BLOCK, 65536 // (registers * 32 * WARPS_OF_BLOCK)]
         if shared:
-            blocks.append(self.shared_memory // (shared + 1024))  # 1 KB a block is the system's
+            blocks.append(self.shared_memory // (shared + SYSTEMS_SHARED))
         return min(blocks) * WARPS_OF_BLOCK
 
 
@@ -166,7 +167,9 @@ def point_deformable(backward: bool) -> Workload:
 def nearest() -> Workload:
     """6 of 2,048 centers for 16,384 tokens: about 36 points are looked at."""
     queries, points, looked_at = 16384, 2048, 36
-    return Workload(queries * (8 + 6 * 8) + points * 16, queries * looked_at * 16)
+    instructions = queries / 32 * (looked_at * 78 + 600)
+    memory = queries * (8 + 6 * 8) + points * 16
+    return Workload(memory, queries * looked_at * 16, 0, instructions)
 
 
 def patch_keys() -> Workload:
@@ -174,11 +177,11 @@ def patch_keys() -> Workload:
     return Workload(16384 * (8 + 4), 16384 * 12, 0, 16384 / 32 * 500)
 
 
-# Title, source, kernel as the library has it (groups of an optional type of offsets), workload.
+# Title, namespace, kernel as the library has it (groups of an optional type of offsets), workload.
 KERNELS = [
-    (f"{title}, {short}", source, pattern.format(kind), workload(size))
+    (f"{title}, {short}", namespace, pattern.format(kind), workload(size))
     for kind, short, size in (("float", "float32", 4), ("c10::Half", "float16", 2))
-    for title, source, pattern, workload in (
+    for title, namespace, pattern, workload in (
         (
             "MSDeformAttn forward",
             "ms_deform_attn",
@@ -193,13 +196,13 @@ KERNELS = [
         ),
         (
             "MSDeformAttn with logits forward",
-            "ms_deform_attn_with_logits",
+            "ms_deform_attn",
             rf"::forward_kernel<{{}}, \S*LogitSamples<\S+>, int, {16 // size}, {2 * size}>",
             lambda size: deformable(size, backward=False, with_logits=True),
         ),
         (
             "MSDeformAttn with logits backward",
-            "ms_deform_attn_with_logits",
+            "ms_deform_attn",
             r"::backward_kernel<{}, \S*LogitSamples<\S+>, int, 4, 8>",
             lambda size: deformable(size, backward=True, with_logits=True),
         ),
@@ -230,8 +233,8 @@ KERNELS = [
     )
 ]
 KERNELS += [
-    (f"{title}, float32", source, pattern, workload)
-    for title, source, pattern, workload in (
+    (f"{title}, float32", namespace, pattern, workload)
+    for title, namespace, pattern, workload in (
         (
             "MSDeformAttn, deterministic",
             "ms_deform_attn",
@@ -320,15 +323,16 @@ def resources(dump: str) -> dict[int, dict[str, tuple[int, int, int]]]:
     for capability, name, *numbers in re.findall(pattern, dump):
         if capability:
             kernels = found.setdefault(int(capability), {})
+            systems = SYSTEMS_SHARED if int(capability) >= 90 else 0  # where cuobjdump counts it
         else:
-            kernels[name] = tuple(map(int, numbers))
+            registers, stack, shared = map(int, numbers)
+            kernels[name] = registers, stack, max(0, shared - systems)
     return found
 
 
-def row(title: str, source: str, pattern: str, workload: Workload | None, compiled: dict) -> str:
+def row(title: str, namespace: str, pattern: str, workload: Workload | None, compiled: dict) -> str:
     """Return the line of a kernel: a number for each architecture in every column."""
     columns = []
-    namespace = source.removesuffix("_with_logits")  # whose kernels serve both operators
     for capability, kernels in compiled.items():
         found = [use for name, use in kernels.items() if re.search(f"::{namespace}{pattern}", name)]
         if not found:
