@@ -193,13 +193,13 @@ KERNELS = [
         ),
         (
             "MSDeformAttn with logits forward",
-            "ms_deform_attn_with_logits",
+            "ms_deform_attn",
             rf"::forward_kernel<{{}}, \S*LogitSamples<\S+>, int, {16 // size}, {2 * size}>",
             lambda size: deformable(size, backward=False, with_logits=True),
         ),
         (
             "MSDeformAttn with logits backward",
-            "ms_deform_attn_with_logits",
+            "ms_deform_attn",
             r"::backward_kernel<{}, \S*LogitSamples<\S+>, int, 4, 8>",
             lambda size: deformable(size, backward=True, with_logits=True),
         ),
@@ -328,9 +328,8 @@ def resources(dump: str) -> dict[int, dict[str, tuple[int, int, int]]]:
 def row(title: str, source: str, pattern: str, workload: Workload | None, compiled: dict) -> str:
     """Return the line of a kernel: a number for each architecture in every column."""
     columns = []
-    namespace = source.removesuffix("_with_logits")  # whose kernels serve both operators
     for capability, kernels in compiled.items():
-        found = [use for name, use in kernels.items() if re.search(f"::{namespace}{pattern}", name)]
+        found = [use for name, use in kernels.items() if re.search(f"::{source}{pattern}", name)]
         if not found:
             sys.exit(f"tools/kernel_report.py: {title}: not among the kernels for sm_{capability}")
         registers, stack, shared = found[0]
