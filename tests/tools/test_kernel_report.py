@@ -29,6 +29,8 @@ def test_traffic_of_an_encoder_call(tool):
     workload = tool.deformable(4, backward=False)
     assert workload.memory == pytest.approx(70.6e6, rel=1e-2)
     assert workload.rows == pytest.approx(1.08e9, rel=1e-2)
+    halves = tool.deformable(2, backward=False, with_logits=True)
+    assert halves.memory == pytest.approx(35.8e6, rel=1e-2)
 
 
 def test_kernels_of_the_report_exist(tool):

@@ -77,7 +77,7 @@ def _implementation(name: str, device: str) -> tuple[str, str]:
     if problem and device == "cuda":
         problem = "; ".join(dict.fromkeys((problem, _library.why_not_triton(name, device))))
     if problem:
-        return "PyTorch twin", problem
+        return _library.serving_operator(name, device) or "PyTorch twin", problem
     if device == "cuda" and not torch.cuda.is_available():
         return "compiled", "there is no GPU here, though"
     return "compiled", f"{LIBRARIES[device].path.name} is loaded"

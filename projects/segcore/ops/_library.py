@@ -91,14 +91,20 @@ TRITON_PROBLEM: str = _find_triton_problem()
 """Reason why Triton serves no operator on CUDA, or an empty string."""
 
 _operators: dict[str, str] = {}  # operator -> reason why its schema is missing, or ""
+_fallbacks: dict[str, str] = {}  # operator -> another one, which is used where it has no kernel
 
 _warn_of_slow_operators()
 if not TRITON_PROBLEM:
     _triton.register(NAMESPACE)
 
 
-def add_operator(name: str) -> bool:
-    """Look for the schema of an operator of ``csrc/ops.cpp``; return whether it is there."""
+def add_operator(name: str, fallback: str | None = None) -> bool:
+    """Look for the schema of an operator of ``csrc/ops.cpp``; return whether it is there.
+
+    ``fallback`` is an operator that is used where this one has no kernel.
+    """
+    if fallback is not None:
+        _fallbacks[name] = fallback
     if not LIBRARIES["cpu"].loaded:
         _operators[name] = LIBRARIES["cpu"].problem
     elif not hasattr(getattr(torch.ops, NAMESPACE), name):
@@ -144,3 +150,10 @@ def why_not_triton(name: str, device_type: str) -> str:
 def has_kernel(name: str, device_type: str) -> bool:
     """Return whether a kernel of an operator, compiled or in Triton, serves a type of device."""
     return is_compiled(name, device_type) or not why_not_triton(name, device_type)
+
+
+def serving_operator(name: str, device_type: str) -> str:
+    """Return the operator whose kernel serves an operator on a type of device: its own or that of
+    its fallback; an empty string where the PyTorch twin serves."""
+    candidates = filter(None, (name, _fallbacks.get(name)))
+    return next((other for other in candidates if has_kernel(other, device_type)), "")

@@ -21,7 +21,7 @@ def operator(
     *,
     reference: Callable[[Any], Any],
     fake: Callable[[Any], Any],
-    fallback: Callable[[Any], Any] | None = None,
+    fallback: tuple[str, Callable[[Any], Any]] | None = None,
     differentiable: Sequence[str] = (),
     atomics: bool = False,
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
@@ -36,8 +36,8 @@ def operator(
         arguments: NamedTuple with the arguments of the operator's schema in ``csrc/ops.cpp``
         reference: results of ``arguments`` in plain PyTorch
         fake: empty results of ``arguments``, for ``torch.compile`` and meta tensors
-        fallback: results of ``arguments`` by other operators, which may have kernels where this one
-            has none; ``reference`` unless given
+        fallback: another operator, which may have a kernel where this one has none, and results of
+            ``arguments`` by it; ``reference`` unless given
         differentiable: arguments that have a gradient, in the order in which ``<name>_backward``
             returns these; its arguments are the gradient of the output and ``arguments``
         atomics: whether a device may sum gradients by atomics, in changing order; the last argument
@@ -47,13 +47,14 @@ def operator(
 
     def define(prepare: Callable[P, Any]) -> Callable[P, Any]:
         name = prepare.__name__
+        other, without_kernel = fallback or (None, reference)
 
         @wraps(prepare)
         def public(*args: P.args, **kwargs: P.kwargs) -> Any:
             prepared = prepare(*args, **kwargs)
             if has_kernel(name, prepared[0].device.type):
                 return getattr(getattr(torch.ops, NAMESPACE), name)(*prepared)
-            return (fallback or reference)(prepared)
+            return without_kernel(prepared)
 
         @wraps(prepare)
         def twin(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -71,9 +72,9 @@ def operator(
             )
         public.reference = twin
         _references[name] = lambda *a: reference(arguments(*a))
-        if add_operator(name):
+        if add_operator(name, other):
             torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *a: fake(arguments(*a)))
-        if differentiable and add_operator(f"{name}_backward"):
+        if differentiable and add_operator(f"{name}_backward", other and f"{other}_backward"):
             _register_autograd(name, arguments, tuple(differentiable), atomics)
         return public
 

@@ -70,7 +70,7 @@ def _fake(a: Arguments) -> Tensor:
 @operator(
     Arguments,
     reference=_in_plain_pytorch,
-    fallback=_by_sampling_operator,
+    fallback=("ms_deform_attn", _by_sampling_operator),
     fake=_fake,
     differentiable=("value", "reference_points", "sampling_offsets", "attention_logits"),
     atomics=True,
