@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 from safetensors import safe_open
 from safetensors.torch import save
 
+from segcore.checkpoint.folder import last_checkpoint
 from segcore.checkpoint.metadata import METADATA_KEY, checked_metadata
 from segcore.checkpoint.reading import MAX_REASON, reading
 from segcore.checkpoint.torch_files import (
@@ -88,7 +89,8 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 def local_file(path: str | Path, path_manager: Any = PathManager) -> str:
     """Return the local file of a path, ``zoo://`` name or Detectron2 URL; download it if need be.
 
-    The path of a folder of Transformers stands for its weights.
+    The path of a training's output folder stands for its last checkpoint, that of a folder of
+    Transformers for its weights.
 
     Raises:
         CheckpointError: it is no file, or cannot be fetched.
@@ -96,7 +98,7 @@ def local_file(path: str | Path, path_manager: Any = PathManager) -> str:
     """
     if os.path.isfile(path):
         return str(path)
-    if weights := weights_of_folder(path):
+    if os.path.isdir(path) and (weights := last_checkpoint(path) or weights_of_folder(path)):
         return str(weights)
     try:
         local = path_manager.get_local_path(str(path))

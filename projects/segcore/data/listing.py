@@ -15,13 +15,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+HIDDEN_PREFIX = "._"  # of the files that macOS puts beside others into archives
+
+
 def list_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the files of a pattern in the order of their names.
+    """Return the files of a pattern, in upper or lower case, in the order of their names.
 
     Raises:
         DataError: there are none.
     """
-    if paths := sorted(path for path in folder.glob(pattern) if path.is_file()):
+    any_case = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in pattern)
+    paths = sorted(path for path in folder.glob(any_case) if path.is_file())
+    if paths := [path for path in paths if not path.name.startswith(HIDDEN_PREFIX)]:
         return paths
     raise DataError(f"{printable(folder)}: expected files {pattern}, got none")
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from segcore.checkpoint import UnsafeCheckpointError, read_checkpoint, write_checkpoint
+from segcore.checkpoint import (
+    UnsafeCheckpointError,
+    local_file,
+    read_checkpoint,
+    write_checkpoint,
+)
+from segcore.checkpoint.folder import tag_last_checkpoint
 from segcore.errors import CheckpointError
 from segcore.files import atomic_file
 
@@ -215,3 +221,10 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_output_folder_stands_for_its_last_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder, expected a checkpoint file"):
+        local_file(tmp_path)
+    tag_last_checkpoint(tmp_path, "model_final.pth")
+    assert local_file(tmp_path) == str(tmp_path / "model_final.pth")

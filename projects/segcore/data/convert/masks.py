@@ -16,7 +16,13 @@ from segcore.text import short_repr
 
 MAX_OUTLINE = 10_000_000  # pixels that the outline of a region may pass
 MIN_POINTS = 3
+TOO_FEW_POINTS = f"polygons of fewer than {MIN_POINTS} points"
 _MAX_DIGITS = 7  # of 5 bits, in a compressed run length
+
+
+def has_few_points(polygon: Any) -> bool:
+    """Return whether a list x, y, ... has no three points, as a click too many leaves it."""
+    return isinstance(polygon, list) and len(polygon) % 2 == 0 and len(polygon) < 2 * MIN_POINTS
 
 
 def polygons_to_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> dict:

@@ -1,12 +1,13 @@
 """What the user decides: which classes are things, and which photos are of which split."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segcore.data.convert.source import AnnotatedPhoto, SourceClass
 from segcore.data.panoptic_format import Category
-from segcore.errors import ConfigError
+from segcore.errors import ConfigError, DataError
 from segcore.text import did_you_mean, printable, short_repr
 
 DEFAULT_SPLIT = "train"
@@ -28,8 +29,12 @@ def to_categories(
 
     Raises:
         ConfigError: a name is no class.
+        DataError: two classes have one name.
     """
     names = [class_.name for class_ in classes]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"{count} classes are named {short_repr(name)}: rename one")
     for option, listed in (("--things", things), ("--stuff", stuff)):
         for name in listed or ():
             if name not in names:

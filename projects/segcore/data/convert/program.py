@@ -6,7 +6,13 @@ from pathlib import Path
 from segcore.data.convert.formats import FORMATS
 from segcore.data.convert.options import assign_splits, parse_splits, to_categories
 from segcore.data.convert.source import Request, Source, split_name
-from segcore.data.convert.writer import CONFIG_NAME, PROBLEMS_NAME, Conversion, convert
+from segcore.data.convert.writer import (
+    CONFIG_NAME,
+    CONFIG_SPLITS,
+    PROBLEMS_NAME,
+    Conversion,
+    convert,
+)
 from segcore.data.images import MAX_PIXELS
 from segcore.data.panoptic_format import Category
 from segcore.data.report import list_problems
@@ -71,10 +77,11 @@ def summary(source: Source, categories: list[Category], result: Conversion, outp
         lines.append(f"classes without a segment: {', '.join(unused)}")
     if result.problems:
         lines.append(f"{list_problems('file', result.problems)}\nall: {output / PROBLEMS_NAME}")
-    lines.append(
-        f"next: name {printable(output / CONFIG_NAME)} last in the _BASE_ of a config; check it by "
-        "segcore train --config-file CONFIG --check-data"
-    )
+    if CONFIG_SPLITS.keys() & result.num_photos.keys():
+        lines.append(
+            f"next: name {printable(output / CONFIG_NAME)} last in the _BASE_ of a config; check "
+            "it by segcore train --config-file CONFIG --check-data"
+        )
     return "\n".join(lines)
 
 

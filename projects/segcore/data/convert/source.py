@@ -3,10 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from segcore.data.convert.painting import LabelMap, Regions
 from segcore.data.images import is_image_name
+from segcore.data.listing import HIDDEN_PREFIX
 from segcore.data.record_rules import file_name_fault
 from segcore.data.report import Problem
 from segcore.errors import DataError
@@ -114,7 +116,8 @@ def find_photo(images: Path, name: object, near: str = "") -> str:
     """Return the name, relative to ``images``, of the photo that an annotation names.
 
     Annotation tools write names relative to different folders: tried are the name as it is, the
-    name below ``near``, and the last part of the name in both places.
+    name below ``near``, and the last part of the name in both places; then, as Windows does, the
+    same with the last part in any case.
 
     Args:
         near: folder of the annotation, relative to ``images``.
@@ -129,12 +132,45 @@ def find_photo(images: Path, name: object, near: str = "") -> str:
         last = PurePosixPath(name).name
         candidates += [f"{near}/{name}", f"{near}/{last}" if near else last, last]
     faults = [file_name_fault(candidate) for candidate in candidates]
-    for candidate, fault in zip(candidates, faults, strict=True):
-        if fault is None and (images / candidate).is_file():
-            return os.path.normpath(candidate)
-    if all(faults):
+    sound = [
+        os.path.normpath(candidate)
+        for candidate, fault in zip(candidates, faults, strict=True)
+        if fault is None
+    ]
+    for candidate in sound:
+        if (images / candidate).is_file():
+            return candidate
+    for candidate in sound:
+        if spelling := _other_case(images, candidate):
+            return spelling
+    if not sound:
         raise DataError(f"the name of its photo: {faults[0]}")
     raise DataError(f"its photo {shown} is not in {printable(images)}")
+
+
+def _other_case(images: Path, name: str) -> str | None:
+    """Return the name of the only file that differs in the case of its last part, if any."""
+    parent, last = os.path.split(name)
+    folder = images / parent
+    try:
+        spellings = _spellings(str(folder), folder.stat().st_mtime_ns).get(last.casefold(), [])
+    except OSError:
+        return None
+    is_file = len(spellings) == 1 and (folder / spellings[0]).is_file()
+    return os.path.join(parent, spellings[0]) if is_file else None
+
+
+@lru_cache(maxsize=16)
+def _spellings(folder: str, modified: int) -> dict[str, list[str]]:
+    """Return the names in a folder by their form without case.
+
+    Args:
+        modified: time of the folder's last change, with which an older answer is outdated.
+    """
+    names: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)):
+        names.setdefault(name.casefold(), []).append(name)
+    return names
 
 
 def photos_by_stem(images: Path) -> dict[str, str]:
@@ -146,7 +182,8 @@ def _files_of(folder: Path) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
-            yield os.path.relpath(os.path.join(parent, name), folder)
+            if not name.startswith(HIDDEN_PREFIX):
+                yield os.path.relpath(os.path.join(parent, name), folder)
 
 
 def relative_folder(path: Path, images: Path) -> str:

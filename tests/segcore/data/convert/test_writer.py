@@ -150,7 +150,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path, labelme, convert):
 def test_broken_files_are_listed(labelme, convert):
     """Everything else is converted, and the exit code says that something was left out."""
     (labelme / "0.json").write_text("{")
-    write_labelme(labelme / "1.json", shape(points=[[0, 0], [9, 9]]))
+    write_labelme(labelme / "1.json", shape(points=[[0, 0], [9, 9], [1e6, 9]]))
     write_labelme(labelme / "2.json", shape(), imageHeight=21)
     write_labelme(labelme / "3.json", shape(), imagePath="../../secret.jpg")
     (labelme / "4.jpg").write_bytes((labelme / "4.jpg").read_bytes()[:200])
@@ -160,7 +160,7 @@ def test_broken_files_are_listed(labelme, convert):
     listed = (converted.output / "problems.txt").read_text()
     for words in (
         "0.json: not a JSON file",
-        "1.jpg: shape 1 ('cat'): expected a polygon",
+        "1.jpg: shape 1 ('cat'): expected points of a polygon on the photo",
         "2.jpg: the JSON says 30 x 21, but the photo as shown is 30 x 20",
         "3.json: its photo '../../secret.jpg' is not in",
         "4.jpg: cannot read the image",
@@ -176,6 +176,39 @@ def test_broken_files_are_listed(labelme, convert):
     (labelme / "5_more.json").unlink()
     converted = convert(labelme, "--from", "labelme", images=labelme)
     assert not (converted.output / "problems.txt").exists()
+
+
+def test_labelme_of_other_programs(labelme, convert):
+    """Windows' names, lines and marks; corners of X-AnyLabeling; a click too many; macOS' files."""
+    os.rename(labelme / "0.jpg", labelme / "0.JPG")
+    write_labelme(labelme / "0.json", shape(), imagePath="C:\\Users\\me\\0.jpg")
+    text = (labelme / "0.json").read_text().replace(",", ",\r\n")
+    (labelme / "0.json").write_bytes(text.encode("utf-8-sig"))
+    (labelme / "._0.json").write_bytes(b"\0\5\x16\7")
+    corners = [[2, 2], [8, 2], [8, 6], [2, 6]]
+    kinds = ("rectangle", "rotation", None)
+    shapes = [shape(points=corners, shape_type=kind) for kind in kinds]
+    write_labelme(labelme / "1.json", *shapes, shape(points=corners[:2]), shape(points=[]))
+    converted = convert(labelme, "--from", "labelme", images=labelme)
+    assert len(converted.annotation("0.JPG")[1]) == 1
+    assert "left out: 2 polygons of fewer than 3 points" in converted.printed
+    ((_, mask, _),) = converted.masks("1.jpg")
+    assert mask.sum() == 6 * 4
+
+
+def test_a_name_in_two_cases_is_no_guess(labelme, convert):
+    write_labelme(labelme / "0.json", shape(), imagePath="a.jpg")
+    for name in ("A.jpg", "a.JPG"):
+        save(np.zeros((*SIZE, 3), np.uint8), labelme / name)
+    converted = convert(labelme, "--from", "labelme", images=labelme, expected_code=1)
+    assert "0.json: its photo 'a.jpg' is not in" in (converted.output / "problems.txt").read_text()
+
+
+def test_nothing_converted_names_no_config(photos, capsys):
+    write_labelme(photos / "0.json", shape(), imageHeight=21)
+    arguments = [photos, "--from", "labelme", "--output", photos / "output"]
+    assert main(build_parser().parse_args(list(map(str, arguments)))) == 1
+    assert "data.yaml" not in capsys.readouterr().out
 
 
 def test_an_exif_orientation(tmp_path, convert):
@@ -214,6 +247,7 @@ def changed(*path: object, value: object) -> dict:
     [
         ([], "expected a COCO instances JSON"),
         (changed("categories", 0, "name", value=7), "a category: 'name': expected a text"),
+        (changed("categories", value=2 * COCO["categories"]), "2 categories have the id 1"),
         (changed("annotations", 0, "segments_info", value=[]), "COCO panoptic format already"),
         (changed("images", 0, "file_name", value="/etc/passwd"), "its photo"),
         (changed("images", 0, "width", value=31), "the JSON says 31 x 20"),
@@ -233,6 +267,27 @@ def test_faulty_coco(photos, content, message):
     except DataError as error:
         text = str(error)
     assert message in text
+
+
+def test_coco_polygons_of_few_points_are_left_out(photos, convert):
+    """With their annotation where it has no other; the photo stays."""
+    content = changed("annotations", 0, "segmentation", value=[[1, 1, 9, 9], [1, 1, 9, 1, 9, 9]])
+    click = {**content["annotations"][0], "id": 2, "segmentation": [[1, 1], []]}
+    content["annotations"].append(click)
+    converted = convert(write_json(content, photos / "a.json"), "--from", "coco", images=photos)
+    assert len(converted.annotation("0.jpg")[1]) == 1
+    assert "left out: 1 polygons of fewer than 3 points" in converted.printed
+
+
+def test_coco_categories_of_one_name_are_one_class(photos, convert):
+    content = changed("categories", value=[{"id": i, "name": "cat"} for i in (0, 1, 7)])
+    content["annotations"].append(
+        {**content["annotations"][0], "id": 2, "category_id": 7}
+        | {"segmentation": [[12, 1, 20, 1, 20, 9]]}
+    )
+    converted = convert(write_json(content, photos / "a.json"), "--from", "coco", images=photos)
+    assert [c["id"] for c in converted.json()["categories"]] == [0]
+    assert [s["category_id"] for s in converted.annotation("0.jpg")[1]] == [0, 0]
 
 
 def test_coco_boxes_are_counted(photos, capsys):
@@ -269,6 +324,7 @@ def test_z_order_of_coco(photos, convert):
 
 MERGES = "\n".join(f"k{n}: &k{n} {{<<: [{', '.join([f'*k{n - 1}'] * 9)}]}}" for n in range(1, 30))
 YOLO_FAULTS = {
+    "names: [a, b, a]": "2 classes are named 'a': rename one",
     "names: !!python/object/apply:os.system ['echo']": "class names under 'names'.* got 0",
     "names: 7": "class names under 'names'.* got 0",
     "path: .": "class names under 'names'.* got 0",
@@ -283,6 +339,8 @@ YOLO_FAULTS = {
 @pytest.mark.parametrize("text", YOLO_FAULTS)
 def test_faulty_data_yaml(photos, convert, text):
     (photos / "data.yaml").write_text(text)
+    (photos / "labels").mkdir()
+    (photos / "labels" / "0.txt").touch()
     with pytest.raises(DataError, match=YOLO_FAULTS[text]):
         convert(photos, "--from", "yolo", images=photos)
 
@@ -320,5 +378,27 @@ def test_an_empty_folder(tmp_path, photos, convert, name):
     (tmp_path / "empty").mkdir()
     classes = tmp_path / "classes.txt"
     classes.write_text("a\n")
-    with pytest.raises(DataError, match=r"expected files|cannot be read|has no text files"):
+    with pytest.raises(DataError, match=r"expected files|cannot be read"):
         convert(tmp_path / "empty", "--from", name, "--classes", classes, images=photos)
+
+
+def test_yolo_of_other_programs(photos, convert):
+    """Windows' lines and marks, a box among polygons, the list of classes of Label Studio."""
+    (photos / "data.yaml").write_bytes("\ufeffnames:\r\n  0: a\r\n  1: b\r\n".encode())
+    label = photos / "labels" / "0.txt"
+    label.parent.mkdir()
+    label.write_bytes("\ufeff1 .1 .1 .5 .1 .5 .5\r\n0 .5 .5 .2 .2\r\n\r\n".encode())
+    (photos / "labels" / "classes.txt").write_text("a\nb\n")
+    converted = convert(photos, "--from", "yolo", images=photos)
+    assert [name for name, _, _ in converted.masks("0.jpg")] == ["b"]
+    assert "left out: 1 lines that are a box, not a polygon" in converted.printed
+
+
+def test_voc_maps_in_upper_case(photos, convert):
+    """The instances belong to them: without, the two things would be a crowd."""
+    values = np.zeros(SIZE, np.uint8)
+    values[:5], values[10:] = 1, 2
+    save(np.where(values > 0, 8, 0).astype(np.uint8), photos / "SegmentationClass" / "0.PNG")
+    save(values, photos / "SegmentationObject" / "0.PNG")
+    converted = convert(photos, "--from", "voc", images=photos)
+    assert [crowd for _, _, crowd in converted.masks("0.jpg")] == [0, 0]

@@ -5,7 +5,12 @@ from functools import partial
 from pathlib import Path
 
 from segcore.data.category_rules import color_fault
-from segcore.data.convert.masks import polygons_to_rle, run_lengths_to_rle
+from segcore.data.convert.masks import (
+    TOO_FEW_POINTS,
+    has_few_points,
+    polygons_to_rle,
+    run_lengths_to_rle,
+)
 from segcore.data.convert.painting import Region, Regions
 from segcore.data.convert.source import (
     AnnotatedPhoto,
@@ -30,6 +35,9 @@ BOX_ONLY = "annotations without an outline (a box alone, or nothing)"
 def read_coco(request: Request) -> Source:
     """List the photos of one or several JSONs, which have the same classes.
 
+    Categories of one name are one class, with the first id: Roboflow lists the name of the project
+    as a category beside that of the class.
+
     Raises:
         DataError: a JSON is no COCO instance annotation, or the classes differ.
     """
@@ -46,16 +54,20 @@ def read_coco(request: Request) -> Source:
                 "it alone"
             )
         classes = of_json
-        found, faults = _photos(path, data, split, images, {c.id for c in classes})
+        first = {c.name: c.id for c in reversed(classes)}
+        found, faults = _photos(path, data, split, images, {c.id: first[c.name] for c in classes})
         photos += found
         problems += faults
-    return Source(images, classes, photos, problems)
+    return Source(images, [c for c in classes if c.id == first[c.name]], photos, problems)
 
 
 def _jsons(split: str, path: Path) -> list[tuple[str, Path]]:
     if not path.is_dir():
         return [(split, path)]
-    paths = list_files(path, f"**/{ROBOFLOW_NAME}")
+    try:
+        paths = list_files(path, f"**/{ROBOFLOW_NAME}")
+    except DataError as error:
+        raise DataError(f"{error}: name the JSON itself") from error
     is_split = len(paths) > 1 or paths[0].parent != path
     return [(split or (split_name(p.parent.name) if is_split else ""), p) for p in paths]
 
@@ -75,6 +87,9 @@ def _classes(path: Path, data: object) -> list[SourceClass]:
         # A class without isthing is valid here.
         for fault in category_faults({"isthing": 1, **category, "color": [0, 0, 0]}):
             raise DataError(f"{printable(path)}: a category: {fault}")
+    (id_, count), *_ = Counter(c["id"] for c in data["categories"]).most_common(1) or [(0, 0)]
+    if count > 1:
+        raise DataError(f"{printable(path)}: {count} categories have the id {id_}")
     return [
         SourceClass(
             category["id"],
@@ -91,7 +106,7 @@ def _is_records(value: object) -> bool:
 
 
 def _photos(
-    path: Path, data: dict, split: str, images: Path, category_ids: set[int]
+    path: Path, data: dict, split: str, images: Path, class_ids: dict[int, int]
 ) -> tuple[list[AnnotatedPhoto], list[Problem]]:
     problems = []
     by_image = defaultdict(list)
@@ -112,7 +127,7 @@ def _photos(
             continue
         size = (record["height"], record["width"])
         annotations = by_image.pop(record["id"], [])
-        read = partial(_read, annotations, size, category_ids)
+        read = partial(_read, annotations, size, class_ids)
         photos.append(AnnotatedPhoto(name, (path,), read, split))
     for image_id, annotations in by_image.items():
         fault = f"{len(annotations)} annotations of the image id {short_repr(image_id)}, which no "
@@ -123,7 +138,7 @@ def _photos(
 def _read(
     annotations: list[dict],
     annotated_size: tuple[int, int],
-    category_ids: set[int],
+    class_ids: dict[int, int],
     size: tuple[int, int],
 ) -> Regions:
     if annotated_size != size:
@@ -135,18 +150,23 @@ def _read(
     for annotation in annotations:
         name = f"annotation {short_repr(annotation.get('id'))}"
         category_id = annotation.get("category_id")
-        if type(category_id) is not int or category_id not in category_ids:
+        if type(category_id) is not int or category_id not in class_ids:
             raise DataError(f"{name}: no category has the id {short_repr(category_id)}")
         segmentation = annotation.get("segmentation")
         if not segmentation:
             left_out[BOX_ONLY] += 1
             continue
+        if isinstance(segmentation, list):
+            segmentation = [polygon for polygon in segmentation if not has_few_points(polygon)]
+            if not segmentation:
+                left_out[TOO_FEW_POINTS] += 1
+                continue
         try:
             rle = _rle(segmentation, size)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
         is_crowd = annotation.get("iscrowd") in (1, True)
-        regions.append(Region(rle, category_id, is_crowd, _z_order(annotation)))
+        regions.append(Region(rle, class_ids[category_id], is_crowd, _z_order(annotation)))
     return Regions(regions, left_out)
 
 

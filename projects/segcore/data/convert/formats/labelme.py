@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from segcore.data.category_rules import MAX_CATEGORIES, name_fault
-from segcore.data.convert.masks import polygons_to_rle
+from segcore.data.convert.masks import MIN_POINTS, TOO_FEW_POINTS, polygons_to_rle
 from segcore.data.convert.painting import Region, Regions
 from segcore.data.convert.source import (
     AnnotatedPhoto,
@@ -101,9 +101,12 @@ def _read(
     groups: dict[tuple, list[dict]] = {}
     left_out: Counter[str] = Counter()
     for number, shape in enumerate(shapes, start=1):
-        kind = shape.get("shape_type", "polygon")
+        kind, points = shape.get("shape_type") or "polygon", shape.get("points")
         if kind in WITHOUT_AREA:
             left_out[f"shapes without an area ({kind})"] += 1
+            continue
+        if kind == "polygon" and isinstance(points, list) and len(points) < MIN_POINTS:
+            left_out[TOO_FEW_POINTS] += 1
             continue
         try:
             rle = _rle(kind, shape, size)
@@ -124,7 +127,8 @@ def _rle(kind: object, shape: dict, size: tuple[int, int]) -> dict:
     points = shape.get("points")
     if not isinstance(points, list) or not all(map(_is_point, points)):
         raise DataError(f"expected 'points' as a list of x and y, got {short_repr(points)}")
-    if kind == "polygon":
+    # X-AnyLabeling writes the four corners of these, LabelMe two of a rectangle.
+    if kind == "polygon" or (kind in ("rectangle", "rotation") and len(points) == 4):
         return polygons_to_rle([[number for point in points for number in point]], size)
     if kind not in ("rectangle", "circle", "mask") or len(points) != 2:
         raise DataError(

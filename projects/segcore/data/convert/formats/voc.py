@@ -58,7 +58,7 @@ def read_voc(request: Request) -> Source:
             fault = f"no photo in {printable(images)} has its name"
             problems.append(Problem("missing photo", str(path), fault))
             continue
-        instances = root / "SegmentationObject" / f"{stem}.png"
+        instances = root / "SegmentationObject" / path.relative_to(root / "SegmentationClass")
         files = (path, instances) if instances.is_file() else (path,)
         split = request.sources[0][0] or splits.get(stem, "")
         read = partial(_read, files, classes)

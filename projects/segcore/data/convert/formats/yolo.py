@@ -18,12 +18,14 @@ from segcore.data.convert.source import (
     photos_by_stem,
     split_name,
 )
+from segcore.data.listing import list_files
 from segcore.data.report import Problem
 from segcore.data.text_file import read_text
 from segcore.errors import DataError
 from segcore.text import printable, short_repr
 
 BOX_ONLY = "lines that are a box, not a polygon"
+CLASS_LIST = "classes.txt"  # that LabelImg and Label Studio write beside the labels
 SPLITS = ("train", "val", "valid", "test")
 BOX_NUMBERS = 4
 MAX_YAML_BYTES = 2**20
@@ -43,13 +45,13 @@ def read_yolo(request: Request) -> Source:
     classes = _classes(path)
     images = request.images_or(path.parent)
     photos, problems = [], []
-    labels = [name for name in sorted(path.parent.rglob("*.txt")) if _is_label(name, path.parent)]
-    if not labels:
-        raise DataError(f"{printable(path.parent)}: has no text files in folders 'labels'")
+    labels = list_files(path.parent, "**/labels/**/*.txt")
     photo_names = {_key(stem): name for stem, name in photos_by_stem(images).items()}
     for label in labels:
         relative = PurePosixPath(label.relative_to(path.parent))
         name = photo_names.get(_key(str(relative.with_suffix(""))))
+        if name is None and label.name == CLASS_LIST:
+            continue
         if name is None:
             fault = f"its photo is not in {printable(images)}"
             problems.append(Problem("missing photo", str(label), fault))
@@ -58,10 +60,6 @@ def read_yolo(request: Request) -> Source:
         read = partial(_read, label, len(classes))
         photos.append(AnnotatedPhoto(name, (label, path), read, split or split_name(in_path)))
     return Source(images, classes, photos, problems)
-
-
-def _is_label(path: Path, root: Path) -> bool:
-    return "labels" in path.relative_to(root).parts[:-1]
 
 
 def _key(stem: str) -> str:
