@@ -334,7 +334,7 @@ def row(title: str, namespace: str, pattern: str, workload: Workload | None, com
     """Return the line of a kernel: a number for each architecture in every column."""
     columns = []
     for capability, kernels in compiled.items():
-        found = [use for name, use in kernels.items() if re.search(f"::{source}{pattern}", name)]
+        found = [use for name, use in kernels.items() if re.search(f"::{namespace}{pattern}", name)]
         if not found:
             sys.exit(f"tools/kernel_report.py: {title}: not among the kernels for sm_{capability}")
         registers, stack, shared = found[0]
