@@ -1,5 +1,7 @@
 """Settings that make the systems of this repository small, for tests of whole programs."""
 
+from torch import nn
+
 SMALL_MODELS = {
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
@@ -22,3 +24,14 @@ SMALL_MODELS = {
     "MODEL.EOMT.VIT.ARGUMENTS": [["embed_dim", 32], ["depth", 2], ["num_heads", 2]],
     "MODEL.EOMT.NUM_OBJECT_QUERIES": 8,
 }
+
+
+def keep_first_layers(head: nn.Module) -> None:
+    """Keep the first layer of each transformer of a ``MaskFormerHead``."""
+    for layers in (
+        head.pixel_decoder.transformer.encoder.layers,
+        head.predictor.transformer_cross_attention_layers,
+        head.predictor.transformer_self_attention_layers,
+        head.predictor.transformer_ffn_layers,
+    ):
+        del layers[1:]

@@ -160,6 +160,9 @@ class EoMT(MaskClassificationModel):
         """Class and mask logits of normalized images (B, 3, H, W), in evaluation."""
         return self.transformer(images, masked_attention=self.masked_attention_in_tests)[-1]
 
+    def why_results_not_exported(self) -> str:
+        return "it pads or cuts its images in a way of its own"
+
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Compute the losses of annotated images: {name: weighted scalar}.
 

@@ -3,11 +3,13 @@
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
 from mask2former.postprocess import RATING, mask_prediction
 from segcore.inference import MaskPrediction, PanopticMerging, ResultMaker
+from segcore.inference.tensor_results import instances, panoptic_map, resized, semantic_map
 from segcore.meta_arch import SegmentationModel, thing_ids_of
 
 Size = tuple[int, int]
@@ -91,6 +93,38 @@ class MaskClassificationModel(SegmentationModel):
             thing_ids=self.result_maker.thing_ids if self.result_maker.panoptic_on else None,
             resize_scores=not self.resize_before_inference,
         )
+
+    def why_results_not_exported(self) -> str:
+        maker = self.result_maker
+        if maker.panoptic_on and maker.merging.strategy == "mask_wise":
+            return "mask-wise merging takes one mask after the other, as many as an image has"
+        return ""
+
+    def exported_results(
+        self, outputs: MaskOutputs, padded_size: Size, size: Size
+    ) -> dict[str, Tensor]:
+        maker, results = self.result_maker, {}
+        probabilities, mask_logits = outputs.class_logits.softmax(-1), outputs.mask_logits
+        if not self.resize_before_inference:
+            scores = torch.einsum("bqk,bqhw->bkhw", probabilities[..., :-1], mask_logits.sigmoid())
+            return {"semantic_map": resized(scores, padded_size, size).argmax(1)}
+        mask_logits = resized(mask_logits, padded_size, size)
+        values = mask_logits.sigmoid()
+        if maker.semantic_on:
+            results["semantic_map"] = semantic_map(probabilities, values)
+        if maker.panoptic_on:
+            merged = panoptic_map(probabilities, values, maker.thing_ids, maker.merging)
+            results |= merged._asdict()
+        if maker.instance_on:
+            results |= instances(
+                probabilities,
+                mask_logits,
+                values,
+                topk=self.topk_per_image,
+                rating=self.rating,
+                thing_ids=maker.thing_ids if maker.panoptic_on else None,
+            )._asdict()
+        return results
 
 
 def result_options(cfg: CfgNode, section: str) -> dict[str, Any]:

@@ -153,6 +153,9 @@ class VideoMaskFormer(SegmentationModel):
         outputs = self.sem_seg_head.predictor(levels, torch.cat(mask_features))
         return MaskOutputs(outputs["pred_logits"], outputs["pred_masks"])
 
+    def why_not_compiled(self) -> str:
+        return "its graph would hold for one number of frames"
+
     @torch.no_grad()
     def predict_video(
         self, frames: Iterable[Tensor], height: int | None = None, width: int | None = None

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 # Imported at first use: most need PyTorch and Detectron2.
 _MODULES = {
     "Predictor": "segcore.predictor",
+    "compile": "segcore.compilation",
     "list_models": "segcore.zoo",
     "load": "segcore.photo_model",
     "save_results": "segcore.photo_result",

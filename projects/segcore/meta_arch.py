@@ -85,6 +85,26 @@ class SegmentationModel(nn.Module):
         """
         raise NotImplementedError
 
+    def why_not_compiled(self) -> str:
+        """Return why :func:`segcore.compile` refuses the network, or an empty string."""
+        return ""
+
+    def why_results_not_exported(self) -> str:
+        """Return why :meth:`exported_results` cannot be had, or an empty string."""
+        return "its network returns no class and mask logits of queries"
+
+    def exported_results(
+        self, outputs: tuple[Tensor, ...], padded_size: tuple[int, int], size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Make the results that are switched on in tensors of fixed shapes, for export.
+
+        Args:
+            outputs: of :meth:`network`.
+            padded_size: (H, W) of the images that it was given.
+            size: (h, w) of the images without padding, and of the results.
+        """
+        raise NotImplementedError
+
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Compute the losses of annotated images: {name: weighted scalar}."""
         raise NotImplementedError
@@ -153,6 +173,14 @@ class SegmentationModel(nn.Module):
     def normalized(self, image: Tensor) -> Tensor:
         """One image (C, H, W) on the model's device, in the type of its weights."""
         return ((image.to(self.device) - self.pixel_mean) / self.pixel_std).to(self.dtype)
+
+
+def require_segmentation_model(model: nn.Module) -> None:
+    """Raise a ConfigError unless the model is a :class:`SegmentationModel`."""
+    if not isinstance(model, SegmentationModel):
+        raise ConfigError(
+            f"model: expected one of segcore that segments images, got {type(model).__name__}"
+        )
 
 
 def output_size(inputs: dict[str, Any]) -> tuple[int, int]:

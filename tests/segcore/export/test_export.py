@@ -25,6 +25,7 @@ TINY = {
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 5,
     "TEST.DETECTIONS_PER_IMAGE": 6,
 }
+MERGING = "MODEL.PANOPTIC_MERGING.STRATEGY"
 RESULTS = (
     "semantic_map",
     "panoptic_map",
@@ -183,11 +184,19 @@ def test_autofocusformer_as_onnx(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("base", "reason"),
-    [("panoptic_segformer_small", "mask-wise merging"), ("eomt_small", "pads or cuts")],
+    ("base", "options", "reason"),
+    [
+        (
+            "panoptic_segformer_small",
+            {"MODEL.PANOPTIC_SEGFORMER.IN_FEATURES": ["res3", "res4", "res5"]},
+            "no class and mask logits",
+        ),
+        ("eomt_small", {}, "pads or cuts"),
+        ("mask2former_small", {**ALL_RESULTS, MERGING: "mask_wise"}, "mask-wise merging"),
+    ],
 )
-def test_results_that_cannot_be_exported(base, reason):
-    model = build(base, {"MODEL.PANOPTIC_SEGFORMER.IN_FEATURES": ["res3", "res4", "res5"]})
+def test_results_that_cannot_be_exported(base, options, reason):
+    model = build(base, options)
     with pytest.raises(ConfigError, match=rf"{type(model).__name__} cannot be exported.*{reason}"):
         ExportedModel(model)
     ExportedModel(model, outputs="network")
@@ -199,6 +208,8 @@ def test_bad_arguments(with_results, dynamic_program, tmp_path):
         export_program(network, (70, 100))
     with pytest.raises(ConfigError, match=r"outputs: expected one of .*'maps'"):
         ExportedModel(with_results.model, outputs="maps")
+    with pytest.raises(ConfigError, match=r"model: expected .* segments images, got Rounded"):
+        ExportedModel(Rounded())
     with pytest.raises(ConfigError, match=r"model\.pt: expected a name that ends in \.onnx"):
         write_program(dynamic_program, tmp_path / "model.pt", "onnx", output_names=())
     with pytest.raises(ConfigError, match=r"format: expected one of onnx, .*, got tflite"):

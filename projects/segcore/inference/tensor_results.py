@@ -7,9 +7,12 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from segcore.inference import MaskRating, PanopticMerging, is_thing
+from segcore.inference.mask_wise import is_thing
+from segcore.inference.merging import PanopticMerging
+from segcore.inference.rating import MaskRating
 
 
 class PanopticMap(NamedTuple):
@@ -32,6 +35,15 @@ class InstanceMasks(NamedTuple):
     instance_masks: Tensor
     instance_classes: Tensor
     instance_scores: Tensor
+
+
+def resized(maps: Tensor, padded_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Resize maps (B, N, h, w) to the padded size (H, W), and cut the padding off."""
+    maps = F.interpolate(maps, size=padded_size, mode="bilinear", align_corners=False)
+    for dim, side in enumerate(size, -2):
+        # A slice would be contiguous or not, two graphs.
+        maps = maps.index_select(dim, torch.arange(side, device=maps.device))
+    return maps
 
 
 def semantic_map(probabilities: Tensor, values: Tensor) -> Tensor:
