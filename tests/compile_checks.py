@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 import segcore
 from segcore.meta_arch import SegmentationModel
 
-# Tracing takes 5 to 20 seconds a model: the suite traces Mask2Former and EoMT.
+# Tracing takes 5 to 20 seconds a model: the suite traces Mask2Former alone.
 on_request = pytest.mark.skipif(
     "SEGCORE_TEST_COMPILE" not in os.environ, reason="SEGCORE_TEST_COMPILE is not set"
 )
