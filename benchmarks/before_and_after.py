@@ -65,7 +65,8 @@ def build_for_benchmark(
 
     Args:
         results: those of ``RESULTS`` that the model makes.
-        segments: number of Mask2Former's queries that are certain of a class; None: as they are.
+        segments: number of queries that are certain of a class, in models that classify masks;
+            None: as they are.
         options: KEY VALUE pairs that change the config.
     """
     import torch
@@ -83,10 +84,16 @@ def build_for_benchmark(
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     if segments is not None and hasattr(model, "sem_seg_head"):
-        model.sem_seg_head.predictor.class_embed.register_forward_hook(
-            certain_of_classes(segments, model.sem_seg_head.num_classes)
-        )
+        make_certain(model.sem_seg_head.predictor.class_embed, segments)
+    elif segments is not None and hasattr(model, "transformer"):  # EoMT
+        make_certain(model.transformer.class_head, segments)
     return model
+
+
+def make_certain(class_layer: Any, segments: int) -> None:
+    """Make so many queries certain of a class, and the others of no object."""
+    hook = certain_of_classes(segments, class_layer.out_features - 1)
+    class_layer.register_forward_hook(hook)
 
 
 def make_run(arguments: argparse.Namespace) -> Callable[[], object]:

@@ -354,9 +354,11 @@ def _products(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
         return mask_embedding @ mask_features
     # Each image's tokens are the weight of a linear layer, whose product is the faster one.
     tokens = mask_features.transpose(1, 2)
-    return torch.stack(
-        [linear(queries, image) for queries, image in zip(mask_embedding, tokens, strict=True)]
-    )
+    products = [
+        linear(queries, image) for queries, image in zip(mask_embedding, tokens, strict=True)
+    ]
+    # The product of a single image need not be copied.
+    return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
 
 
 @torch.no_grad()

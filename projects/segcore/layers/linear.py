@@ -113,7 +113,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight, output = ctx.saved_tensors
         if output is not None:
-            grad = torch.where(output > 0, grad, 0)
+            # In one pass: on a CPU torch.where takes three to seven times as long.
+            grad = torch.ops.aten.threshold_backward(grad, output, 0)
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         rows = grad.flatten(0, -2)
         return (
