@@ -164,9 +164,11 @@ def test_a_video_is_tracked_frame_by_frame(trained, tmp_path, capsys):
         for _ in range(3):
             writer.write(np.asarray(Image.open(photo(tmp_path / "a.png")).convert("RGB")))
     output = tmp_path / "out"
-    given = (film, tmp_path / "a.png", "--weights", trained / "model.pth", "--output", output)
-    assert run(trained, *given, "--every", "2", "--save-png") == 0
-    assert "1 of 1 photos done" in capsys.readouterr().out
+    given = ("--weights", trained / "model.pth", "--output", output, "--every", 2, "--save-png")
+    assert run(trained, film, tmp_path / "a.png", "webcam:99", *given) == 1
+    printed, errors = capsys.readouterr()
+    assert "1 of 1 photos done" in printed and "1 of 2 videos done" in printed
+    assert "failed: webcam:99: this camera cannot be opened" in errors
     rows = [json.loads(line) for line in (output / "frames/film.jsonl").open()]
     assert [row["frame"] for row in rows] == [0, 2]
     names = [[(s["id"], s["category"]) for s in row["segments"]] for row in rows]
@@ -176,12 +178,22 @@ def test_a_video_is_tracked_frame_by_frame(trained, tmp_path, capsys):
     assert areas == {number: (ids == number).sum() for number in np.unique(ids) if number}
     assert (output / "overlay/film.mp4").exists() and (output / "overlay/a.jpg").exists()
 
-    assert run(trained, *given, "--every", "2", "--save-png", "--resume") == 0
+    assert run(trained, film, *given, "--resume") == 0
     assert "was done before" in capsys.readouterr().out
-    for option, problem in (("--every=2", "videos, got photos"), ("--show-attention", "photos")):
-        named = given[1:] if option == "--every=2" else given
-        assert run(trained, *named, option) == 1
-        assert f"{option.partition('=')[0]}: expected {problem}" in one_error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("a.png --every 2", "--every: expected videos, got photos"),
+        ("a.png --save-png", "--save-png: expected videos, got photos"),
+        ("a.png b.mp4 --show-attention", "--show-attention: expected photos, got videos"),
+        ("webcam:0 --show-focus", "--show-focus: expected photos, got videos"),
+    ],
+)
+def test_options_of_photos_and_of_videos(capsys, given, problem):
+    assert run_command("predict", [*given.split(), "--output", "out"]) == 1
+    assert problem in one_error(capsys)
 
 
 def test_tiles_of_a_large_photo(trained, tmp_path):

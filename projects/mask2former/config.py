@@ -70,6 +70,7 @@ def add_mask2former_config(cfg: CfgNode) -> None:
     mask_former.FEATURE_LEVELS = [0, 1, 2]  # that the layers attend to in turn, coarse to fine
     mask_former.QUERY_INIT = "learned"
     mask_former.LOSS_SAMPLING = "points"
+    mask_former.CRITERION = "points"  # or "focal", that of MaskFormer
 
     mask_former.TEST = CfgNode()
     mask_former.TEST.SEMANTIC_ON = True
@@ -137,6 +138,7 @@ add_rules(
         "FEATURE_LEVELS": list_of(integer(0, NUM_MAPS - 1)),
         "QUERY_INIT": one_of(*QUERY_INITS),
         "LOSS_SAMPLING": one_of("points", "masks"),
+        "CRITERION": one_of("points", "focal"),
         "TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": boolean(),
     },
 )

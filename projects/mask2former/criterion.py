@@ -177,12 +177,16 @@ class SetCriterion(nn.Module):
 
 def build_criterion(cfg: CfgNode) -> SetCriterion:
     """The criterion that ``MODEL.MASK_FORMER`` and ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` describe."""
+    from mask2former.focal_criterion import FocalCriterion, FocalMatcher
+
     mask_former = cfg.MODEL.MASK_FORMER
+    types = {"points": (SetCriterion, HungarianMatcher), "focal": (FocalCriterion, FocalMatcher)}
     # DEC_LAYERS counts predictions: the last is the final one.
     return criterion_of(
         mask_former,
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         mask_former.DEC_LAYERS - 1,
+        types=types[mask_former.CRITERION],
         whole_masks=mask_former.LOSS_SAMPLING == "masks",
     )
 
@@ -192,6 +196,7 @@ def criterion_of(
     num_classes: int,
     num_aux: int,
     *,
+    types: tuple[type[SetCriterion], type[HungarianMatcher]] = (SetCriterion, HungarianMatcher),
     whole_masks: bool = False,
     normalize_by_matched: bool = False,
 ) -> SetCriterion:
@@ -200,18 +205,20 @@ def criterion_of(
     Args:
         section: has the keys of ``MODEL.MASK_FORMER`` that the losses depend on.
         num_aux: number of auxiliary predictions; ``DEEP_SUPERVISION`` False leaves them out.
+        types: of the criterion and its matcher.
         whole_masks: in costs and losses, see :class:`SetCriterion`.
         normalize_by_matched: see :class:`SetCriterion`.
     """
+    criterion_type, matcher_type = types
     weights = {
         "loss_ce": section.CLASS_WEIGHT,
         "loss_mask": section.MASK_WEIGHT,
         "loss_dice": section.DICE_WEIGHT,
     }
     suffixes = ["", *(f"_{i}" for i in range(num_aux if section.DEEP_SUPERVISION else 0))]
-    return SetCriterion(
+    return criterion_type(
         num_classes=num_classes,
-        matcher=HungarianMatcher(
+        matcher=matcher_type(
             class_weight=section.CLASS_WEIGHT,
             mask_weight=section.MASK_WEIGHT,
             dice_weight=section.DICE_WEIGHT,

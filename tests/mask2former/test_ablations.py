@@ -120,6 +120,7 @@ def test_whole_masks_are_compared_at_their_pixels(cfg):
         ("FEATURE_LEVELS", [3]),
         ("QUERY_INIT", "zeros"),
         ("LOSS_SAMPLING", "point"),
+        ("CRITERION", "dice"),
     ],
 )
 def test_wrong_values(cfg, key, value):

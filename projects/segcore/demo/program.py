@@ -46,6 +46,10 @@ def main(args: argparse.Namespace) -> int:
     number, count = args.shard
     photos = listed[number - 1 :: count]
     videos = [path for path in paths if is_video(path)][number - 1 :: count]
+    if videos:
+        _refuse(args, DRAWING_OPTIONS, "photos, got videos")
+    else:
+        _refuse(args, TRACKING_OPTIONS, "videos, got photos")
     check_output(args.output, [*photos, *videos])
     with run_log(None):
         options = [*args.opts, "TEST.IMS_PER_BATCH", str(args.batch)]
@@ -55,10 +59,6 @@ def main(args: argparse.Namespace) -> int:
     if hasattr(predictor.model, "predict_video"):
         _refuse(args, PHOTO_OPTIONS | TRACKING_OPTIONS, "a model of photos, got one of videos")
         return predict_all_videos(predictor, args)
-    if videos:
-        _refuse(args, DRAWING_OPTIONS, "photos, got videos")
-    else:
-        _refuse(args, TRACKING_OPTIONS, "videos, got photos")
     if args.show_focus:
         predictor.require_focus()
     if args.show_attention is not None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from segcore.data.images import encode_image
 from segcore.data.panoptic_format import Category
-from segcore.demo.film import PartialFilm
+from segcore.demo.film import FilmPart, PartialFilm
 from segcore.demo.panoptic import panoptic_of
 from segcore.demo.results import encode_ids
 from segcore.errors import DataError, ImageError
@@ -77,8 +77,7 @@ class FramePredictor:
         class_colors = np.array([c["color"] for c in shown], np.uint8).reshape(-1, 3)
         colors = id_colors([segment["id"] for segment in segments])
         names = [
-            f"{drawable_name(category)} {segment['id']}" * segment["isthing"]
-            or drawable_name(category)
+            drawable_name(category) + (f" {segment['id']}" if segment["isthing"] else "")
             for category, segment in zip(shown, segments, strict=True)
         ]
         return draw_panoptic(
@@ -141,25 +140,33 @@ def write_parts(
         disable=None,  # on terminals only
     )
     with progress, _held_signals() as received:
-        frames = iter(progress)
-        ended = False
+        frames, ended = iter(progress), False
         while not (ended or received):
-            end, frame = time.monotonic() + PART_SECONDS, None
             with film.part(source.rate / every) as part:
-                for frame in frames:
-                    part.add(frame.time, *predictor(frame))
-                    if received or time.monotonic() >= end:
-                        break
-                else:
-                    ended = True
-                if frame is not None:
-                    part.state = {
-                        "next_frame": frame.number + every,
-                        "tracker": predictor.tracker.state_dict(),
-                    }
+                ended = _fill(part, frames, predictor, every, received)
     if errors and film.state is None:
         raise errors[0]
     return (errors or [None])[0], (received or [None])[0]
+
+
+def _fill(
+    part: FilmPart,
+    frames: Iterator[TimedFrame],
+    predictor: FramePredictor,
+    every: int,
+    received: list[int],
+) -> bool:
+    """Write frames into a part for some time, or until a signal; return whether all are written."""
+    end, frame, ended = time.monotonic() + PART_SECONDS, None, True
+    for frame in frames:
+        part.add(frame.time, *predictor(frame))
+        if received or time.monotonic() >= end:
+            ended = False
+            break
+    if frame is not None:
+        state = predictor.tracker.state_dict()
+        part.state = {"next_frame": frame.number + every, "tracker": state}
+    return ended
 
 
 def restored_frame(film: PartialFilm, tracker: SegmentTracker, max_pixels: int) -> int:

@@ -77,32 +77,44 @@ class HungarianMatcher:
     ) -> list[list[dict[str, Tensor]]]:
         """Return weighted costs (Q, n) "class", "mask" and "dice" of each prediction and image."""
         _check_shapes(predictions, targets)
-        samplers = [MaskSampler(target["masks"].flatten(0, -3)) for target in targets]
+        sources = [self._target_source(target["masks"]) for target in targets]
         with torch.autocast(predictions[0]["pred_masks"].device.type, enabled=False):
             return [
                 [
                     self._costs(
                         prediction["pred_logits"][image],
                         prediction["pred_masks"][image],
-                        labels,
-                        sampler,
+                        target["labels"],
+                        source,
                     )
-                    for image, (labels, sampler) in enumerate(
-                        zip((target["labels"] for target in targets), samplers, strict=True)
-                    )
+                    for image, (target, source) in enumerate(zip(targets, sources, strict=True))
                 ]
                 for prediction in predictions
             ]
 
     def _costs(
-        self, logits: Tensor, masks: Tensor, labels: Tensor, sampler: MaskSampler
+        self, logits: Tensor, masks: Tensor, labels: Tensor, source: MaskSampler
     ) -> dict[str, Tensor]:
         """Return the costs of one prediction and image; NaN for labels outside [0, K)."""
         logits, masks = at_least_float32(logits), at_least_float32(masks)
         num_classes = logits.shape[-1] - 1
         probability = logits.softmax(-1)[:, labels.clamp(0, num_classes - 1)]
         unknown = (labels < 0) | (labels >= num_classes)
+        mask_cost, dice = self._mask_costs(masks, source, len(labels))
+        return {
+            "class": -self.class_weight * probability.masked_fill(unknown, torch.nan),
+            "mask": self.mask_weight * mask_cost,
+            "dice": self.dice_weight * dice,
+        }
 
+    def _target_source(self, masks: Tensor) -> MaskSampler:
+        """Return what :meth:`_mask_costs` takes of the target masks (n, ..., H, W) of an image."""
+        return MaskSampler(masks.flatten(0, -3))
+
+    def _mask_costs(
+        self, masks: Tensor, source: MaskSampler, num_targets: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return cross entropy and dice (Q, n) of predicted masks (Q, ..., h, w) and targets."""
         masks_of_frames, num_frames = masks.flatten(0, -3), masks.shape[1:-2].numel()
         if self.num_points is None:
             points = grid_reference_points([masks.shape[-2:]], masks.device, masks.dtype)[None]
@@ -111,16 +123,11 @@ class HungarianMatcher:
             points = self.draw_points(1, self.num_points, dtype=masks.dtype, device=masks.device)
             # Queries as batch, not as channels: parallel and faster on a CPU.
             predicted = point_sample(masks_of_frames.unsqueeze(1), points)
-        true = sampler(torch.arange(len(labels) * num_frames, device=masks.device), points)
+        true = source(torch.arange(num_targets * num_frames, device=masks.device), points)
         num_values = num_frames * points.shape[1]
-        cross_entropy, dice = pairwise_mask_losses(
-            predicted.reshape(len(masks), num_values), true.view(len(labels), num_values)
+        return pairwise_mask_losses(
+            predicted.reshape(len(masks), num_values), true.view(num_targets, num_values)
         )
-        return {
-            "class": -self.class_weight * probability.masked_fill(unknown, torch.nan),
-            "mask": self.mask_weight * cross_entropy,
-            "dice": self.dice_weight * dice,
-        }
 
 
 def _check_shapes(
