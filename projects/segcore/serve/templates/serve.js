@@ -11,6 +11,8 @@ let file; // of the photo that is shown
 let shown; // answer about it
 let changed = {}; // thresholds that differ from the model's
 let running; // AbortController of the last request
+let merging = false;
+let movedAgain = false;
 let timer;
 
 class Refusal extends Error {}
@@ -54,14 +56,23 @@ async function segment() {
   if (answer) show(answer);
 }
 
-// A photo that the server has forgotten is sent again.
+// One request at a time: moves of thresholds meanwhile are one more. A photo that the server has
+// forgotten is sent again.
 async function merge() {
+  movedAgain = true;
+  if (merging) return;
+  merging = true;
   try {
-    const answer = await request(`/photos/${shown.id}?${new URLSearchParams(changed)}`, {}, "Merging …");
-    if (answer) show({ ...shown, ...answer });
+    while (movedAgain) {
+      movedAgain = false;
+      const answer = await request(`/photos/${shown.id}?${new URLSearchParams(changed)}`, {}, "Merging …");
+      if (answer) show({ ...shown, ...answer });
+    }
   } catch (error) {
     if (error.status !== 404) throw error;
     await segment();
+  } finally {
+    merging = false;
   }
 }
 
