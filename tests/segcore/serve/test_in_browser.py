@@ -111,6 +111,22 @@ def test_refusals_are_said(server, open_page):
     assert "415" in entry["message"]
 
 
+def test_last_photo_and_last_thresholds_win(server, open_page, photo):
+    """Whatever is asked for while a request runs."""
+    browser = open_page(server.url)
+    segment(browser, photo, model=0)
+    for size in (20, 24, 28):
+        drop(browser, encoded(photo[:size]))
+        browser.execute_script(MOVE, {"score": size / 100})
+    wait_for_status(browser, "in 90 x 28 pixels")
+    wait_for(
+        browser,
+        """return document.querySelector('#result').ariaBusy === 'false' &&
+            document.querySelector("a[data-kind='overlay']").href.endsWith('?score=0.28')""",
+    )
+    assert "in 90 x 28 pixels" in browser.execute_script(STATUS)
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_page_fits_its_window(server, open_page, photo, width, theme):

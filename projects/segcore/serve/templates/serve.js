@@ -10,16 +10,16 @@ const DELAY = 150; // milliseconds after the last move of a threshold
 let file; // of the photo that is shown
 let shown; // answer about it
 let changed = {}; // thresholds that differ from the model's
+let due; // what to ask for next
+let isBusy = false;
 let running; // AbortController of the last request
 let timer;
 
 class Refusal extends Error {}
 
-// Later requests cancel earlier ones. Returns its answer, or undefined if cancelled.
+// Returns the server's answer, or undefined if it is not wanted any more.
 async function request(address, options, sentence) {
-  running?.abort();
   const controller = (running = new AbortController());
-  result.setAttribute("aria-busy", "true");
   statusLine.className = "";
   statusLine.textContent = sentence;
   const start = performance.now();
@@ -32,37 +32,56 @@ async function request(address, options, sentence) {
   } catch (error) {
     if (controller.signal.aborted) return undefined;
     throw error instanceof Refusal ? error : new Refusal("the server does not answer: has it ended?");
-  } finally {
-    if (running === controller) result.setAttribute("aria-busy", "false");
   }
 }
 
-function showError(error) {
-  if (!(error instanceof Refusal)) throw error;
-  statusLine.className = "problem error";
-  statusLine.textContent = error.message;
-}
-
-async function segment() {
-  if (!file) return;
+function segment() {
   if (file.size > data.limits.megabytes * 2 ** 20) {
-    showError(new Refusal(`${file.name}: expected a file of at most ${data.limits.megabytes} MB`));
-    return;
+    throw new Refusal(`${file.name}: expected a file of at most ${data.limits.megabytes} MB`);
   }
   const query = new URLSearchParams({ ...changed, model: modelChoice.value, name: file.name });
-  const answer = await request(`/photos?${query}`, { method: "POST", body: file }, `Segmenting ${file.name} …`);
-  if (answer) show(answer);
+  return request(`/photos?${query}`, { method: "POST", body: file }, `Segmenting ${file.name} …`);
 }
 
-// A photo that the server has forgotten is sent again.
 async function merge() {
   try {
     const answer = await request(`/photos/${shown.id}?${new URLSearchParams(changed)}`, {}, "Merging …");
-    if (answer) show({ ...shown, ...answer });
+    return answer && { ...shown, ...answer };
   } catch (error) {
     if (error.status !== 404) throw error;
-    await segment();
+    due = segment; // the server has forgotten the photo
+    return undefined;
   }
+}
+
+// Ask for what is due, `segment` or `merge`, one request at a time. Another photo cancels the request
+// that runs; other moves of thresholds wait for it, and are one request then.
+async function update(step) {
+  if (!file) return;
+  if (step === segment) running?.abort();
+  if (due !== segment) due = step;
+  if (isBusy) return;
+  setBusy(true);
+  try {
+    while (due) {
+      const next = due;
+      due = undefined;
+      const answer = await next();
+      if (answer) show(answer);
+    }
+  } catch (error) {
+    due = undefined;
+    if (!(error instanceof Refusal)) throw error;
+    statusLine.className = "problem error";
+    statusLine.textContent = error.message;
+  } finally {
+    setBusy(false);
+  }
+}
+
+function setBusy(value) {
+  isBusy = value;
+  result.setAttribute("aria-busy", value);
 }
 
 function show(answer) {
@@ -122,7 +141,7 @@ function listThresholds(thresholds) {
       changed[name] = slider.value;
       setThreshold(name, slider.value);
       clearTimeout(timer);
-      timer = setTimeout(() => merge().catch(showError), DELAY);
+      timer = setTimeout(() => update(merge), DELAY);
     });
     const node = element("label", { className: "field" },
       element("span", {}, label, element("output")), slider);
@@ -140,7 +159,7 @@ function setThreshold(name, value) {
 function setFile(files) {
   if (files.length === 0) return;
   [file] = files;
-  segment().catch(showError);
+  update(segment);
 }
 
 picker.addEventListener("change", () => {
@@ -149,11 +168,11 @@ picker.addEventListener("change", () => {
 });
 modelChoice.addEventListener("change", () => {
   changed = {};
-  segment().catch(showError);
+  update(segment);
 });
 defaults.addEventListener("click", () => {
   changed = {};
-  merge().catch(showError);
+  update(merge);
 });
 for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
