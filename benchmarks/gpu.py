@@ -4,11 +4,12 @@
 
 Deformable attention at the sizes of an 800x1333 image: an encoder call (22,050 queries on three
 levels) and a decoder call (300 queries); locations around the cell of each query as in an encoder,
-or anywhere. Attention over clusters at the first stage of AFF-Tiny on a 512x512 image; operators
-on tokens at the sizes of AFF-Mini. Times are medians of the device alone, in turns, its caches
-overwritten before each. "GB/s" are the bytes of arguments and results, each once, a second; "of
-copy" is their share of what the device's own copy moves. "difference" is the largest of the output
-from the twin in float64, relative to the largest value.
+or anywhere; from logits and offsets too, beside the steps one by one. Attention over clusters at
+the first stage of AFF-Tiny on a 512x512 image; operators on tokens at the sizes of AFF-Mini. Times
+are medians of the device alone, in turns, its caches overwritten before each. "GB/s" are the bytes
+of arguments and results, each once, a second; "of copy" is their share of what the device's own
+copy moves. "difference" is the largest of the output from the twin in float64, relative to the
+largest value.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from benchmarks import cluster_attention, points
+from benchmarks import cluster_attention, ms_deform_attn, points
 from benchmarks.common import deterministic_algorithms, median_seconds
 from benchmarks.peers import CLUSTERS, DEFORMABLE, NEAR, Loaders, SpatialShapes
 from tabulate import tabulate
@@ -39,6 +40,12 @@ BATCHES = (1, 8)
 CACHE_BYTES = 2**28  # more than the caches of a GPU
 HEADERS = ("batch", "type", "implementation", "forward us", "GB/s", "of copy",
            "with backward us", "GB/s", "of copy", "difference")  # fmt: skip
+
+FROM_LOGITS = {
+    "ours": ops.ms_deform_attn_with_logits,
+    "twin": ops.ms_deform_attn_with_logits_reference,
+    "step by step": ms_deform_attn.step_by_step,
+}
 
 Function = Callable[[], Any]
 
@@ -136,6 +143,16 @@ def deformable_reports(options: Options, copy: float) -> Iterator[Report]:
             arguments = deformable_inputs(*sizes, like_encoder, dtype, options.device)
             rows += _compare(peers, arguments, options, copy)
         yield Report(f"ms_deform_attn, {call}", HEADERS, rows)
+    rows = []
+    for batch, dtype in cases(options):
+        value, *tensors = (
+            tensor.requires_grad_()
+            for tensor in ms_deform_attn.make_logit_inputs(
+                dtype, options.device, shapes=levels, batch=batch, heads=HEADS, channels=CHANNELS
+            )
+        )
+        rows += _compare(FROM_LOGITS, (value, list(levels), *tensors), options, copy)
+    yield Report("ms_deform_attn_with_logits, encoder", HEADERS, rows)
 
 
 def cluster_reports(options: Options, copy: float) -> Iterator[Report]:

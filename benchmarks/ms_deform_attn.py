@@ -27,19 +27,21 @@ DTYPES = ["float32", "float64", "float16", "bfloat16"]
 SPREAD = 2.0
 
 
-def make_logit_inputs(dtype: torch.dtype, device: str, *, batch=1, heads=8, channels=32, points=4):
+def make_logit_inputs(
+    dtype: torch.dtype, device: str, *, shapes=SHAPES, batch=1, heads=8, channels=32, points=4
+) -> tuple[Tensor, ...]:
     """Return value, reference points, offsets and logits."""
     generator = torch.Generator().manual_seed(0)
     precision = torch.float64 if dtype == torch.float64 else torch.float32
-    sizes = torch.tensor([(width, height) for height, width in SHAPES])
-    cells = torch.cat([torch.cartesian_prod(*map(torch.arange, shape)) for shape in SHAPES])
+    sizes = torch.tensor([(width, height) for height, width in shapes])
+    cells = torch.cat([torch.cartesian_prod(*map(torch.arange, shape)) for shape in shapes])
     own_level = torch.repeat_interleave(sizes, sizes.prod(-1), dim=0)
     centers = (cells.flip(-1) + 0.5) / own_level
-    samples = (batch, len(cells), heads, len(SHAPES), points)
+    samples = (batch, len(cells), heads, len(shapes), points)
     offsets = SPREAD * torch.randn(*samples, 2, generator=generator)
     logits = torch.randn(*samples, generator=generator)
     value = torch.randn(batch, len(cells), heads, channels, generator=generator)
-    references = centers[None, :, None].expand(batch, -1, len(SHAPES), -1).contiguous()
+    references = centers[None, :, None].expand(batch, -1, len(shapes), -1).contiguous()
     return (
         value.to(device, dtype),
         references.to(device, precision),
@@ -48,10 +50,12 @@ def make_logit_inputs(dtype: torch.dtype, device: str, *, batch=1, heads=8, chan
     )
 
 
-def locations_and_weights(references: Tensor, offsets: Tensor, logits: Tensor):
+def locations_and_weights(
+    shapes: Sequence, references: Tensor, offsets: Tensor, logits: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the samples of :func:`ms_deform_attn`, in full as a CPU computes them fastest."""
     weights = short_softmax(logits.flatten(-2).to(references.dtype)).view(logits.shape)
-    sides = [side for height, width in SHAPES for side in (width, height)]
+    sides = [side for height, width in shapes for side in (width, height)]
     sizes = torch.tensor(sides, dtype=references.dtype, device=offsets.device).view(-1, 1, 2)
     sizes = sizes.expand(offsets.shape[2:]).contiguous()
     centers = references[:, :, None, :, None].expand(-1, -1, -1, -1, offsets.shape[4], -1)
@@ -61,12 +65,12 @@ def locations_and_weights(references: Tensor, offsets: Tensor, logits: Tensor):
 def make_inputs(dtype: torch.dtype, device: str, **sizes):
     """Return value, locations and weights."""
     value, *tensors = make_logit_inputs(dtype, device, **sizes)
-    return value, *locations_and_weights(*tensors)
+    return value, *locations_and_weights(SHAPES, *tensors)
 
 
 def step_by_step(value: Tensor, shapes: Sequence, *tensors: Tensor) -> Tensor:
     """Write locations and weights to memory for :func:`ms_deform_attn`."""
-    return ms_deform_attn(value, shapes, *locations_and_weights(*tensors))
+    return ms_deform_attn(value, shapes, *locations_and_weights(shapes, *tensors))
 
 
 TABLES = {

@@ -30,6 +30,13 @@ def changed(arguments, change):
     return arguments | {name: edit(arguments[name]) for name, edit in change.items()}
 
 
+def with_flat_sizes(arguments):
+    """Return arguments as schemas have them: ``spatial_shapes`` as H_1, W_1, H_2, W_2, ..."""
+    if "spatial_shapes" not in arguments:
+        return arguments
+    return arguments | {"spatial_shapes": [side for s in arguments["spatial_shapes"] for side in s]}
+
+
 def run_with_gradients(operator, arguments, differentiable):
     """Return output and gradients by name, for a fixed upstream gradient."""
     arguments = dict(arguments)
@@ -62,10 +69,16 @@ def run_kernels(operators, name, arguments, differentiable, **mode):
     return {name: value for name, value in results.items() if arguments.get(name, 0) is not None}
 
 
-def assert_kernels_match(operators, name, twin, arguments, differentiable, **tolerances):
-    """:func:`assert_same` for an operator in a namespace of ``torch.ops``."""
+def assert_kernels_match(
+    operators, name, twin, arguments, differentiable, modes=({},), **tolerances
+):
+    """:func:`assert_same` for an operator in a namespace of ``torch.ops``, in each mode of its
+    backward."""
     expected = run_with_gradients(twin, arguments, differentiable)
-    assert_close(run_kernels(operators, name, arguments, differentiable), expected, **tolerances)
+    arguments = with_flat_sizes(arguments)
+    for mode in modes:
+        actual = run_kernels(operators, name, arguments, differentiable, **mode)
+        assert_close(actual, expected, **tolerances)
 
 
 def assert_same(operator, twin, arguments, differentiable, **tolerances):

@@ -78,10 +78,6 @@ class OperatorTester:
         if not is_compiled(self.name, "cpu"):
             pytest.skip("segcore/_C.abi3.so has not been built")
 
-    def schema_arguments(self, arguments):
-        """Arguments of the public function as the operator's schema has them."""
-        return arguments
-
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
     def test_matches_twin(self, channels, dtype, device):
         self.assert_same(self.make_inputs(channels=channels, dtype=dtype, device=device), dtype)
@@ -109,7 +105,7 @@ class OperatorTester:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
     def test_opcheck(self, opcheck_sizes, dtype, device, binary):
         arguments = self.make_inputs(dtype=dtype, device=device, **opcheck_sizes)
-        arguments = self.schema_arguments(arguments)
+        arguments = checks.with_flat_sizes(arguments)
         checks.assert_registered_well(self.name, arguments, self.differentiable)
 
     def test_second_derivative_is_refused(self, binary):
@@ -135,7 +131,7 @@ class OperatorTester:
 
     def test_the_compiled_operator_guards_itself(self, bad_for_kernels, binary):
         change, message = bad_for_kernels
-        arguments = checks.changed(self.schema_arguments(self.make_inputs()), change)
+        arguments = checks.changed(checks.with_flat_sizes(self.make_inputs()), change)
         with pytest.raises(RuntimeError, match=message):
             getattr(torch.ops.segcore, self.name)(*arguments.values())
 

@@ -12,16 +12,18 @@ DIFFERENTIABLE = ("value", "sampling_locations", "attention_weights")
 
 def assert_matches_twin(on_host, arguments):
     """Both modes of the backward; half types are compared as far as they are exact."""
-    expected = checks.run_with_gradients(ms_deform_attn_reference, arguments, DIFFERENTIABLE)
-    arguments = dict(arguments)
-    arguments["spatial_shapes"] = [side for size in arguments["spatial_shapes"] for side in size]
-    dtype = arguments["value"].dtype
-    tolerance = {torch.float64: 1e-7, torch.float32: 1e-4}.get(dtype, 1e-2)
-    for deterministic in (False, True):
-        actual = checks.run_kernels(
-            on_host, "ms_deform_attn", arguments, DIFFERENTIABLE, deterministic=deterministic
-        )
-        checks.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    tolerances = {torch.float64: 1e-7, torch.float32: 1e-4}
+    tolerance = tolerances.get(arguments["value"].dtype, 1e-2)
+    checks.assert_kernels_match(
+        on_host,
+        "ms_deform_attn",
+        ms_deform_attn_reference,
+        arguments,
+        DIFFERENTIABLE,
+        modes=({"deterministic": False}, {"deterministic": True}),
+        rtol=tolerance,
+        atol=tolerance,
+    )
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_bfloat16(name):
 
 def test_registered_well():
     arguments = ms_deform_attn_inputs(batch=1, heads=1, queries=2, points=1, dtype=torch.float32)
-    arguments["spatial_shapes"] = [side for size in arguments["spatial_shapes"] for side in size]
+    arguments = checks.with_flat_sizes(arguments)
     name = "ms_deform_attn"
     checks.assert_registered_well(name, arguments, DIFFERENTIABLE[name])
 

@@ -26,10 +26,8 @@ every_operator = pytest.mark.parametrize("name", DIFFERENTIABLE)
 
 def schema_arguments(name):
     """Half values, for the compiled operator."""
-    arguments = getattr(operator_inputs, f"{name}_inputs")(dtype=torch.float16)
-    if "spatial_shapes" in arguments:
-        sizes = arguments["spatial_shapes"]
-        arguments["spatial_shapes"] = [side for size in sizes for side in size]
+    inputs = getattr(operator_inputs, f"{name}_inputs")
+    arguments = checks.with_flat_sizes(inputs(dtype=torch.float16))
     if name == "cluster_attention":
         neighborhood = arguments.pop("neighborhood")
         indices, offsets = neighborhood.inverse_lists()

@@ -61,10 +61,6 @@ class TestMsDeformAttnWithLogits(OperatorTester):
         ({"attention_logits": lambda x: x.float()}, "attention_logits: expected Double, got Float"),
     )
 
-    def schema_arguments(self, arguments):
-        sides = [side for size in arguments["spatial_shapes"] for side in size]
-        return arguments | {"spatial_shapes": sides}
-
     def gradcheck_inputs(self, device):
         sizes = {"batch": 1, "heads": 2, "channels": 2, "queries": 2, "points": 2}
         return self.make_inputs(boxes=True, device=device, **sizes)
