@@ -18,6 +18,8 @@ CAUSES = ("wrong class", "merged", "split", "outline", "not found")
 # Overlap (IoU) with a segment of its class from which on an unmatched one is a bad outline.
 MIN_OUTLINE_IOU = 0.1
 
+_Infos = Mapping[int, Mapping[str, Any]]  # segments by id
+
 OUTCOME = np.dtype(
     [
         ("result", np.int8),  # MATCHED, MISSED or INVENTED
@@ -46,6 +48,21 @@ class Segments(NamedTuple):
     categories: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
+
+
+class Shared(NamedTuple):
+    """Overlaps by segment.
+
+    Attributes:
+        truth, prediction: int64 (n,), indices of the segments, -1 for none.
+        void: bool (n,), void of the truth.
+        areas: int64 (n,), in pixels.
+    """
+
+    truth: np.ndarray
+    prediction: np.ndarray
+    void: np.ndarray
+    areas: np.ndarray
 
 
 class Pairs(NamedTuple):
@@ -93,19 +110,26 @@ def match_segments(
     Raises:
         ValueError: maps do not fit, or segments and ids on the map of the prediction differ.
     """
+    truth_infos, infos = (
+        {info["id"]: info for info in segments}
+        for segments in (truth_segments, prediction_segments)
+    )
     overlaps = segment_overlaps(truth, prediction)
-    expected = _truth_segments(overlaps, truth_segments, class_indices)
-    found = _predicted_segments(overlaps, prediction_segments, class_indices)
-    pairs, void = _pairs(overlaps, expected, found)
+    shared = _by_segment(overlaps, truth_infos, infos)
+    _require_declared(overlaps, shared, infos)
+    expected = _truth_segments(shared, truth_infos, class_indices)
+    found = _predicted_segments(shared, infos, class_indices)
+    pairs, void = _pairs(shared, expected, found)
     if boundary is not None:
         valid = np.where(truth == VOID, VOID, prediction)
         of_boundaries = segment_overlaps(boundary(truth), boundary(valid))
-        pairs = _with_boundaries(pairs, of_boundaries, expected, found)
+        shared_boundaries = _by_segment(of_boundaries, truth_infos, infos)
+        pairs = _with_boundaries(pairs, shared_boundaries, (len(truth_infos), len(infos)))
 
     hits = pairs.same & (pairs.iou > 0.5)
     matched = np.bincount(pairs.truth[hits], minlength=len(expected.ids)) > 0
     matched_predictions = np.bincount(pairs.prediction[hits], minlength=len(found.ids)) > 0
-    ignored = _ignored(overlaps, expected, found, void)
+    ignored = _ignored(shared, expected, found, void)
     missed = np.flatnonzero(~matched & ~expected.crowd)
     invented = np.flatnonzero(~matched_predictions & ~ignored)
     causes, other, causes_of_predictions = _causes(pairs, expected, found)
@@ -138,41 +162,45 @@ def _fill(
     outcomes["area"] = segments.areas[indices]
 
 
-def _truth_segments(
-    overlaps: Overlaps, infos: Sequence[Mapping[str, Any]], class_indices: Mapping[int, int]
-) -> Segments:
-    by_id = {info["id"]: info for info in infos}
-    ids = np.fromiter(by_id, np.int64, len(by_id))
-    measured = _sums(overlaps.areas, _indices(ids, overlaps.truth), len(ids))
-    areas = [info.get("area", area) for info, area in zip(by_id.values(), measured, strict=True)]
+def _by_segment(overlaps: Overlaps, truth_infos: _Infos, infos: _Infos) -> Shared:
+    truth, prediction = (
+        _indices(_ids(by_id), ids)
+        for by_id, ids in ((truth_infos, overlaps.truth), (infos, overlaps.prediction))
+    )
+    return Shared(truth, prediction, overlaps.truth == VOID, overlaps.areas)
+
+
+def _require_declared(overlaps: Overlaps, shared: Shared, infos: _Infos) -> None:
+    undeclared = overlaps.prediction[(shared.prediction < 0) & (overlaps.prediction != VOID)]
+    if len(undeclared):
+        raise ValueError(
+            f"segments of the prediction: expected one with id {undeclared[0]}, which is on the "
+            f"map, got {sorted(infos)[:8]}"
+        )
+
+
+def _truth_segments(shared: Shared, infos: _Infos, class_indices: Mapping[int, int]) -> Segments:
+    measured = _sums(shared.areas, shared.truth, len(infos))
+    areas = [info.get("area", area) for info, area in zip(infos.values(), measured, strict=True)]
     return Segments(
-        ids,
-        _categories(by_id, class_indices),
+        _ids(infos),
+        _categories(infos, class_indices),
         np.array(areas, np.float64),
-        np.array([info.get("iscrowd", 0) == 1 for info in by_id.values()], bool),
+        np.array([info.get("iscrowd", 0) == 1 for info in infos.values()], bool),
     )
 
 
 def _predicted_segments(
-    overlaps: Overlaps, infos: Sequence[Mapping[str, Any]], class_indices: Mapping[int, int]
+    shared: Shared, infos: _Infos, class_indices: Mapping[int, int]
 ) -> Segments:
-    by_id = {info["id"]: info for info in infos}
-    ids = np.fromiter(by_id, np.int64, len(by_id))
-    indices = _indices(ids, overlaps.prediction)
-    undeclared = overlaps.prediction[(indices < 0) & (overlaps.prediction != VOID)]
-    if len(undeclared):
-        raise ValueError(
-            f"segments of the prediction: expected one with id {undeclared[0]}, which is on the "
-            f"map, got {sorted(by_id)[:8]}"
-        )
-    categories = _categories(by_id, class_indices)
+    categories = _categories(infos, class_indices)
     if (categories < 0).any():
-        info = list(by_id.values())[int(np.argmin(categories))]
+        info = list(infos.values())[int(np.argmin(categories))]
         raise ValueError(
             f"segment {info['id']} of the prediction: expected a category_id of the data set, got "
             f"{info['category_id']}"
         )
-    areas = _sums(overlaps.areas, indices, len(ids))
+    ids, areas = _ids(infos), _sums(shared.areas, shared.prediction, len(infos))
     if (areas == 0).any():
         raise ValueError(
             f"segment {ids[np.argmin(areas)]} of the prediction: expected pixels on the map, got "
@@ -181,16 +209,12 @@ def _predicted_segments(
     return Segments(ids, categories, areas, np.zeros(len(ids), bool))
 
 
-def _pairs(overlaps: Overlaps, expected: Segments, found: Segments) -> tuple[Pairs, np.ndarray]:
+def _pairs(shared: Shared, expected: Segments, found: Segments) -> tuple[Pairs, np.ndarray]:
     """Return the overlapping pairs, and the void pixels of each predicted segment."""
-    truth = _indices(expected.ids, overlaps.truth)
-    prediction = _indices(found.ids, overlaps.prediction)
-    is_void = (overlaps.truth == VOID) & (prediction >= 0)
-    void = _sums(overlaps.areas[is_void], prediction[is_void], len(found.ids))
-
-    valid = (truth >= 0) & (prediction >= 0)
-    valid[valid] = ~expected.crowd[truth[valid]]
-    truth, prediction, areas = truth[valid], prediction[valid], overlaps.areas[valid]
+    void = _sums(shared.areas[shared.void], shared.prediction[shared.void], len(found.ids))
+    valid = (shared.truth >= 0) & (shared.prediction >= 0)
+    valid[valid] = ~expected.crowd[shared.truth[valid]]
+    truth, prediction, areas = shared.truth[valid], shared.prediction[valid], shared.areas[valid]
     same = expected.categories[truth] == found.categories[prediction]
     union = found.areas[prediction] + expected.areas[truth] - areas - void[prediction]
     # Areas of a wrong annotation can leave no union.
@@ -198,27 +222,26 @@ def _pairs(overlaps: Overlaps, expected: Segments, found: Segments) -> tuple[Pai
         return Pairs(truth, prediction, same, areas, areas / union), void
 
 
-def _with_boundaries(
-    pairs: Pairs, overlaps: Overlaps, expected: Segments, found: Segments
-) -> Pairs:
-    """Replace the IoU by that of boundaries where it is smaller; ``overlaps`` are of these."""
-    truth, prediction = (
-        _indices(segments.ids, ids)
-        for segments, ids in ((expected, overlaps.truth), (found, overlaps.prediction))
+def _with_boundaries(pairs: Pairs, shared: Shared, size: tuple[int, int]) -> Pairs:
+    """Replace the IoU by that of boundaries where it is smaller.
+
+    Args:
+        shared: by the boundaries.
+        size: numbers of segments of truth and prediction.
+    """
+    truth_areas, areas = (
+        _sums(shared.areas, indices, count)
+        for indices, count in zip((shared.truth, shared.prediction), size, strict=True)
     )
-    truth_areas = _sums(overlaps.areas, truth, len(expected.ids))
-    areas = _sums(overlaps.areas, prediction, len(found.ids))
-    shared = np.zeros((len(expected.ids), len(found.ids)))
-    valid = (truth >= 0) & (prediction >= 0)
-    shared[truth[valid], prediction[valid]] = overlaps.areas[valid]
-    intersection = shared[pairs.truth, pairs.prediction]
+    table = np.zeros(size)
+    valid = (shared.truth >= 0) & (shared.prediction >= 0)
+    table[shared.truth[valid], shared.prediction[valid]] = shared.areas[valid]
+    intersection = table[pairs.truth, pairs.prediction]
     union = truth_areas[pairs.truth] + areas[pairs.prediction] - intersection
     return pairs._replace(iou=np.minimum(pairs.iou, intersection / np.maximum(union, 1)))
 
 
-def _ignored(
-    overlaps: Overlaps, expected: Segments, found: Segments, void: np.ndarray
-) -> np.ndarray:
+def _ignored(shared: Shared, expected: Segments, found: Segments, void: np.ndarray) -> np.ndarray:
     """Predicted segments of which more than half is void or a crowd of their class: bool (n,).
 
     Of several crowd regions of a class the last one counts.
@@ -226,11 +249,9 @@ def _ignored(
     crowds = np.flatnonzero(expected.crowd)
     last_crowd = dict(zip(expected.categories[crowds].tolist(), crowds.tolist(), strict=True))
     crowd = np.array([last_crowd.get(c, -1) for c in found.categories.tolist()], np.int64)
-    truth = _indices(expected.ids, overlaps.truth)
-    prediction = _indices(found.ids, overlaps.prediction)
-    valid = (truth >= 0) & (prediction >= 0)
-    valid[valid] = crowd[prediction[valid]] == truth[valid]
-    outside = void + _sums(overlaps.areas[valid], prediction[valid], len(found.ids))
+    valid = (shared.truth >= 0) & (shared.prediction >= 0)
+    valid[valid] = crowd[shared.prediction[valid]] == shared.truth[valid]
+    outside = void + _sums(shared.areas[valid], shared.prediction[valid], len(found.ids))
     return outside / found.areas > 0.5
 
 
@@ -264,12 +285,13 @@ def _causes(
     return causes, other, causes_of_predictions
 
 
-def _categories(
-    by_id: Mapping[int, Mapping[str, Any]], class_indices: Mapping[int, int]
-) -> np.ndarray:
-    return np.array(
-        [class_indices.get(info["category_id"], -1) for info in by_id.values()], np.int32
-    )
+def _ids(infos: _Infos) -> np.ndarray:
+    return np.fromiter(infos, np.int64, len(infos))
+
+
+def _categories(infos: _Infos, class_indices: Mapping[int, int]) -> np.ndarray:
+    categories = (class_indices.get(info["category_id"], -1) for info in infos.values())
+    return np.fromiter(categories, np.int32, len(infos))
 
 
 def _indices(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -277,7 +299,8 @@ def _indices(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
     if not len(ids):
         return np.full(len(values), -1)
     order = np.argsort(ids)
-    nearest = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
+    positions = np.searchsorted(ids, values, sorter=order)
+    nearest = order[np.minimum(positions, len(ids) - 1)]
     return np.where(ids[nearest] == values, nearest, -1)
 
 
