@@ -105,13 +105,14 @@ MERGINGS = {"mask2former": "pixel-wise merging", "mask_wise": "mask-wise merging
 AXES = {
     "side": Axis("image side, inference", "inference", (256, 512, 1024, 2048)),
     "queries": Axis("queries, inference at 512", "inference", (50, 100, 200, 400)),
-    "batch": Axis("images of 256, training step", "training", (1, 2, 4, 8)),
+    "batch": Axis("images of 128, training step", "training", (1, 2, 4, 8)),
     "objects": Axis("objects at 512, training step", "training", (1, 50, 100, 200)),
     "results": Axis("objects, results of 1 megapixel", "results", (1, 50, 100, 200)),
 }
+PLOTS = {"network": ("side", "queries", "batch"), "objects": ("objects", "results")}
 # What an axis does not vary.
 DEFAULTS = {"side": 512, "queries": 100, "batch": 1, "objects": CERTAIN}
-DEFAULTS_OF_AXES = {"batch": {"side": 256}, "objects": {"queries": 200}}
+DEFAULTS_OF_AXES = {"batch": {"side": 128}, "objects": {"queries": 200}}
 INSTANCES_AS_MANY_AS_QUERIES = 200
 
 
@@ -223,19 +224,22 @@ def table(points: Sequence[Point]) -> str:
 
 
 def plot(points: Sequence[Point], axes: Sequence[str]) -> Figure:
-    """Draw time and memory over each axis, both logarithmic; arithmetic is dotted.
+    """Draw time and memory over each axis; counted multiply-adds are dotted, from the first point.
 
-    The dotted line of the counted multiply-adds starts at the first point of its curve.
+    Both axes are logarithmic for the side, which quadruples the arithmetic, and linear from 0 else.
     """
     figure = Figure(figsize=(3.2 * len(axes), 5.2), layout="constrained")
     grid = figure.subplots(2, len(axes), squeeze=False)
     for column, axis in zip(grid.T, axes, strict=True):
-        for system in dict.fromkeys(p.system for p in points if p.axis == axis):
-            of_curve = curve(points, system, axis)
-            for axes_of_cost, cost in zip(column, ("seconds", "mebibytes"), strict=True):
-                _draw_curve(axes_of_cost, of_curve, cost, label(system, axis))
         column[0].set_title(AXES[axis].title, fontsize=10)
-        column[0].legend(fontsize=8)
+        systems = [*dict.fromkeys(point.system for point in points if point.axis == axis)]
+        for system in systems:
+            of_curve = curve(points, system, axis)
+            for plot_of_cost, cost in zip(column, ("seconds", "mebibytes"), strict=True):
+                _draw_curve(plot_of_cost, of_curve, cost, label(system, axis))
+        column[0].legend(fontsize=7)
+        for plot_of_cost in column:
+            _style(plot_of_cost, axis)
     grid[0, 0].set_ylabel("CPU seconds, one thread")
     grid[1, 0].set_ylabel("MiB beyond the model")
     return figure
@@ -245,11 +249,19 @@ def _draw_curve(axes: Axes, points: Sequence[Point], cost: str, name: str) -> No
     values = [point.value for point in points]
     costs = [getattr(point, cost) for point in points]
     (line,) = axes.plot(values, costs, marker="o", markersize=4, label=name)
-    arithmetic = [point.arithmetic / points[0].arithmetic * costs[0] for point in points]
     if AXES[points[0].axis].step == "inference" and cost == "seconds":
+        arithmetic = [point.arithmetic / points[0].arithmetic * costs[0] for point in points]
         axes.plot(values, arithmetic, ":", color=line.get_color(), linewidth=1)
-    axes.set(xscale="log", yscale="log")
+
+
+def _style(axes: Axes, axis: str) -> None:
+    if axis == "side":
+        axes.set(xscale="log", yscale="log")
+    else:
+        axes.set_ylim(bottom=0)
+    values = AXES[axis].values
     axes.set_xticks(values, [str(value) for value in values])
+    axes.tick_params(labelsize=8)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
 
@@ -268,9 +280,8 @@ def main() -> None:
     )
     print(table(points))
     if arguments.plots:
-        for name, axes in (("network", ["side", "queries"]), ("objects", ["objects", "results"])):
-            figure = plot(points, axes)
-            figure.savefig(arguments.plots / f"growth_{name}.png", dpi=80)
+        for name, axes in PLOTS.items():
+            plot(points, axes).savefig(arguments.plots / f"growth_{name}.png", dpi=90)
 
 
 if __name__ == "__main__":
