@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from compile_checks import on_request
 from segcore.config import get_cfg
 from segcore.errors import ConfigError
 from segcore.export import ExportedModel, export_program, write_program
@@ -167,6 +168,14 @@ def test_program_of_pytorch(network_program, tmp_path, standard_operators):
     ours = any("segcore" in str(node.target) for graph in graphs for node in graph.nodes)
     assert ours != standard_operators
     assert_close(compare(path, "torch_export", model, (1, 3, 64, 96)))
+
+
+@on_request
+def test_program_of_aotinductor(network_program, tmp_path):
+    model, program = network_program
+    path = tmp_path / "model.pt2"
+    write_program(program, path, "aoti", output_names=model.fields)
+    assert_close(compare(path, "aoti", model, (1, 3, 64, 96)))
 
 
 def test_autofocusformer_as_onnx(tmp_path):
