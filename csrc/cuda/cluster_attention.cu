@@ -61,8 +61,8 @@ bool for_tiles(const Inputs<T>& in, std::initializer_list<Rows<const T>> rows, c
     const bool fits = std::all_of(rows.begin(), rows.end(), [](const Rows<const T>& each) {
       return is_aligned(each) && std::abs(each.token) <= kLargest;
     });
-    if (!fits || s.cluster_size < kLeastClusterOfTiles || s.tokens > kLargest) return false;
-    if (s.tokens * s.clusters_per_token > kLargest) return false;
+    if (!fits || s.cluster_size < kLeastClusterOfTiles || s.cluster_size > kLargest) return false;
+    if (s.tokens > kLargest / std::max<int64_t>(s.clusters_per_token, 1)) return false;
     if (s.channels == 16) return run(std::integral_constant<int, 16>()), true;
     if (s.channels == 32) return run(std::integral_constant<int, 32>()), true;
     if (s.channels == 64) return run(std::integral_constant<int, 64>()), true;

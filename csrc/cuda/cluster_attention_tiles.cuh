@@ -24,8 +24,11 @@ C10_HOST_DEVICE inline int64_t tiles_of(int64_t tokens) {
 C10_HOST_DEVICE inline int64_t query_tiles(const ClusterAttentionSizes& s) {
   return tiles_of(s.tokens);
 }
+C10_HOST_DEVICE inline int64_t tiles_of_cluster(const ClusterAttentionSizes& s) {
+  return tiles_of(s.cluster_size < s.tokens ? s.cluster_size : s.tokens);
+}
 C10_HOST_DEVICE inline int64_t key_tiles(const ClusterAttentionSizes& s) {
-  return s.clusters() * tiles_of(s.cluster_size);
+  return s.clusters() * tiles_of_cluster(s);
 }
 // Blocks: a warp has a tile of one head, those of a block neighboring tiles.
 C10_HOST_DEVICE inline int64_t tile_blocks(const ClusterAttentionSizes& s, int64_t tiles) {
@@ -160,6 +163,7 @@ class ClustersOfTile {
     if (cluster == kNone) return false;
     rows = __ballot_sync(kWholeWarp, cluster_ == cluster);
     if (cluster_ == cluster) advance();
+    __syncwarp();  // products of tiles are for whole warps
     return true;
   }
 
@@ -402,10 +406,9 @@ backward_keys_tiles_kernel(
   const ClusterAttentionSizes& s = in.sizes;
   Tile tile(s, key_tiles(s));
   if (tile.index >= key_tiles(s)) return;
-  const int tiles_of_cluster = static_cast<int>(tiles_of(s.cluster_size));
-  const int cluster = tile.index / tiles_of_cluster;
+  const int parts = static_cast<int>(tiles_of_cluster(s)), cluster = tile.index / parts;
   const int cluster_size = static_cast<int>(s.cluster_size), tokens = static_cast<int>(s.tokens);
-  const int begin = cluster * cluster_size + tile.index % tiles_of_cluster * kTileRows;
+  const int begin = cluster * cluster_size + tile.index % parts * kTileRows;
   const int rest = tokens - cluster * cluster_size;
   const int end = cluster * cluster_size + (rest < cluster_size ? rest : cluster_size);
   if (begin >= end) return;
@@ -432,7 +435,7 @@ backward_keys_tiles_kernel(
     const int pair[] = {query(2 * tile.t), query(2 * tile.t + 1)};
     SEGCORE_UNROLL
     for (int p = 0; p < 2; ++p) {
-      const TokenSums<float>& query_sums = head_sums[pair[p] * heads];
+      const TokenSums<float>& query_sums = head_sums[static_cast<int64_t>(pair[p]) * heads];
       const float mean = query_sums.mean;
       const float log_sum =
           first + 2 * tile.t + p < count ? query_sums.log_sum : -kUnseen;  // weight 0

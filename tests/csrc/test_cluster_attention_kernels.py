@@ -24,7 +24,7 @@ DIFFERENTIABLE = ("q", "k", "v", "pos_weight", "pos_bias", "blank_k", "blank_v")
         (torch.float64, 0, 4, 8, 0),
         (torch.float32, 19, 7, 3, 5),
         (torch.float32, 35, 24, 8, 5),
-        (torch.float32, 90, 128, 30, 3),  # offsets of 64 bits, rows in parts, many members
+        (torch.float32, 32, 128, 24, 3),  # offsets of 64 bits, rows in parts, many members
         (torch.float16, 24, 24, 8, 2),
         (torch.bfloat16, 24, 32, 4, 2),
         # Tensor cores from here on.
@@ -56,5 +56,5 @@ def test_matches_twin(on_host, dtype, tokens, channels, cluster_size, clusters_p
             raw[name] = value
     raw["indices"], raw["offsets"] = neighborhood.inverse_lists()
     actual = checks.run_kernels(on_host, "cluster_attention", raw, DIFFERENTIABLE)
-    tolerance = {torch.float64: 1e-7, torch.float32: 1e-4}.get(dtype, 1e-2)
+    tolerance = {torch.float64: 1e-7, torch.float32: 2e-5}.get(dtype, 1e-2)
     checks.assert_close(actual, expected, rtol=tolerance, atol=tolerance)

@@ -1,7 +1,7 @@
 """One training step of each system's quickstart model, forward, losses and backward, on one drawn
-photo, in float32 and under autocast in both half types: total loss and norm of all gradients beside
-those of the CPU in float32. Random numbers are drawn on the CPU, so that every device has the same
-points."""
+photo, or a clip of it for a model of videos, in float32 and under autocast in both half types:
+total loss and norm of all gradients beside those of the CPU in float32. Random numbers are drawn on
+the CPU, so that every device has the same points."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from tools.gpu_check.results import Check, checks
 
-SIZE = (128, 160)
+SIZE = (128, 128)  # the input of the EoMT of the quickstart
 TARGETS = 6
 TOLERANCES = {torch.float32: 1e-2, torch.bfloat16: 0.1, torch.float16: 0.1}
 """Relative: a rounding may match another query or choose another point."""
@@ -59,18 +59,29 @@ def _claims(system: str, device: str) -> Iterator[tuple[str, Callable[[], str]]]
 
 
 def build(system: str) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Return the model of a system's quickstart with initial weights, on the CPU, and a photo."""
+    """Return the model of a system's quickstart with initial weights, on the CPU, and its input."""
     from benchmarks.models import STUFF, THINGS, photo
     from detectron2.modeling import build_model
 
     from segcore.config import get_cfg
     from segcore.quickstart import QUICKSTARTS
 
+    quickstart = QUICKSTARTS.find(system)
     cfg = get_cfg()
-    cfg.merge_from_file(str(QUICKSTARTS.find(system).config_file))
+    cfg.merge_from_file(str(quickstart.config_file))
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", THINGS + STUFF])
     torch.manual_seed(0)
-    return build_model(cfg).train(), photo(SIZE, TARGETS)
+    inputs = photo(SIZE, TARGETS)
+    if quickstart.data is not None:  # videos
+        inputs = clip(inputs, cfg.INPUT.SAMPLING_FRAME_NUM)
+    return build_model(cfg).train(), inputs
+
+
+def clip(photo: dict[str, Any], frames: int) -> dict[str, Any]:
+    """Return a video in which nothing moves."""
+    instances = photo["instances"]
+    instances.gt_ids = torch.arange(len(instances))
+    return {"image": [photo["image"]] * frames, "instances": [instances] * frames}
 
 
 def train(model: torch.nn.Module, photo: dict[str, Any], device: str, dtype: torch.dtype) -> Step:
