@@ -5,8 +5,8 @@
 Every training is a process of one thread with the configuration of the quickstart and a schedule
 as long as the time allows: the seconds of an iteration are measured first, and the evaluation at
 the end comes on top. PQ is that of pictures
-the training never saw, also by size of segment; an image's time and memory are those of the model
-in evaluation, results included, memory beyond what the process holds.
+the training never saw, also by size of segment; an image's time is that of the model in evaluation,
+results included.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from statistics import mean
 from typing import Any
 
@@ -23,7 +22,6 @@ from benchmarks.quickstart_training import CONFIGS, DATA, quickstart_trainer, ru
 from detectron2.engine.hooks import CallbackHook
 from tabulate import tabulate
 
-from segcore.analysis.measuring import measure_mebibytes
 from segcore.data.quickstart import generate
 from segcore.engine import Trainer
 from segcore.evaluation import PanopticEvaluator
@@ -38,7 +36,6 @@ COLUMNS = {
     "iterations": "iterations",
     "minutes": "training min",
     "milliseconds": "ms an image",
-    "mebibytes": "MiB an image",
 }
 
 
@@ -52,7 +49,7 @@ def seconds_of_iteration(system: str, seed: int) -> float:
 
 
 def evaluate(trainer: Trainer) -> dict[str, float]:
-    """Return PQ in percent, in all and by size, and CPU time and memory of an image."""
+    """Return PQ in percent, in all and by size, and CPU time of an image."""
     model, name = trainer.evaluated_model.eval(), trainer.cfg.DATASETS.TEST[0]
     loader = trainer.build_test_loader(trainer.cfg, name)
     evaluator = PanopticEvaluator(name)
@@ -64,15 +61,10 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
             outputs = model(inputs)
             seconds.append((time.process_time() - start) / len(inputs))
             evaluator.process(inputs, outputs)
-        memory = [
-            measure_mebibytes(lambda inputs=inputs: model(inputs), torch.device("cpu"))
-            for inputs in islice(loader, 5)
-        ]
     evaluator.evaluate()
     result = evaluator.panoptic_result
     sizes = {size: 100 * result.mean(size=size).pq for size in ("small", "medium", "large")}
-    costs = {"milliseconds": 1000 * mean(seconds), "mebibytes": max(memory)}
-    return {"PQ": 100 * result.mean().pq, **sizes, **costs}
+    return {"PQ": 100 * result.mean().pq, **sizes, "milliseconds": 1000 * mean(seconds)}
 
 
 def train(system: str, minutes: float, seed: int) -> dict[str, float]:

@@ -79,7 +79,9 @@ MsDeformAttnWithLogitsGradients run_backward(
   const Tensor upstream = packed(torch::stable::to(grad_output, type));
   const Tensor& like = prepared.references;
   const std::array<int64_t, 5> by_head = {s.batch, s.queries, s.heads, s.levels, s.coordinates};
-  Tensor grad_value, grad_references = torch::stable::new_empty(like, by_head);
+  Tensor grad_value;
+  // Without points the kernel writes nothing.
+  Tensor grad_references = torch::stable::new_zeros(like, by_head);
   Tensor grad_offsets = torch::stable::new_empty(like, a.sampling_offsets.sizes());
   Tensor grad_logits = torch::stable::new_empty(like, a.attention_logits.sizes());
   for_value_type(type, [&](auto zero) {
