@@ -4,9 +4,8 @@
 
 Every training is a process of one thread with the configuration of the quickstart and a schedule
 as long as the time allows: the seconds of an iteration are measured first, and the evaluation at
-the end comes on top. PQ is that of pictures
-the training never saw, also by size of segment; an image's time is that of the model in evaluation,
-results included.
+the end comes on top. PQ is that of pictures the training never saw, also by size of segment; an
+image's time is that of the model in evaluation, results included.
 """
 
 import argparse
