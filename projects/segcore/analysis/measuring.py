@@ -64,7 +64,8 @@ def measure_mebibytes(run: Callable[[], Any], device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     before = reset_peak_resident_mebibytes()
     run()
-    return peak_resident_mebibytes() - before
+    # The system counts pages in batches, by thread: what takes none may seem to give some back.
+    return max(0.0, peak_resident_mebibytes() - before)
 
 
 def reset_peak_resident_mebibytes() -> float:

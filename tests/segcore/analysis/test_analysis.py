@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 from torch import nn
 
+from segcore.analysis import measuring
 from segcore.analysis.counting import count
 from segcore.analysis.formulas import UNKNOWN_TO_FVCORE
 from segcore.analysis.modules import sum_by_part
@@ -145,6 +146,13 @@ def test_program(capsys):
     for part in ("backbone.res2", "sem_seg_head.pixel_decoder", "matrix product", "ms_deform_attn"):
         assert re.search(rf"^{part} ", text, re.MULTILINE)
     assert re.search(r"[\d.]+ s, peak of \d+ MiB beyond the model, on cpu", text)
+
+
+def test_memory_is_not_negative(monkeypatch):
+    """Where the system's count of pages lags behind."""
+    monkeypatch.setattr(measuring, "reset_peak_resident_mebibytes", lambda: 100.0)
+    monkeypatch.setattr(measuring, "peak_resident_mebibytes", lambda: 99.9)
+    assert measuring.measure_mebibytes(lambda: None, torch.device("cpu")) == 0
 
 
 @pytest.mark.parametrize("size", ["800", "0x5", "70000x3", "axb"])
