@@ -1,7 +1,7 @@
 """CPU time and memory of inference, or of a training step, beside another checkout.
 
     git worktree add ../before 1d45a60
-    (cd ../before && python setup.py egg_info build_ext --inplace)  # its own packages, its operators
+    (cd ../before && python setup.py egg_info build_ext --inplace)
     python -m benchmarks.before_and_after --before ../before --config-file X [--size 800 1333]
         [--results panoptic] [--step inference|training] [--repeats 5] [KEY VALUE ...]
 

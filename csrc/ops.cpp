@@ -51,4 +51,6 @@ STABLE_TORCH_LIBRARY(segcore, library) {
       "Tensor neighbors, SymInt[] canvas, Tensor locations, Tensor attention, Tensor power, "
       "bool deterministic=False) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  library.def(
+      "winograd_conv2d(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor");
 }

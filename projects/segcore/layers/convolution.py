@@ -1,5 +1,6 @@
 """Convolutions with a frozen batch norm, a residual and an activation in one operator."""
 
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 from segcore.layers import onednn
 from segcore.layers.linear import activate
 from segcore.layers.onednn import Activation
+from segcore.ops import winograd_conv2d, winograd_weight
+from segcore.ops._library import is_compiled
+from segcore.ops.winograd_conv2d import TILE
+
+Weights = tuple[Tensor, Tensor | None]
 
 
 def convolve(
@@ -36,23 +42,19 @@ def convolve(
     if not _takes(module, x, norm):
         x = module(x)
         return activate(x if added is None else x + added, activation)
-    if norm is None or _is_frozen(norm):
-        weight, bias = _folded(module, norm)
-        norm = None
-    else:
-        weight, bias = module.weight, module.bias
-    own_activation = getattr(module, "activation", None)
-    if own_activation is F.relu and norm is None and added is None and activation != "gelu":
-        own_activation, activation = None, "relu"
     x = x.contiguous(memory_format=torch.channels_last)
-    geometry = (module.stride, module.padding, module.dilation, module.groups)
-    if norm is None and own_activation is None:
+    frozen = norm is None or _is_frozen(norm)
+    rest = (None if frozen else norm, getattr(module, "activation", None))
+    rest = [function for function in rest if function is not None]
+    if rest == [F.relu] and added is None and activation != "gelu":
+        rest, activation = [], "relu"
+    if not rest:
         if added is not None and not overwrite_added:
             added = added.clone(memory_format=torch.channels_last)
-        return onednn.conv2d(x, weight, bias, *geometry, activation, added)
-    x = onednn.conv2d(x, weight, bias, *geometry)
-    for function in (norm, own_activation):
-        x = x if function is None else function(x)
+        return _convolve(module, norm, x, activation, added)
+    x = _convolve(module, norm if frozen else None, x)
+    for function in rest:
+        x = function(x)
     return activate(x if added is None else x + added, activation)
 
 
@@ -73,6 +75,35 @@ def _takes(module: nn.Conv2d, x: Tensor, norm: nn.Module | None) -> bool:
     )
 
 
+def _convolve(
+    module: nn.Conv2d,
+    norm: nn.Module | None,
+    x: Tensor,
+    activation: Activation = "none",
+    added: Tensor | None = None,
+) -> Tensor:
+    """Convolve with a norm that is folded into the weight; ``added`` is overwritten."""
+    if added is None and activation != "gelu" and _is_for_winograd(module, x):
+        weight, bias = _cached(_winograd_weights, module, norm)
+        return winograd_conv2d(x, weight, bias, relu=activation == "relu")
+    weight, bias = (module.weight, module.bias) if norm is None else _cached(_fold, module, norm)
+    geometry = (module.stride, module.padding, module.dilation, module.groups)
+    return onednn.conv2d(x, weight, bias, *geometry, activation, added)
+
+
+def _is_for_winograd(module: nn.Conv2d, x: Tensor) -> bool:
+    """Whether a 3x3 convolution may take the transformed weight, which is four times as large as
+    the weight: at most four times as large as its maps."""
+    batch, channels, height, width = x.shape
+    geometry = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups)
+    return (
+        x.dtype == torch.float32
+        and geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
+        and is_compiled("winograd_conv2d", "cpu")
+        and 4 * batch * -(-height // TILE) * -(-width // TILE) >= channels
+    )
+
+
 def _is_frozen(norm: nn.Module) -> bool:
     """Whether a norm is an affine function of each channel."""
     if isinstance(norm, FrozenBatchNorm2d):
@@ -85,27 +116,40 @@ def _is_frozen(norm: nn.Module) -> bool:
     )
 
 
-# Folded weights, by convolution, with the tensors' state that they were made of.
-_FOLDED: WeakKeyDictionary[nn.Conv2d, tuple[object, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+# Folded and transformed weights, by convolution, with the tensors' state that they were made of.
+_CACHE: WeakKeyDictionary[nn.Conv2d, dict[Callable, tuple[object, Weights]]] = WeakKeyDictionary()
 
 
-def _folded(module: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+def _cached(
+    make: Callable[[nn.Conv2d, nn.Module | None], Weights],
+    module: nn.Conv2d,
+    norm: nn.Module | None,
+) -> Weights:
+    """Return ``make(module, norm)``, made anew only if a tensor has changed."""
+    tensors = [module.weight, module.bias]
+    if norm is not None:
+        tensors += [*norm.parameters(), *norm.buffers()]
+    if any(t is not None and t.is_inference() for t in tensors):  # they have no version
+        return make(module, norm)
+    state = [None if t is None else (t.data_ptr(), t._version) for t in tensors]
+    made = _CACHE.setdefault(module, {})
+    if make not in made or made[make][0] != state:
+        made[make] = (state, make(module, norm))
+    return made[make][1]
+
+
+def _fold(module: nn.Conv2d, norm: nn.Module | None) -> Weights:
     """Return weight and bias of a convolution with its norm."""
     if norm is None:
         return module.weight, module.bias
-    tensors = (module.weight, module.bias, *norm.parameters(), *norm.buffers())
-    if any(t is not None and t.is_inference() for t in tensors):  # they have no version
-        return _fold(module, norm)
-    state = [None if t is None else (t.data_ptr(), t._version) for t in tensors]
-    if module not in _FOLDED or _FOLDED[module][0] != state:
-        _FOLDED[module] = (state, _fold(module, norm))
-    return _FOLDED[module][1]
-
-
-def _fold(module: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if module.bias is not None:
         shift = shift + module.bias * scale
     weight = module.weight * scale[:, None, None, None].to(module.weight.dtype)
     return weight, shift.to(module.weight.dtype)
+
+
+def _winograd_weights(module: nn.Conv2d, norm: nn.Module | None) -> Weights:
+    weight, bias = _fold(module, norm)
+    return winograd_weight(weight), bias

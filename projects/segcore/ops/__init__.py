@@ -23,6 +23,7 @@ from .offset_features import NUM_OFFSET_FEATURES
 from .point_deform_attn import point_deform_attn, point_deform_attn_reference
 from .point_gather import point_gather, point_gather_reference
 from .take import take
+from .winograd_conv2d import winograd_conv2d, winograd_conv2d_reference, winograd_weight
 
 __all__ = [
     "NUM_OFFSET_FEATURES",
@@ -47,4 +48,7 @@ __all__ = [
     "point_gather",
     "point_gather_reference",
     "take",
+    "winograd_conv2d",
+    "winograd_conv2d_reference",
+    "winograd_weight",
 ]

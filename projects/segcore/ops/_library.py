@@ -92,17 +92,21 @@ TRITON_PROBLEM: str = _find_triton_problem()
 
 _operators: dict[str, str] = {}  # operator -> reason why its schema is missing, or ""
 _fallbacks: dict[str, str] = {}  # operator -> another one, which is used where it has no kernel
+_cpu_only: set[str] = set()  # operators without a CUDA kernel
 
 _warn_of_slow_operators()
 if not TRITON_PROBLEM:
     _triton.register(NAMESPACE)
 
 
-def add_operator(name: str, fallback: str | None = None) -> bool:
+def add_operator(name: str, fallback: str | None = None, *, cpu_only: bool = False) -> bool:
     """Look for the schema of an operator of ``csrc/ops.cpp``; return whether it is there.
 
-    ``fallback`` is an operator that is used where this one has no kernel.
+    ``fallback`` is an operator that is used where this one has no kernel, ``cpu_only`` that there
+    is none for CUDA.
     """
+    if cpu_only:
+        _cpu_only.add(name)
     if fallback is not None:
         _fallbacks[name] = fallback
     if not LIBRARIES["cpu"].loaded:
@@ -131,6 +135,8 @@ def why_not_compiled(name: str, device_type: str) -> str:
         return _operators[name]
     if device_type not in LIBRARIES:
         return f"there are no kernels for {device_type}"
+    if device_type != "cpu" and name in _cpu_only:
+        return "it is for CPUs only"
     return LIBRARIES[device_type].problem
 
 

@@ -24,6 +24,7 @@ def operator(
     fallback: tuple[str, Callable[[Any], Any]] | None = None,
     differentiable: Sequence[str] = (),
     atomics: bool = False,
+    cpu_only: bool = False,
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Define an operator by a function that checks and prepares its arguments.
 
@@ -43,6 +44,7 @@ def operator(
         atomics: whether a device may sum gradients by atomics, in changing order; the last argument
             of ``<name>_backward`` says whether :func:`torch.use_deterministic_algorithms` is on,
             which forbids it
+        cpu_only: there is no kernel for CUDA
     """
 
     def define(prepare: Callable[P, Any]) -> Callable[P, Any]:
@@ -72,7 +74,7 @@ def operator(
             )
         public.reference = twin
         _references[name] = lambda *a: reference(arguments(*a))
-        if add_operator(name, other):
+        if add_operator(name, other, cpu_only=cpu_only):
             torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *a: fake(arguments(*a)))
         if differentiable and add_operator(f"{name}_backward", other and f"{other}_backward"):
             _register_autograd(name, arguments, tuple(differentiable), atomics)

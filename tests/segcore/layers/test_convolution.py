@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
-from segcore.layers import convolve
+from segcore.layers import convolution, convolve, onednn
+from segcore.ops import winograd_conv2d
 
 
 def make(norm, kernel_size=3, **options):
@@ -46,6 +47,26 @@ def test_equals_module_sum_and_activation(norm, kernel_size, options):
         assert torch.equal(added, before)
         sums = convolve(module, x, "relu", added.clone(), overwrite_added=True)
         torch.testing.assert_close(sums, (expected + added).relu())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", [None, F.relu])
+def test_transformed_weights(norm, activation, monkeypatch):
+    """Where maps are large beside the weight; both ways of a module, in turns."""
+    calls = []
+    monkeypatch.setattr(
+        convolution, "winograd_conv2d", lambda *a, **k: calls.append(1) or winograd_conv2d(*a, **k)
+    )
+    monkeypatch.setattr(convolution, "is_compiled", lambda *_: True)
+    module = make(NORMS[norm](), activation=activation).eval()
+    for side, transformed in ((4, False), (9, True), (4, False), (9, True)):
+        x = torch.randn(1, 6, side, side)
+        calls.clear()
+        torch.testing.assert_close(convolve(module, x), module(x))
+        assert bool(calls) == transformed or not onednn.has_operators()
+        torch.testing.assert_close(convolve(module, x, "relu"), module(x).relu())
+        module.weight.mul_(1.5)
 
 
 def test_gradients_flow_into_everything():
