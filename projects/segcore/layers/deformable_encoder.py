@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segcore.layers.by_rows import by_rows
+from segcore.layers.convolution import has_hooks
 from segcore.layers.linear import Linear
 from segcore.layers.ms_deform_attn import MSDeformAttn
 
@@ -47,10 +48,20 @@ class DeformableEncoderLayer(nn.Module):
         spatial_shapes: Any,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        attended = self.self_attn(
-            tokens + positions, reference_points, tokens, spatial_shapes, padding_mask
-        )
-        return by_rows(self._update, tokens, attended)
+        attention = self.self_attn
+        if type(attention) is not MSDeformAttn or has_hooks(attention):
+            attended = attention(
+                tokens + positions, reference_points, tokens, spatial_shapes, padding_mask
+            )
+            return by_rows(self._update, tokens, attended)
+        values = attention.values(tokens, padding_mask)
+
+        def encode(tokens: Tensor, positions: Tensor, reference_points: Tensor) -> Tensor:
+            queries = tokens + positions
+            attended = attention.attend(queries, reference_points, values, spatial_shapes)
+            return self._update(tokens, attended)
+
+        return by_rows(encode, tokens, positions, reference_points)
 
     def _update(self, tokens: Tensor, attended: Tensor) -> Tensor:
         tokens = self.norm1(tokens + self.dropout(attended))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from segcore.functional import short_softmax
-from segcore.layers.by_rows import by_rows
+from segcore.layers.by_rows import by_rows, takes_rows
 from segcore.layers.linear import Linear
 from segcore.ops import ms_deform_attn_with_logits
 
@@ -87,19 +87,28 @@ class DeformAttnProjections(nn.Module):
 
     def values(self, value: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Return (N, S, M, C / M), zero at padding; on CPUs float32 at least."""
-        value = self.value_proj(value)
-        if padding_mask is not None:
-            value = value.masked_fill(padding_mask[..., None], 0)
-        values = value.unflatten(-1, (self.num_heads, -1))
-        if values.device.type == "cpu" and not torch.compiler.is_compiling():
-            # Head by head and in the precision of sums, as the operators of a CPU read them, so
-            # that no call copies them again.
-            values = values.transpose(1, 2).to(
-                torch.promote_types(values.dtype, torch.float32),
-                memory_format=torch.contiguous_format,
+
+        def project(value: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+            value = self.value_proj(value)
+            if padding_mask is not None:
+                value = value.masked_fill(padding_mask[..., None], 0)
+            return value.unflatten(-1, (self.num_heads, -1))
+
+        tensors = (value,) if padding_mask is None else (value, padding_mask)
+        if value.device.type != "cpu" or torch.compiler.is_compiling():
+            return project(*tensors)
+        # Head by head and in the precision of sums, as the operators of a CPU read them, so that
+        # no call copies them again.
+        precision = torch.promote_types(value.dtype, torch.float32)
+        if takes_rows(value):
+            images, cells, channels = value.shape
+            heads = value.new_empty(
+                images, self.num_heads, cells, channels // self.num_heads, dtype=precision
             )
-            values = values.contiguous().transpose(1, 2)
-        return values
+            return by_rows(project, *tensors, out=heads.transpose(1, 2))
+        values = project(*tensors).transpose(1, 2)
+        values = values.to(precision, memory_format=torch.contiguous_format)
+        return values.contiguous().transpose(1, 2)
 
 
 class MSDeformAttn(DeformAttnProjections):
@@ -132,12 +141,22 @@ class MSDeformAttn(DeformAttnProjections):
         values = self.values(value, padding_mask)
 
         def attend(query: Tensor, reference_points: Tensor) -> Tensor:
-            sampled = ms_deform_attn_with_logits(
-                values, spatial_shapes, reference_points, *self.offsets_and_logits(query)
-            )
-            return self.output_proj(sampled.to(query.dtype))
+            return self.attend(query, reference_points, values, spatial_shapes)
 
         return by_rows(attend, query, reference_points)
+
+    def attend(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        values: Tensor,
+        spatial_shapes: Sequence[Sequence[int]] | Tensor,
+    ) -> Tensor:
+        """Attend to ``values`` that are prepared, (N, S, M, C / M): see :meth:`values`."""
+        sampled = ms_deform_attn_with_logits(
+            values, spatial_shapes, reference_points, *self.offsets_and_logits(query)
+        )
+        return self.output_proj(sampled.to(query.dtype))
 
     def _check(
         self,
