@@ -29,6 +29,16 @@ SEGCORE_INLINE Lanes<T>& lanes(T* data) {
   return *reinterpret_cast<Lanes<T>*>(data);
 }
 
+// The number, or the lanes of them, at a place: for loops that are written once for both.
+template <typename V, typename T>
+SEGCORE_INLINE const V& vector_at(const T* data) {
+  return *reinterpret_cast<const V*>(data);
+}
+template <typename V, typename T>
+SEGCORE_INLINE V& vector_at(T* data) {
+  return *reinterpret_cast<V*>(data);
+}
+
 // exp(x) for x <= 0 or little above, in a form that loops over x vectorize with. At most 2 units in
 // the last place off in float32, where results below 2^-126 are 0.
 SEGCORE_INLINE double exp_of_negative(double x) { return std::exp(x); }

@@ -26,7 +26,6 @@ constexpr int64_t kLeastTiles = 64;
 // The points of the transforms, see winograd_conv2d.py.
 constexpr double kA = 0.75, kB = 1.5, kAA = kA * kA, kBB = kB * kB;
 
-
 template <typename T, typename V>
 SEGCORE_INLINE void transform_inputs(const V* x, int64_t step, V* out, int64_t out_step) {
   const V x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[3 * step], x4 = x[4 * step];
@@ -51,26 +50,17 @@ SEGCORE_INLINE void transform_products(const V* m, int64_t step, V* out, int64_t
   out[3 * out_step] = T(kAA * kA) * difference_a + T(kBB * kB) * difference_b + m[5 * step];
 }
 
-template <typename T, typename V>
-SEGCORE_INLINE V& at(T* data) {
-  return *reinterpret_cast<V*>(data);
-}
-template <typename T, typename V>
-SEGCORE_INLINE const V& at(const T* data) {
-  return *reinterpret_cast<const V*>(data);
-}
-
 // One patch of pixels (each of `channels`), by pointers to them, to the 36 inputs of the products.
 template <typename T, typename V>
 SEGCORE_INLINE void transform_patch(
     const std::array<const T*, Sizes::kProducts>& pixels, int64_t c, T* inputs, int64_t stride) {
   V patch[Sizes::kProducts], half[Sizes::kProducts];
-  for (int64_t i = 0; i < Sizes::kProducts; ++i) patch[i] = at<T, V>(pixels[i] + c);
+  for (int64_t i = 0; i < Sizes::kProducts; ++i) patch[i] = vector_at<V>(pixels[i] + c);
   for (int64_t j = 0; j < kPatch; ++j) transform_inputs<T>(patch + j, kPatch, half + j, kPatch);
   for (int64_t i = 0; i < kPatch; ++i) {
     transform_inputs<T>(half + kPatch * i, 1, patch + kPatch * i, 1);
   }
-  for (int64_t i = 0; i < Sizes::kProducts; ++i) at<T, V>(inputs + i * stride + c) = patch[i];
+  for (int64_t i = 0; i < Sizes::kProducts; ++i) vector_at<V>(inputs + i * stride + c) = patch[i];
 }
 
 // The tiles [begin, end) of a block that starts at the tile `first`: inputs (36, tiles, channels).
@@ -114,17 +104,17 @@ SEGCORE_INLINE void transform_tile(
     int64_t columns,
     T* output) {
   V patch[Sizes::kProducts], half[kTile * kPatch], tile[kTile * kTile];
-  for (int64_t i = 0; i < Sizes::kProducts; ++i) patch[i] = at<T, V>(products + i * stride);
+  for (int64_t i = 0; i < Sizes::kProducts; ++i) patch[i] = vector_at<V>(products + i * stride);
   for (int64_t j = 0; j < kPatch; ++j) transform_products<T>(patch + j, kPatch, half + j, kPatch);
   for (int64_t i = 0; i < kTile; ++i) {
     transform_products<T>(half + kPatch * i, 1, tile + kTile * i, 1);
   }
-  const V zero = {}, added = bias == nullptr ? zero : at<T, V>(bias);
+  const V zero = {}, added = bias == nullptr ? zero : vector_at<V>(bias);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < columns; ++j) {
       const V y = tile[kTile * i + j] + added;
       // NaN stays NaN.
-      at<T, V>(output + (i * s.width + j) * s.filters) = relu ? (y < zero ? zero : y) : y;
+      vector_at<V>(output + (i * s.width + j) * s.filters) = relu ? (y < zero ? zero : y) : y;
     }
   }
 }

@@ -167,14 +167,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         ]
         maps = self.transformer(projected)
         for name, lateral, output in self.fpn_levels:
-            skip = convolve(getattr(self, lateral), features[name])
-            coarse = F.interpolate(
-                maps[-1].contiguous(memory_format=torch.channels_last),
-                size=skip.shape[-2:],
-                mode="bilinear",
-                align_corners=False,
-            )
-            maps.append(convolve(getattr(self, output), coarse.add_(skip)))
+            summed = convolve(getattr(self, lateral), features[name], coarse=maps[-1])
+            maps.append(convolve(getattr(self, output), summed))
         return convolve(self.mask_features, maps[-1]), maps[0], maps[:NUM_MULTI_SCALE_MAPS]
 
 

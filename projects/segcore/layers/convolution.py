@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segcore.layers import onednn
 from segcore.layers.linear import activate
 from segcore.layers.onednn import Activation
-from segcore.ops import winograd_conv2d, winograd_weight
+from segcore.ops import group_norm_, winograd_conv2d, winograd_weight
 from segcore.ops._library import is_compiled
 from segcore.ops.winograd_conv2d import TILE
 
@@ -25,6 +25,7 @@ def convolve(
     added: Tensor | None = None,
     *,
     overwrite_added: bool = False,
+    coarse: Tensor | None = None,
 ) -> Tensor:
     """Return ``activation(module(x) + added)``, in one operator where that is possible.
 
@@ -37,25 +38,36 @@ def convolve(
         x: (B, C, H, W).
         added: of the size of the result.
         overwrite_added: the memory of ``added`` may be used for the result.
+        coarse: (B, K, h, w), resized bilinearly to the size of the result and added.
     """
     norm = getattr(module, "norm", None)
+    own_activation = getattr(module, "activation", None)
     if not _takes(module, x, norm):
-        x = module(x)
+        x = _add_resized(module(x), coarse)
         return activate(x if added is None else x + added, activation)
     x = x.contiguous(memory_format=torch.channels_last)
     frozen = norm is None or _is_frozen(norm)
-    rest = (None if frozen else norm, getattr(module, "activation", None))
-    rest = [function for function in rest if function is not None]
-    if rest == [F.relu] and added is None and activation != "gelu":
-        rest, activation = [], "relu"
-    if not rest:
-        if added is not None and not overwrite_added:
-            added = added.clone(memory_format=torch.channels_last)
-        return _convolve(module, norm, x, activation, added)
+    if coarse is None and frozen:
+        if own_activation is F.relu and added is None and activation != "gelu":
+            own_activation, activation = None, "relu"
+        if own_activation is None:
+            if added is not None and not overwrite_added:
+                added = added.clone(memory_format=torch.channels_last)
+            return _convolve(module, norm, x, activation, added)
     x = _convolve(module, norm if frozen else None, x)
-    for function in rest:
-        x = function(x)
+    if _is_group_norm(norm, x) and own_activation in (None, None if coarse is not None else F.relu):
+        _group_norm_(norm, x, coarse, relu=own_activation is F.relu)
+    else:
+        x = x if frozen else norm(x)
+        x = _add_resized(x if own_activation is None else own_activation(x), coarse)
     return activate(x if added is None else x + added, activation)
+
+
+def _add_resized(x: Tensor, coarse: Tensor | None) -> Tensor:
+    if coarse is None:
+        return x
+    coarse = coarse.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False).add_(x)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -102,6 +114,21 @@ def _is_for_winograd(module: nn.Conv2d, x: Tensor) -> bool:
         and is_compiled("winograd_conv2d", "cpu")
         and 4 * batch * -(-height // TILE) * -(-width // TILE) >= channels
     )
+
+
+def _is_group_norm(norm: nn.Module | None, x: Tensor) -> bool:
+    return (
+        isinstance(norm, nn.GroupNorm)
+        and norm.affine
+        and norm.weight.dtype == x.dtype == torch.float32
+        and is_compiled("group_norm_", "cpu")
+    )
+
+
+def _group_norm_(norm: nn.GroupNorm, x: Tensor, coarse: Tensor | None, relu: bool) -> None:
+    if coarse is not None:
+        coarse = coarse.contiguous(memory_format=torch.channels_last)
+    group_norm_(x, norm.num_groups, norm.weight, norm.bias, norm.eps, coarse, relu)
 
 
 def _is_frozen(norm: nn.Module) -> bool:

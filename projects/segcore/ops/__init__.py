@@ -11,6 +11,7 @@ from .cluster_attention import (
     neighborhood_attention_reference,
 )
 from .cluster_neighborhood import ClusterNeighborhood
+from .group_norm import group_norm_, group_norm_reference
 from .inverse_distance import inverse_distance_weights
 from .knn import knn, knn_reference
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
@@ -33,6 +34,8 @@ __all__ = [
     "cluster_attention",
     "cluster_attention_reference",
     "decompositions",
+    "group_norm_",
+    "group_norm_reference",
     "inverse_distance_weights",
     "knn",
     "knn_reference",

@@ -19,6 +19,18 @@ def check_floating(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name}: expected one of {expected}, got {tensor.dtype}")
 
 
+def check_same_type(**tensors: Tensor) -> None:
+    """Refuse tensors that are not all of the type of the first, float32 or float64."""
+    (first, reference), *others = tensors.items()
+    if reference.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{first}: expected float32 or float64, got {reference.dtype}")
+    for name, tensor in others:
+        if tensor.dtype != reference.dtype:
+            raise TypeError(
+                f"{name}: expected the type of {first}, {reference.dtype}, got {tensor.dtype}"
+            )
+
+
 def check_indices(name: str, tensor: Tensor) -> None:
     """Refuse all but tensors of int64 or int32."""
     if not isinstance(tensor, Tensor):

@@ -62,7 +62,7 @@ def operator(
         def twin(*args: P.args, **kwargs: P.kwargs) -> Any:
             return reference(prepare(*args, **kwargs))
 
-        twin.__name__ = twin.__qualname__ = f"{name}_reference"
+        twin.__name__ = twin.__qualname__ = f"{name.rstrip('_')}_reference"
         twin.__doc__ = f"Plain PyTorch twin of :func:`{name}`: the specification of its kernels."
         for function in (public, twin):
             # One code object each: torch.compile limits the recompilations of a code object, and

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_dims, check_same_device, check_shape
+from ._checks import check_dims, check_same_device, check_same_type, check_shape
 from ._operator import operator
 
 # 4x4 results come from 6x6 inputs.
@@ -103,8 +103,6 @@ def winograd_conv2d(
     Raises:
         TypeError, ValueError: an argument has a wrong type, shape or device.
     """
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
     check_dims("x", x, ("B", "C", "H", "W"))
     check_dims("weight", weight, ("36", "C", "K"))
     check_shape("weight", weight, (PATCH * PATCH, x.shape[1], weight.shape[2]))
@@ -113,10 +111,10 @@ def winograd_conv2d(
         check_shape("bias", bias, weight.shape[2:])
         tensors["bias"] = bias
     check_same_device(**tensors)
-    for name, tensor in tensors.items():
-        if tensor.dtype != x.dtype:
-            raise TypeError(f"{name}: expected the type of x, {x.dtype}, got {tensor.dtype}")
-    return Arguments(x, weight, bias, relu)
+    check_same_type(**tensors)
+    return Arguments(
+        x.detach(), weight.detach(), None if bias is None else bias.detach(), bool(relu)
+    )
 
 
 winograd_conv2d_reference = winograd_conv2d.reference

@@ -52,6 +52,20 @@ def test_equals_module_sum_and_activation(norm, kernel_size, options):
 @torch.no_grad()
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("activation", [None, F.relu])
+def test_coarse_map_is_resized_and_added(norm, activation):
+    module = make(NORMS[norm](), activation=activation).eval()
+    x, coarse, added = torch.randn(2, 6, 9, 11), torch.randn(2, 8, 5, 4), torch.randn(2, 8, 9, 11)
+    expected = module(x) + F.interpolate(coarse, (9, 11), mode="bilinear", align_corners=False)
+    before = coarse.clone()
+    torch.testing.assert_close(convolve(module, x, coarse=coarse), expected)
+    actual = convolve(module, x, "relu", added, coarse=coarse)
+    torch.testing.assert_close(actual, (expected + added).relu())
+    assert torch.equal(coarse, before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", [None, F.relu])
 def test_transformed_weights(norm, activation, monkeypatch):
     """Where maps are large beside the weight; both ways of a module, in turns."""
     calls = []
