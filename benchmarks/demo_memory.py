@@ -27,7 +27,7 @@ from tabulate import tabulate
 from segcore.config import get_cfg
 from segcore.data.images import read_image
 from segcore.data.mappers.augmentation import resize_for_test
-from segcore.demo import ResultWriter
+from segcore.demo.results import ResultWriter
 from segcore.inference.tiled_prediction import predict_tiles
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/quickstart/mask2former_R18.yaml"

@@ -14,10 +14,12 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from benchmarks.before_and_after import build_for_benchmark
+from benchmarks.common import least_cpu_seconds
 from benchmarks.models import CONFIGS
 from tabulate import tabulate
 from torch import Tensor
@@ -74,13 +76,10 @@ def main() -> None:
             made[way] = cpu_seconds() - start
             memory[way] = measure_mebibytes(lambda run=run: run(images), images.device)
             print(f"{way}: made in {made[way]:.0f} s", flush=True)
-        seconds = {way: [] for way in runs}
-        for _ in range(arguments.repeats):
-            for way, run in runs.items():
-                start = time.process_time()
-                run(images)
-                seconds[way].append(time.process_time() - start)
-    rows = [[way, min(seconds[way]), memory[way], made[way]] for way in runs]
+        seconds = least_cpu_seconds(
+            {way: partial(run, images) for way, run in runs.items()}, arguments.repeats
+        )
+    rows = [[way, seconds[way], memory[way], made[way]] for way in runs]
     print(tabulate(rows, ["", "CPU s", "MiB", "made in s"], floatfmt=("", ".2f", ".0f", ".0f")))
 
 

@@ -8,11 +8,12 @@ each counts, as other programs of the machine only add to it.
 """
 
 import argparse
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from benchmarks.before_and_after import RESULTS, build_for_benchmark
+from benchmarks.common import least_cpu_seconds
 from benchmarks.models import CONFIGS, photo
 from tabulate import tabulate
 
@@ -42,24 +43,15 @@ def main() -> None:
     rows = []
     for file in arguments.config_files:
         model = build_for_benchmark(file, arguments.results, arguments.segments)
-        models = [in_precision(model, precision) for precision in arguments.precisions]
-        seconds = [[] for _ in models]
-        for _ in range(arguments.repeats + 1):  # the first is a warm-up
-            for model, measured in zip(models, seconds, strict=True):
-                measured.append(_cpu_seconds(model, batch))
-        least = [min(measured[1:]) for measured in seconds]
-        rows += [
-            [file.stem, precision, best, least[0] / best]
-            for precision, best in zip(arguments.precisions, least, strict=True)
-        ]
+        runs = {
+            precision: partial(in_precision(model, precision), batch)
+            for precision in arguments.precisions
+        }
+        with torch.inference_mode():
+            least = least_cpu_seconds(runs, arguments.repeats)
+        first = least[arguments.precisions[0]]
+        rows += [[file.stem, precision, best, first / best] for precision, best in least.items()]
     print(tabulate(rows, ["config", "weights", "CPU s", "faster"], floatfmt=("", "", ".2f", ".2f")))
-
-
-@torch.inference_mode()
-def _cpu_seconds(model: torch.nn.Module, batch: list[dict]) -> float:
-    start = time.process_time()
-    model(batch)
-    return time.process_time() - start
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from segcore.demo import find_photos
 from segcore.demo.merge import merge
+from segcore.demo.photos import find_photos
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 

@@ -8,10 +8,11 @@ are those of the first turn, in which all have the same weights and sample the s
 """
 
 import argparse
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from benchmarks.common import least_cpu_seconds
 from benchmarks.models import CONFIGS, photo
 from detectron2.modeling import build_model
 from tabulate import tabulate
@@ -37,15 +38,14 @@ def build(config_file: Path, options: tuple[object, ...]) -> nn.Module:
     return build_model(cfg).train()
 
 
-def step(model: nn.Module, batch: list[dict], *, autocast: bool) -> tuple[float, float]:
-    """Take a step; return its CPU time in seconds and the total loss."""
+def step(model: nn.Module, batch: list[dict], *, autocast: bool) -> float:
+    """Compute losses and gradients; return the total loss."""
     model.zero_grad()
     torch.manual_seed(0)
-    start = time.process_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         total_loss = sum(model(batch).values())
     total_loss.backward()
-    return time.process_time() - start, total_loss.item()
+    return total_loss.item()
 
 
 def main() -> None:
@@ -58,15 +58,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     batch = [photo((arguments.side, arguments.side), 20)]
-    models = {name: build(arguments.config_file, keys) for name, keys in PRECISIONS.items()}
-    runs = {name: [] for name in PRECISIONS}
-    for _ in range(arguments.repeats):
-        for name, keys in PRECISIONS.items():
-            runs[name].append(step(models[name], batch, autocast=bool(keys)))
-    seconds = {name: min(run[0] for run in measured) for name, measured in runs.items()}
-    rows = [
-        [name, best, seconds["float32"] / best, runs[name][0][1]] for name, best in seconds.items()
-    ]
+    steps = {
+        name: partial(step, build(arguments.config_file, keys), batch, autocast=bool(keys))
+        for name, keys in PRECISIONS.items()
+    }
+    losses = {name: take_step() for name, take_step in steps.items()}
+    seconds = least_cpu_seconds(steps, arguments.repeats)
+    rows = [[name, best, seconds["float32"] / best, losses[name]] for name, best in seconds.items()]
     print(tabulate(rows, ["", "CPU s", "faster", "total loss"], floatfmt=("", ".2f", ".2f", ".3f")))
 
 

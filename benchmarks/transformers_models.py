@@ -12,7 +12,6 @@ first.
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from benchmarks.before_and_after import build_for_benchmark, make_certain
+from benchmarks.common import least_cpu_seconds
 from benchmarks.models import CONFIGS, STUFF, THINGS, photo
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -114,17 +114,6 @@ def check_outputs(pair: Pair, pixels: Tensor) -> None:
     torch.testing.assert_close(ours[1], theirs.masks_queries_logits, **close)
 
 
-def least_seconds(functions: list[Callable[[], Any]], repeats: int) -> list[float]:
-    """Return the least CPU seconds of each function, which take turns."""
-    seconds = [[] for _ in functions]
-    for _ in range(repeats):
-        for function, measured in zip(functions, seconds, strict=True):
-            start = time.process_time()
-            function()
-            measured.append(time.process_time() - start)
-    return [min(measured) for measured in seconds]
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -140,20 +129,21 @@ def main() -> None:
         batch = [photo(pair.size, SEGMENTS)]
         pixels = pair.ours.preprocess_images(batch).tensor
         check_outputs(pair, pixels)
-        runs = {
-            "network": (
-                lambda pair=pair, pixels=pixels: pair.ours.network(pixels),
-                lambda pair=pair, pixels=pixels: pair.theirs(pixel_values=pixels),
-            ),
-            "panoptic": (
-                lambda pair=pair, batch=batch: pair.ours(batch),
-                lambda pair=pair, pixels=pixels: pair.post_process(
+        steps = {
+            "network": {
+                "ours": lambda pair=pair, pixels=pixels: pair.ours.network(pixels),
+                "theirs": lambda pair=pair, pixels=pixels: pair.theirs(pixel_values=pixels),
+            },
+            "panoptic": {
+                "ours": lambda pair=pair, batch=batch: pair.ours(batch),
+                "theirs": lambda pair=pair, pixels=pixels: pair.post_process(
                     pair.theirs(pixel_values=pixels)
                 ),
-            ),
+            },
         }
-        for step, functions in runs.items():
-            ours, theirs = least_seconds([*functions], arguments.repeats)
+        for step, functions in steps.items():
+            seconds = least_cpu_seconds(functions, arguments.repeats)
+            ours, theirs = seconds["ours"], seconds["theirs"]
             rows.append([title, step, theirs, ours, theirs / ours])
     headers = ["", "", "Transformers s", "ours s", "faster"]
     print(f"Transformers {transformers.__version__}, PyTorch {torch.__version__}")

@@ -81,6 +81,19 @@ def assert_kernels_match(
         assert_close(actual, expected, **tolerances)
 
 
+def assert_deformable_kernels_match(
+    operators, arguments, *, name, twin, differentiable, double_tolerance
+):
+    """:func:`assert_kernels_match` for a deformable attention in both modes of its backward; half
+    types are compared as far as they are exact."""
+    tolerances = {torch.float64: double_tolerance, torch.float32: 1e-4}
+    tolerance = tolerances.get(arguments["value"].dtype, 1e-2)
+    modes = ({"deterministic": False}, {"deterministic": True})
+    assert_kernels_match(
+        operators, name, twin, arguments, differentiable, modes, rtol=tolerance, atol=tolerance
+    )
+
+
 def assert_same(operator, twin, arguments, differentiable, **tolerances):
     """Check for equal types and close values, relative to the largest, of outputs and gradients."""
     actual = run_with_gradients(operator, arguments, differentiable)

@@ -19,7 +19,8 @@ from segcore.cli import run_command
 from segcore.cli.predict import PredictionParser
 from segcore.config import get_cfg
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
-from segcore.demo import PhotoPredictor, program
+from segcore.demo import program
+from segcore.demo.predictor import PhotoPredictor
 from segcore.errors import OutputError
 from segcore.video import VideoWriter
 

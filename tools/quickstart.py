@@ -28,7 +28,7 @@ from segcore.data.custom_data import setup_custom_data
 from segcore.data.images import encode_image, read_image
 from segcore.data.panoptic_format import read_panoptic_png
 from segcore.data.quickstart import generate
-from segcore.demo import PhotoPredictor
+from segcore.demo.predictor import PhotoPredictor
 from segcore.engine import Trainer, output_folder, run_log, setup_config
 from segcore.files import write_bytes
 from segcore.program import run_program

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from segcore.evaluation.segment_overlaps import segment_overlaps
@@ -147,7 +147,7 @@ class SegmentTracker:
         # No thing has class -1.
         labels = [s["category_id"] if s["isthing"] else -1 for s in segments]
         ious *= (classes[:, None] == np.array(labels, np.int64)) & (ious >= self.min_iou)
-        pairs = zip(*linear_sum_assignment(ious, maximize=True), strict=True)
+        pairs = zip(*scipy.optimize.linear_sum_assignment(ious, maximize=True), strict=True)
         return {int(column): self._things[row].id for row, column in pairs if ious[row, column]}
 
     def _start(self, segment: Mapping[str, Any]) -> int:

@@ -1,29 +1,21 @@
 """CUDA kernels of multi-scale deformable attention, lane by lane on the CPU, against the twin."""
 
+from functools import partial
+
 import pytest
 import torch
 
-import operator_checks as checks
+from operator_checks import assert_deformable_kernels_match
 from operator_inputs import ms_deform_attn_inputs
 from segcore.ops import ms_deform_attn_reference
 
-DIFFERENTIABLE = ("value", "sampling_locations", "attention_weights")
-
-
-def assert_matches_twin(on_host, arguments):
-    """Both modes of the backward; half types are compared as far as they are exact."""
-    tolerances = {torch.float64: 1e-7, torch.float32: 1e-4}
-    tolerance = tolerances.get(arguments["value"].dtype, 1e-2)
-    checks.assert_kernels_match(
-        on_host,
-        "ms_deform_attn",
-        ms_deform_attn_reference,
-        arguments,
-        DIFFERENTIABLE,
-        modes=({"deterministic": False}, {"deterministic": True}),
-        rtol=tolerance,
-        atol=tolerance,
-    )
+assert_matches_twin = partial(
+    assert_deformable_kernels_match,
+    name="ms_deform_attn",
+    twin=ms_deform_attn_reference,
+    differentiable=("value", "sampling_locations", "attention_weights"),
+    double_tolerance=1e-7,
+)
 
 
 @pytest.mark.parametrize(

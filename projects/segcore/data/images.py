@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from detectron2.data.detection_utils import convert_PIL_to_numpy
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from segcore.errors import ImageError
@@ -78,6 +77,8 @@ def read_image(
         if image.mode == "RGB" and format in ("RGB", "BGR"):  # spares Detectron2's copy
             pixels = np.asarray(image)
             return pixels if format == "RGB" else pixels[:, :, ::-1]
+        from detectron2.data.detection_utils import convert_PIL_to_numpy
+
         return convert_PIL_to_numpy(image, format)
 
 

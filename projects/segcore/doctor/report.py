@@ -35,9 +35,7 @@ def report() -> str:
         _versions(driver, gpus),
         _table(("library", "state", "details"), libraries),
         _table(("operator", "device", "implementation", "why"), operators),
-        f"Libraries are looked for in {LIBRARIES['cpu'].path.parent}.\n"
-        "`python setup.py build_ext --inplace` builds them, with FORCE_CUDA=1 the second one on a"
-        " machine without a GPU too.",
+        f"Libraries are looked for in {LIBRARIES['cpu'].path.parent}.\n{_library.how_to_build()}.",
         *advice(torch.version.cuda, driver, LIBRARIES["cuda"], gpus),
     ]
     return "\n\n".join(sections)

@@ -1,4 +1,9 @@
-"""Training and evaluation: launcher, trainer, set-up of a run."""
+"""Training and evaluation: launcher, trainer, set-up of a run.
+
+What only a training needs, as :class:`Trainer`, is imported when it is asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from segcore.requirements import require_detectron2
 
@@ -13,7 +18,9 @@ from segcore.engine.setup import (
     load_config,
     setup_config,
 )
-from segcore.engine.trainer import Trainer
+
+if TYPE_CHECKING:
+    from segcore.engine.trainer import Trainer
 
 __all__ = [
     "Trainer",
@@ -26,3 +33,11 @@ __all__ = [
     "run_log",
     "setup_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Trainer":
+        from segcore.engine.trainer import Trainer
+
+        return Trainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

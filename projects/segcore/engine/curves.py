@@ -7,7 +7,6 @@ from io import BytesIO
 from pathlib import Path
 
 from detectron2.engine import HookBase
-from matplotlib.figure import Figure
 
 from segcore.engine.metrics_file import read_metrics
 from segcore.files import write_bytes
@@ -51,6 +50,8 @@ class CurvesPicture(HookBase):
 
 def draw_curves(lines: Iterable[Mapping[str, float]]) -> bytes:
     """Draw the lines of a ``metrics.json`` as a PNG, one panel for each kind of number."""
+    from matplotlib.figure import Figure
+
     panels = curves_by_panel(lines)
     rows = -(-len(panels) // COLUMNS)
     width, height = PANEL_INCHES

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_util
+import scipy
 import torch
 from detectron2.structures import Boxes, Instances
-from scipy.optimize import linear_sum_assignment
 
 from segcore.inference.run_lengths import mask_areas
 from segcore.inference.segments import PanopticResult
@@ -180,7 +180,9 @@ class InstanceSeams:
             np.array([self._pieces[index].label for index in indices]) for indices in (before, now)
         ]
         ious *= labels[0][:, None] == labels[1]
-        for row, column in zip(*linear_sum_assignment(ious, maximize=True), strict=True):
+        for row, column in zip(
+            *scipy.optimize.linear_sum_assignment(ious, maximize=True), strict=True
+        ):
             if ious[row, column] > MATCH_IOU:
                 owners = self._owner[[before[row], now[column]]]
                 self._owner[np.isin(self._owner, owners)] = owners.min()

@@ -65,6 +65,16 @@ def _find_triton_problem() -> str:
     return _triton.find_problem()
 
 
+def how_to_build() -> str:
+    """Return how the user gets the libraries: with the sources by compiling, else by a wheel."""
+    if (_FOLDER.parents[1] / "csrc").is_dir():
+        return "`python setup.py build_ext --inplace` builds them (FORCE_CUDA=1: without a GPU too)"
+    return (
+        "They come with the wheel: in a clone, `make wheel` makes one with those for CPUs, "
+        "`make wheel CUDA=1` one with those for CUDA too"
+    )
+
+
 def _warn_of_slow_operators() -> None:
     problems = {}
     if not LIBRARIES["cpu"].loaded:
@@ -76,9 +86,7 @@ def _warn_of_slow_operators() -> None:
         exception = f" but {by_triton}" if device == "cuda" and not TRITON_PROBLEM else ""
         warnings.warn(
             f"segcore runs its operators{exception} in plain PyTorch on {device}, which is slower:"
-            f" {problem}."
-            " `python setup.py build_ext --inplace` builds them, `python -m segcore.doctor`"
-            " says more.",
+            f" {problem}. {how_to_build()}; `python -m segcore.doctor` says more.",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -31,7 +31,7 @@ class Arguments(NamedTuple):
 def _sum_of_samples(a: Arguments) -> Tensor:
     batch, _, heads, channels = a.value.shape
     locations, queries = a.sampling_locations, a.sampling_locations.shape[1]
-    shapes = list(zip(a.spatial_shapes[::2], a.spatial_shapes[1::2], strict=True))
+    shapes = as_pairs(a.spatial_shapes)
     # Farther than one map away is as good as anywhere outside; grid_sample takes NaN for an edge.
     grid = 2 * locations.nan_to_num(nan=-1.0).clamp(-1, 2) - 1
     grid = grid.permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # (N*M, L, Q, P, 2)
@@ -46,15 +46,21 @@ def _sum_of_samples(a: Arguments) -> Tensor:
     return output.to(a.value.dtype)
 
 
-def _fake(a: Arguments) -> Tensor:
-    batch, _, heads, channels = a.value.shape
-    return a.value.new_empty(batch, a.sampling_locations.shape[1], heads * channels)
+def as_pairs(sides: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (H, W) of each level of (H_1, W_1, H_2, W_2, ...)."""
+    return list(zip(sides[::2], sides[1::2], strict=True))
+
+
+def empty_output(value: Tensor, num_queries: int) -> Tensor:
+    """Return an empty tensor (N, Q, M * D) for Q queries and values (N, S, M, D)."""
+    batch, _, heads, channels = value.shape
+    return value.new_empty(batch, num_queries, heads * channels)
 
 
 @operator(
     Arguments,
     reference=_sum_of_samples,
-    fake=_fake,
+    fake=lambda a: empty_output(a.value, a.sampling_locations.shape[1]),
     differentiable=("value", "sampling_locations", "attention_weights"),
     atomics=True,
 )

@@ -16,7 +16,7 @@ from ._checks import (
     check_shape,
 )
 from ._operator import operator
-from .ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
+from .ms_deform_attn import as_pairs, empty_output, ms_deform_attn, ms_deform_attn_reference
 
 
 class Arguments(NamedTuple):
@@ -33,7 +33,7 @@ class Arguments(NamedTuple):
 def _composed(attention: Callable[..., Tensor], a: Arguments) -> Tensor:
     reference = a.reference_points[:, :, None, :, None]
     offsets = a.sampling_offsets.to(reference.dtype)
-    shapes = list(zip(a.spatial_shapes[::2], a.spatial_shapes[1::2], strict=True))
+    shapes = as_pairs(a.spatial_shapes)
     if reference.shape[-1] == 4:
         displacement = offsets / offsets.shape[4] * reference[..., 2:] * 0.5
     else:
@@ -62,16 +62,11 @@ def _by_sampling_operator(a: Arguments) -> Tensor:
     return _composed(ms_deform_attn, a)
 
 
-def _fake(a: Arguments) -> Tensor:
-    batch, _, heads, channels = a.value.shape
-    return a.value.new_empty(batch, a.sampling_offsets.shape[1], heads * channels)
-
-
 @operator(
     Arguments,
     reference=_in_plain_pytorch,
     fallback=("ms_deform_attn", _by_sampling_operator),
-    fake=_fake,
+    fake=lambda a: empty_output(a.value, a.sampling_offsets.shape[1]),
     differentiable=("value", "reference_points", "sampling_offsets", "attention_logits"),
     atomics=True,
 )

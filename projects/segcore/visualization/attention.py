@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from PIL import Image
 from torch import Tensor
@@ -57,6 +56,8 @@ def draw_attention(
 
 def _colored(grey: np.ndarray, weights: Tensor) -> np.ndarray:
     """Draw a map (h, w) as colors over the photo."""
+    import matplotlib
+
     values = _stretched(weights, grey.shape[:2])
     values = values / max(values.max(), np.finfo(values.dtype).tiny)
     colors = 255 * matplotlib.colormaps[COLORS](values)[:, :, :3]

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from segcore.visualization.sheet import scaled, sheet
 
@@ -70,6 +68,9 @@ def _dots(
     importance: np.ndarray | None,
 ) -> np.ndarray:
     """Draw dots at (x, y) in a photo of ``size`` (width, height) over its thumbnail ``image``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     width, height = size
     scale = image.shape[1] / width
     dpi = 72  # a point is a pixel

@@ -7,16 +7,11 @@ import functools
 import unicodedata
 from pathlib import Path
 
-import matplotlib
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
 from segcore.data.panoptic_format import Category
 from segcore.text import printable
 
-# Comes with Matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew and more.
-DEFAULT_FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 # Fonts whose glyphs are boxes, nothing, or pictures of fixed size.
 _UNSUITABLE = ("lastresort", "blank", "emoji", "color")
 MAX_NAME_LENGTH = 60
@@ -30,7 +25,7 @@ def drawable_name(category: Category) -> str:
     "#7", or "#7 (road)".
     """
     name = printable(category["name"], MAX_NAME_LENGTH)
-    if _font_of(name) is not None:
+    if name.isascii() or _font_of(name) is not None:
         return name
     parts = [_drawable(character) for character in name]
     rest = " ".join("".join(part or " " for part in parts).split())
@@ -41,15 +36,23 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     """Return a font of ``size`` pixels that has the glyphs of ``text``, where one is installed."""
     if text.isascii():
         return ImageFont.load_default(size)
-    return ImageFont.truetype(str(_font_of(text) or DEFAULT_FONT), size)
+    return ImageFont.truetype(str(_font_of(text) or default_font()), size)
+
+
+@functools.cache
+def default_font() -> Path:
+    """Return the font of Matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew and more."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 def _drawable(character: str) -> str:
     """Return the character, or the part of its decomposition that can be drawn."""
-    if _font_of(character) == DEFAULT_FONT:
+    if _font_of(character) == default_font():
         return character
     parts = unicodedata.normalize("NFKD", character)
-    return "".join(part for part in parts if _font_of(part) == DEFAULT_FONT)
+    return "".join(part for part in parts if _font_of(part) == default_font())
 
 
 def _font_of(text: str) -> Path | None:
@@ -59,7 +62,7 @@ def _font_of(text: str) -> Path | None:
 @functools.lru_cache(maxsize=4096)
 def _find_font(characters: frozenset[int]) -> Path | None:
     """Return the first font that has all characters (code points), or None."""
-    for path in (DEFAULT_FONT, *_installed_fonts()):
+    for path in (default_font(), *_installed_fonts()):
         if characters <= _characters_of(path):
             return path
     return None
@@ -68,6 +71,8 @@ def _find_font(characters: frozenset[int]) -> Path | None:
 @functools.cache
 def _installed_fonts() -> list[Path]:
     """Return installed fonts, upright and of normal weight before others, sans-serif first."""
+    from matplotlib import font_manager
+
     fonts = [
         font
         for font in font_manager.fontManager.ttflist
@@ -88,6 +93,8 @@ def _installed_fonts() -> list[Path]:
 @functools.cache
 def _characters_of(path: Path) -> frozenset[int]:
     """Return the code points of a font that Pillow can draw; none of an unusable font."""
+    from matplotlib.ft2font import FT2Font
+
     try:
         ImageFont.truetype(str(path), 16)
         return frozenset(FT2Font(str(path)).get_charmap())

@@ -14,6 +14,7 @@ from segcore.visualization.overlay import instance_areas
 from segcore.visualization.segment_map import SegmentMap
 
 MAX_NAME_LENGTH = 60  # characters
+NOTHING_FOUND = "nothing found"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ def semantic_rows(labels: np.ndarray, categories: Sequence[Category]) -> list[Ro
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """Format the rows as a plain text table; class names are escaped."""
+    """Format the rows as a plain text table, or say that there is none; class names are escaped."""
+    if not rows:
+        return NOTHING_FOUND
     return tabulate(
         [
             (
@@ -91,6 +94,6 @@ def format_rows(rows: Sequence[Row]) -> str:
             for row in rows
         ],
         headers=["class", "kind", "area", "score"],
-        colalign=("left", "left", "right", "right") if rows else None,
+        colalign=("left", "left", "right", "right"),
         disable_numparse=True,
     )

@@ -1,4 +1,4 @@
-"""``segcore COMMAND``: help at once, and every row of the table leads to something."""
+"""``segcore COMMAND``: help at once, imports of need only, and every row leads to something."""
 
 import subprocess
 import sys
@@ -31,6 +31,20 @@ for door in ("train_net.py", "demo.py"):
 slow = {{"torch", "detectron2", "numpy", "scipy", "cv2", "matplotlib"}} & set(sys.modules)
 assert not slow, slow
 """
+# Of each group, what its modules do not import: it serves rare options, or other commands.
+WITHOUT_TORCH = ("compare", "convert", "merge", "models", "serve")
+NOT_OF_FILES = {"torch", "detectron2", "cv2", "matplotlib", "scipy.ndimage", "scipy.optimize"}
+NOT_OF_MODELS = {
+    *("matplotlib", "scipy.ndimage", "scipy.optimize", "scipy.sparse", "jinja2", "timm", "av"),
+    *("detectron2.engine", "detectron2.evaluation", "tensorboard", "onnx", "starlette"),
+}
+IMPORTED = """
+import importlib, sys
+
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+print(*sys.modules)
+"""
 
 
 def test_help_fits_80_columns_and_imports_nothing_slow():
@@ -40,6 +54,21 @@ def test_help_fits_80_columns_and_imports_nothing_slow():
     for name, command in COMMANDS.items():
         assert f"{name} " in answer.stdout and command.summary in answer.stdout
     assert "usage: train_net.py" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "modules, unneeded",
+    [
+        ([COMMANDS[name].main.partition(":")[0] for name in WITHOUT_TORCH], NOT_OF_FILES),
+        (["segcore.predictor", "segcore.demo.program", "segcore.export.command"], NOT_OF_MODELS),
+    ],
+    ids=["files", "models"],
+)
+def test_commands_import_what_they_need(modules, unneeded):
+    command = [sys.executable, "-c", IMPORTED, *modules]
+    imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert set(modules) <= set(imported)
+    assert not unneeded & set(imported)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segcore.demo import collect_photos, exit_on_termination, predict_photos
+from segcore.demo.batch import collect_photos, exit_on_termination, predict_photos
 from segcore.errors import DataError, ImageError, OutputError
 
 PHOTOS = [Path("a.jpg"), Path("b.jpg"), Path("c.jpg")]

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from segcore.cli import run_command
-from segcore.demo import ResultWriter
 from segcore.demo.merge import merge
 from segcore.demo.result_files import Run, read_results
+from segcore.demo.results import ResultWriter
 from segcore.demo.resume import earlier_results, photos_to_do
 from segcore.errors import ConfigError, DataError
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from segcore.data.images import read_image
-from segcore.demo import find_photos
+from segcore.demo.photos import find_photos
 from segcore.errors import ImageError
 
 

@@ -12,8 +12,9 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from segcore.data.panoptic_format import read_panoptic_json, read_panoptic_png
-from segcore.demo import ResultWriter, check_output, has_results
 from segcore.demo import results as results_module
+from segcore.demo.output import check_output, has_results
+from segcore.demo.results import ResultWriter
 from segcore.errors import ConfigError, OutputError
 from segcore.inference import QueryAttention
 

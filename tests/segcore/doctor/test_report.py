@@ -28,6 +28,15 @@ def test_reports_how_a_library_was_built():
     assert "headers of PyTorch" in line and "code here" in line
 
 
+@pytest.mark.parametrize("sources", [True, False])
+def test_libraries_are_built_from_sources_or_come_with_a_wheel(sources, tmp_path, monkeypatch):
+    if sources:
+        (tmp_path / "csrc").mkdir()
+    monkeypatch.setattr(_library, "_FOLDER", tmp_path / "projects/segcore")
+    assert ("setup.py build_ext" in report()) == sources
+    assert ("make wheel CUDA=1" in report()) != sources
+
+
 def test_runs_as_a_module():
     result = subprocess.run(
         [sys.executable, "-m", "segcore.doctor"], capture_output=True, text=True, check=True

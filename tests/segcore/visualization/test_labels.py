@@ -85,6 +85,6 @@ def test_fonts_of_this_machine_are_usable():
     """Whatever is installed: the list has files, and unsuitable ones are left out."""
     labels._installed_fonts.cache_clear()
     fonts = labels._installed_fonts()
-    assert labels.DEFAULT_FONT.is_relative_to(matplotlib.get_data_path())
+    assert labels.default_font().is_relative_to(matplotlib.get_data_path())
     assert fonts and not any("LastResort" in str(path) for path in fonts)
     assert len(fonts) <= len(font_manager.fontManager.ttflist)

@@ -288,7 +288,7 @@ class TestTables:
 
     def test_empty(self, ids):
         assert panoptic_rows([], [], CATEGORIES, 4800) == []
-        assert "class" in format_rows([])
+        assert format_rows([]) == "nothing found"
 
     def test_hostile_names(self):
         table = format_rows([Row("\x1b[31mred\n\u202e" + "x" * 9999, True, 0.5, None)])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pycocotools.mask as mask_util
-from scipy.ndimage import label as connected_components
+import scipy
 
 from segcore.data.check_json import MAX_SEGMENTS_OF_A_PHOTO
 from segcore.data.panoptic_format import Segment, bounding_boxes, count_pixels
@@ -170,7 +170,7 @@ def _paint_labels(
             shared[label.category_id] = len(segments)
     ids = id_of_value[values]
     for value in in_components:
-        parts, num_components = connected_components(values == value, np.ones((3, 3)))
+        parts, num_components = scipy.ndimage.label(values == value, np.ones((3, 3)))
         _require_few(len(segments) + num_components)
         ids = np.where(parts > 0, parts + len(segments), ids)
         category_id = annotation.labels[value].category_id
