@@ -9,6 +9,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from segcore.layers import onednn
+from segcore.layers.folded_convolution import FoldedConvolution, Geometry
 from segcore.layers.linear import activate
 from segcore.layers.onednn import Activation
 from segcore.ops import winograd_conv2d, winograd_weight
@@ -28,9 +29,9 @@ def convolve(
 ) -> Tensor:
     """Return ``activation(module(x) + added)``, in one operator where that is possible.
 
-    That is without gradients, on CPUs: batch norms with fixed statistics are folded into the
-    weight, and the result is channels-last. In training the operators follow each other: together
-    they would keep more memory.
+    That is on CPUs: batch norms with fixed statistics are folded into the weight, and the result is
+    channels-last. In training this holds for Detectron2's frozen batch norm; with other norms, or
+    none, the operators follow each other.
 
     Args:
         module: ``nn.Conv2d`` or Detectron2's ``Conv2d``, with its norm and activation.
@@ -39,13 +40,28 @@ def convolve(
         overwrite_added: the memory of ``added`` may be used for the result.
     """
     norm = getattr(module, "norm", None)
-    if not _takes(module, x, norm):
+    own_activation = getattr(module, "activation", None)
+    needs_gradient = _needs_gradient(module, x, added)
+    foldable = (
+        isinstance(norm, FrozenBatchNorm2d)
+        and module.bias is None
+        and own_activation is None
+        and activation != "gelu"
+    )
+    if not _takes(module, x) or (needs_gradient and not foldable):
         x = module(x)
         return activate(x if added is None else x + added, activation)
     x = x.contiguous(memory_format=torch.channels_last)
+    if needs_gradient:
+        geometry = Geometry(module.stride, module.padding, module.dilation, module.groups)
+        affine = _scale_and_shift(module, norm)
+        overwrite_added = overwrite_added and added is not None
+        relu = activation == "relu"
+        return FoldedConvolution.apply(
+            x, module.weight, *affine, added, overwrite_added, geometry, relu
+        )
     frozen = norm is None or _is_frozen(norm)
-    rest = (None if frozen else norm, getattr(module, "activation", None))
-    rest = [function for function in rest if function is not None]
+    rest = [function for function in (None if frozen else norm, own_activation) if function]
     if rest == [F.relu] and added is None and activation != "gelu":
         rest, activation = [], "relu"
     if not rest:
@@ -63,10 +79,17 @@ def has_hooks(module: nn.Module) -> bool:
     return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
-def _takes(module: nn.Conv2d, x: Tensor, norm: nn.Module | None) -> bool:
+def _needs_gradient(module: nn.Module, x: Tensor, added: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (
+        x.requires_grad
+        or (added is not None and added.requires_grad)
+        or any(parameter.requires_grad for parameter in module.parameters())
+    )
+
+
+def _takes(module: nn.Conv2d, x: Tensor) -> bool:
     return (
-        not torch.is_grad_enabled()
-        and onednn.is_usable(x, module.weight, module.bias)
+        onednn.is_usable(x, module.weight, module.bias)
         and x.dtype == module.weight.dtype
         and x.numel() > 0
         and isinstance(module.padding, tuple)
@@ -142,12 +165,17 @@ def _fold(module: nn.Conv2d, norm: nn.Module | None) -> Weights:
     """Return weight and bias of a convolution with its norm."""
     if norm is None:
         return module.weight, module.bias
+    scale, shift = _scale_and_shift(module, norm)
+    return module.weight * scale[:, None, None, None], shift
+
+
+def _scale_and_shift(module: nn.Conv2d, norm: nn.Module) -> Weights:
+    """Return the affine function of each channel behind a convolution's products, (D,) each."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if module.bias is not None:
         shift = shift + module.bias * scale
-    weight = module.weight * scale[:, None, None, None].to(module.weight.dtype)
-    return weight, shift.to(module.weight.dtype)
+    return scale.to(module.weight.dtype), shift.to(module.weight.dtype)
 
 
 def _winograd_weights(module: nn.Conv2d, norm: nn.Module | None) -> Weights:
