@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from mask2former.transformer_decoder import mask_logits
 from segcore.functional import at_least_float32
 from segcore.layers import grid_reference_points
 from segcore.losses import (
@@ -91,7 +92,9 @@ class SetCriterion(nn.Module):
 
         Args:
             outputs: "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w), of clips
-                (B, Q, T, h, w), and "aux_outputs", a list of the same.
+                (B, Q, T, h, w), and "aux_outputs", a list of the same. If all have the factors of
+                their masks, "mask_embedding" (B, Q, C) and one "mask_features" (B, C, H, W), the
+                losses' gradient goes to these.
             targets: of each image "labels" (n,) int64 and "masks" (n, H, W), of clips
                 (n, T, H, W), boolean, of one size.
 
@@ -108,9 +111,10 @@ class SetCriterion(nn.Module):
             predictions += outputs.get("aux_outputs", [])
         self._check(predictions, targets)
         assignment = self.matcher(predictions, targets)
+        matched_masks = _matched_masks(predictions, targets, assignment)
         with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
             class_losses = self._class_losses(predictions, targets, assignment)
-            mask_losses, dice_losses = self._mask_losses(predictions, targets, assignment)
+            mask_losses, dice_losses = self._mask_losses(matched_masks, targets, assignment)
         losses = {}
         for index in range(len(predictions)):
             suffix = f"_{index - 1}" if index else ""
@@ -132,16 +136,22 @@ class SetCriterion(nn.Module):
         loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
         return loss.view(len(predictions), -1).sum(1) / weight[classes].flatten(1).sum(1)
 
-    def _mask_losses(self, predictions, targets, assignment: Assignment) -> tuple[Tensor, Tensor]:
-        """Return cross entropy and dice of the matched masks, summed and normalized: (L,) each."""
+    def _mask_losses(
+        self, matched_masks: Sequence[Tensor], targets, assignment: Assignment
+    ) -> tuple[Tensor, Tensor]:
+        """Return cross entropy and dice of the matched masks, summed and normalized: (L,) each.
+
+        Args:
+            matched_masks: logits (M, ..., h, w) of each prediction.
+        """
         target_masks = torch.cat([target["masks"] for target in targets])
         num_targets, num_frames = len(target_masks), target_masks.shape[1:-2].numel()
         sampler = MaskSampler(target_masks.flatten(0, -3))
         frames = torch.arange(num_frames, device=target_masks.device)
         predicted, true = [], []
         # One by one: the candidates of all predictions at once would need much more memory.
-        for prediction, image, query, target in zip(predictions, *assignment, strict=True):
-            masks = at_least_float32(prediction["pred_masks"][image, query].flatten(0, -3))
+        for masks, target in zip(matched_masks, assignment.target, strict=True):
+            masks = at_least_float32(masks.flatten(0, -3))
             rows = (target.unsqueeze(1) * num_frames + frames).flatten()
             if self.whole_masks:
                 predicted.append(masks.flatten(1))
@@ -173,6 +183,38 @@ class SetCriterion(nn.Module):
         sizes = {tuple(target["masks"].shape[-2:]) for target in targets}
         if len(sizes) > 1:
             raise ValueError(f"masks of all images: expected one (padded) size, got {sizes}")
+
+
+def _matched_masks(
+    predictions: Sequence[Mapping[str, Tensor]],
+    targets: Sequence[Mapping[str, Tensor]],
+    assignment: Assignment,
+) -> Sequence[Tensor]:
+    """Return the mask logits (M, ..., h, w) of the matched queries of each prediction.
+
+    Of products, only those of matched queries are made with a gradient, for all predictions at
+    once: with 20 targets and 100 queries a fifth, and one gradient of the per-pixel embedding.
+    """
+    if any("mask_embedding" not in prediction for prediction in predictions):
+        return [
+            prediction["pred_masks"][image, query]
+            for prediction, image, query in zip(
+                predictions, assignment.image, assignment.query, strict=True
+            )
+        ]
+    features, shape = predictions[0]["mask_features"], predictions[0]["pred_masks"].shape
+    embeddings = torch.stack([prediction["mask_embedding"] for prediction in predictions])
+    index = torch.arange(len(predictions), device=features.device).unsqueeze(1)
+    matched = embeddings[index, assignment.image, assignment.query]
+    pairs = [min(shape[1], len(target["labels"])) for target in targets]
+    products = [
+        mask_logits(rows.flatten(0, 1).unsqueeze(0), image.unsqueeze(0)).view(
+            len(predictions), count, *shape[2:]
+        )
+        for rows, image, count in zip(matched.split(pairs, 1), features, pairs, strict=True)
+    ]
+    masks = products[0] if len(products) == 1 else torch.cat(products, dim=1)
+    return masks.unbind()
 
 
 def build_criterion(cfg: CfgNode) -> SetCriterion:

@@ -3,6 +3,8 @@
 Masks are compared at all pixels. Its recipes weigh class, focal and dice loss by 1, 20 and 1.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,12 +46,14 @@ class FocalCriterion(SetCriterion):
     Predictions are resized bilinearly; keys of points have no effect.
     """
 
-    def _mask_losses(self, predictions, targets, assignment: Assignment) -> tuple[Tensor, Tensor]:
+    def _mask_losses(
+        self, matched_masks: Sequence[Tensor], targets, assignment: Assignment
+    ) -> tuple[Tensor, Tensor]:
         true_masks = torch.cat([target["masks"] for target in targets])
         focal, dice = [], []
         # One by one: masks of this size take much memory.
-        for prediction, image, query, target in zip(predictions, *assignment, strict=True):
-            masks = at_least_float32(prediction["pred_masks"][image, query].flatten(0, -3))
+        for masks, target in zip(matched_masks, assignment.target, strict=True):
+            masks = at_least_float32(masks.flatten(0, -3))
             masks = F.interpolate(masks.unsqueeze(1), size=true_masks.shape[-2:], mode="bilinear")
             masks = masks.flatten(1)
             true = true_masks[target].flatten(0, -3).flatten(1).to(masks)

@@ -242,6 +242,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         Returns:
             {"pred_logits": (B, Q, K+1), the last is "no object"; "pred_masks": logits (B, Q, H, W);
             "aux_outputs": the same two of the queries before each layer, in training; else empty}.
+            In training each also has the factors of its masks, see :func:`mask_logits`:
+            "mask_embedding" and "mask_features".
         """
         self._check_levels(maps)
         positions = token_encodings(self.position_encoding, maps)
@@ -337,10 +339,13 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     def _prediction(
         self, normed: Tensor, mask_embedding: Tensor, mask_features: Tensor
     ) -> dict[str, Tensor]:
-        return {
+        prediction = {
             "pred_logits": self.class_embed(normed),
             "pred_masks": mask_logits(mask_embedding, mask_features),
         }
+        if self.training:
+            prediction |= {"mask_embedding": mask_embedding, "mask_features": mask_features}
+        return prediction
 
 
 def mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
@@ -354,11 +359,11 @@ def _products(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
         return mask_embedding @ mask_features
     # Each image's tokens are the weight of a linear layer, whose product is the faster one.
     tokens = mask_features.transpose(1, 2)
-    products = [
-        linear(queries, image) for queries, image in zip(mask_embedding, tokens, strict=True)
-    ]
-    # The product of a single image need not be copied.
-    return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
+    if len(tokens) == 1:  # neither the product nor a gradient is copied
+        return linear(mask_embedding.squeeze(0), tokens.squeeze(0)).unsqueeze(0)
+    return torch.stack(
+        [linear(queries, image) for queries, image in zip(mask_embedding, tokens, strict=True)]
+    )
 
 
 @torch.no_grad()

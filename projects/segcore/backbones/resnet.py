@@ -12,15 +12,15 @@ from segcore.layers.convolution import convolve, has_hooks
 def backbone_features(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return ``backbone(images)``, {feature name: map}, by the fastest way for the backbone.
 
-    Without gradients, the convolutions of a :class:`ResNet` on a CPU take norm, residual and
-    activation with them.
+    The convolutions of a :class:`ResNet` on a CPU take frozen norm, residual and activation with
+    them.
 
     Args:
         images: (B, C, H, W).
     """
     if type(backbone) is not ResNet or backbone.num_classes is not None or has_hooks(backbone):
         return backbone(images)
-    if torch.is_grad_enabled() or not onednn.is_usable(images):
+    if not onednn.is_usable(images):
         return backbone(images)
     x = _stem(backbone.stem, images)
     features = {"stem": x}
@@ -49,6 +49,8 @@ def _block(block: nn.Module, x: Tensor, overwrite: bool) -> Tensor:
     out = x
     for convolution in convolutions[:-1]:
         out = convolve(convolution, out, "relu")
+    if torch.is_grad_enabled():  # the gradient of the first convolution needs x
+        overwrite = False
     if block.shortcut is not None:
         x, overwrite = convolve(block.shortcut, x), True
     return convolve(convolutions[-1], out, "relu", added=x, overwrite_added=overwrite)

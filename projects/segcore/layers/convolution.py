@@ -9,6 +9,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from segcore.layers import onednn
+from segcore.layers.folded_convolution import FoldedConvolution, Geometry
 from segcore.layers.linear import activate
 from segcore.layers.onednn import Activation
 from segcore.ops import group_norm_, winograd_conv2d, winograd_weight
@@ -29,9 +30,9 @@ def convolve(
 ) -> Tensor:
     """Return ``activation(module(x) + added)``, in one operator where that is possible.
 
-    That is without gradients, on CPUs: batch norms with fixed statistics are folded into the
-    weight, and the result is channels-last. In training the operators follow each other: together
-    they would keep more memory.
+    That is on CPUs: batch norms with fixed statistics are folded into the weight, and the result is
+    channels-last. In training this holds for Detectron2's frozen batch norm; with other norms, or
+    none, the operators follow each other.
 
     Args:
         module: ``nn.Conv2d`` or Detectron2's ``Conv2d``, with its norm and activation.
@@ -40,25 +41,49 @@ def convolve(
         overwrite_added: the memory of ``added`` may be used for the result.
         coarse: (B, K, h, w), resized bilinearly to the size of the result and added.
     """
-    norm = getattr(module, "norm", None)
-    own_activation = getattr(module, "activation", None)
-    if not _takes(module, x, norm):
-        x = _add_resized(module(x), coarse)
-        return activate(x if added is None else x + added, activation)
-    x = x.contiguous(memory_format=torch.channels_last)
-    frozen = norm is None or _is_frozen(norm)
-    if coarse is None and frozen:
-        if own_activation is F.relu and added is None and activation != "gelu":
-            own_activation, activation = None, "relu"
-        if own_activation is None:
+    if _takes(module, x):
+        channels_last = x.contiguous(memory_format=torch.channels_last)
+        if not _needs_gradient(module, x, added, coarse):
             if added is not None and not overwrite_added:
                 added = added.clone(memory_format=torch.channels_last)
-            return _convolve(module, norm, x, activation, added)
-    x = _convolve(module, norm if frozen else None, x)
-    if _is_group_norm(norm, x) and own_activation in (None, None if coarse is not None else F.relu):
-        _group_norm_(norm, x, coarse, relu=own_activation is F.relu)
+            return _infer(module, channels_last, activation, added, coarse)
+        if _is_foldable_in_training(module) and activation != "gelu" and coarse is None:
+            geometry = Geometry(module.stride, module.padding, module.dilation, module.groups)
+            scale, shift = _scale_and_shift(module, module.norm)
+            return FoldedConvolution.apply(
+                channels_last,
+                module.weight,
+                scale,
+                shift,
+                added,
+                overwrite_added and added is not None,
+                geometry,
+                activation == "relu",
+            )
+    x = _add_resized(module(x), coarse)
+    return activate(x if added is None else x + added, activation)
+
+
+def _infer(
+    module: nn.Conv2d,
+    x: Tensor,
+    activation: Activation,
+    added: Tensor | None,
+    coarse: Tensor | None,
+) -> Tensor:
+    """:func:`convolve` without gradients; the memory of ``added`` is used."""
+    norm, own_activation = getattr(module, "norm", None), getattr(module, "activation", None)
+    is_folded = norm is None or _is_frozen(norm)
+    own_relu = own_activation is F.relu and coarse is None
+    if is_folded and own_relu and added is None and activation != "gelu":
+        return _convolve(module, norm, x, "relu")
+    if is_folded and own_activation is None and coarse is None:
+        return _convolve(module, norm, x, activation, added)
+    x = _convolve(module, norm if is_folded else None, x)
+    if _is_group_norm(norm, x) and (own_relu or own_activation is None):
+        _group_norm_(norm, x, coarse, relu=own_relu)
     else:
-        x = x if frozen else norm(x)
+        x = x if is_folded else norm(x)
         x = _add_resized(x if own_activation is None else own_activation(x), coarse)
     return activate(x if added is None else x + added, activation)
 
@@ -75,10 +100,23 @@ def has_hooks(module: nn.Module) -> bool:
     return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
-def _takes(module: nn.Conv2d, x: Tensor, norm: nn.Module | None) -> bool:
+def _needs_gradient(module: nn.Module, *tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (*tensors, *module.parameters())
+    )
+
+
+def _is_foldable_in_training(module: nn.Conv2d) -> bool:
     return (
-        not torch.is_grad_enabled()
-        and onednn.is_usable(x, module.weight, module.bias)
+        isinstance(getattr(module, "norm", None), FrozenBatchNorm2d)
+        and module.bias is None
+        and getattr(module, "activation", None) is None
+    )
+
+
+def _takes(module: nn.Conv2d, x: Tensor) -> bool:
+    return (
+        onednn.is_usable(x, module.weight, module.bias)
         and x.dtype == module.weight.dtype
         and x.numel() > 0
         and isinstance(module.padding, tuple)
@@ -169,12 +207,17 @@ def _fold(module: nn.Conv2d, norm: nn.Module | None) -> Weights:
     """Return weight and bias of a convolution with its norm."""
     if norm is None:
         return module.weight, module.bias
+    scale, shift = _scale_and_shift(module, norm)
+    return module.weight * scale[:, None, None, None], shift
+
+
+def _scale_and_shift(module: nn.Conv2d, norm: nn.Module) -> Weights:
+    """Return the affine function of each channel behind a convolution's products, (D,) each."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if module.bias is not None:
         shift = shift + module.bias * scale
-    weight = module.weight * scale[:, None, None, None].to(module.weight.dtype)
-    return weight, shift.to(module.weight.dtype)
+    return scale.to(module.weight.dtype), shift.to(module.weight.dtype)
 
 
 def _winograd_weights(module: nn.Conv2d, norm: nn.Module | None) -> Weights:

@@ -115,3 +115,43 @@ def test_hooks_are_called():
     module.register_forward_hook(lambda *arguments: calls.append(1))
     convolve(module, torch.randn(1, 6, 9, 11))
     assert calls
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 9, 11), (1, 6, 3, 5), (0, 6, 4, 4)])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 2}, {"dilation": 2}])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("residual", ["none", "kept", "overwritten"])
+def test_gradients_with_a_frozen_norm(shape, kernel_size, options, relu, residual):
+    module = make(FrozenBatchNorm2d(8), kernel_size, **options)
+    x = torch.randn(shape, requires_grad=True)
+    expected = module(x)
+    added = torch.randn_like(expected, requires_grad=True)
+    tensors = [x, module.weight]
+    if residual != "none":
+        expected = expected + added
+        tensors.append(added)
+    expected = expected.relu() if relu else expected
+    actual = convolve(
+        module,
+        x,
+        "relu" if relu else "none",
+        None if residual == "none" else added * 1,
+        overwrite_added=residual == "overwritten",
+    )
+    torch.testing.assert_close(actual, expected)
+    grad = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, tensors, grad),
+        torch.autograd.grad(expected, tensors, grad),
+        rtol=1e-5,
+        atol=1e-4,
+    )
+
+
+def test_a_frozen_convolution_needs_no_gradient():
+    module = make(FrozenBatchNorm2d(8)).requires_grad_(False)
+    x = torch.randn(2, 6, 9, 11)
+    output = convolve(module, x, "relu")
+    assert not output.requires_grad
+    torch.testing.assert_close(output, module(x).relu())
