@@ -53,4 +53,7 @@ STABLE_TORCH_LIBRARY(segcore, library) {
       "-> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "winograd_conv2d(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor");
+  library.def(
+      "window_attention(Tensor qkv, Tensor padding, Tensor bias, SymInt window, SymInt row_shift, "
+      "SymInt column_shift, float scale) -> Tensor");
 }
