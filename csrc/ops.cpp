@@ -56,4 +56,7 @@ STABLE_TORCH_LIBRARY(segcore, library) {
   library.def(
       "group_norm_(Tensor(a!) x, SymInt groups, Tensor weight, Tensor bias, float eps, "
       "Tensor? coarse, bool relu) -> ()");
+  library.def(
+      "window_attention(Tensor qkv, Tensor padding, Tensor bias, SymInt window, SymInt row_shift, "
+      "SymInt column_shift, float scale) -> Tensor");
 }

@@ -38,7 +38,7 @@ def with_flat_sizes(arguments):
 
 
 def run_with_gradients(operator, arguments, differentiable):
-    """Return output and gradients by name, for a fixed upstream gradient."""
+    """Return output and gradients by name, if any, for a fixed upstream gradient."""
     arguments = dict(arguments)
     inputs = {
         name: arguments[name].detach().requires_grad_()
@@ -46,6 +46,8 @@ def run_with_gradients(operator, arguments, differentiable):
         if arguments[name] is not None
     }
     output = operator(**(arguments | inputs))
+    if not inputs:
+        return {"output": output}
     grads = torch.autograd.grad(output, list(inputs.values()), upstream_gradient(output))
     return {"output": output.detach(), **dict(zip(inputs, grads, strict=True))}
 

@@ -240,3 +240,32 @@ def cluster_attention_inputs(
         "blank_k": randn(heads * channels).to(device, precision),
         "blank_v": randn(heads * channels).to(device, precision),
     }
+
+
+def window_attention_inputs(
+    *,
+    batch=2,
+    size=(9, 6),
+    heads=3,
+    channels=8,
+    window=4,
+    shift=(2, 1),
+    dtype=torch.float64,
+    device="cpu",
+):
+    """Maps whose sides are no multiples of the window."""
+    generator = torch.Generator().manual_seed(0)
+    precision = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def normal(*shape, dtype=dtype):
+        numbers = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return numbers.to(device, dtype)
+
+    dim = 3 * heads * channels
+    return {
+        "qkv": normal(batch, *size, dim),
+        "padding": normal(dim),
+        "bias": normal(heads, window**2, window**2, dtype=precision),
+        "window": window,
+        "shift": shift,
+    }

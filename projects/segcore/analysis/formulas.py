@@ -88,6 +88,14 @@ def _point_deform_attn(args: tuple, result: Tensor) -> int:
     return prod(locations.shape[:-1]) * values.shape[3] * (neighbors.shape[3] + 1)
 
 
+def _window_attention(args: tuple, result: Tensor) -> int:
+    """Products of the cells of a map, padded to whole windows, with those of their window."""
+    batch, height, width, dim = result.shape
+    window = args[3]
+    windows = batch * -(-height // window) * -(-width // window)
+    return 2 * windows * window**4 * dim
+
+
 PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
 ATTENTION = (
     aten._scaled_dot_product_flash_attention_for_cpu,
@@ -103,6 +111,7 @@ OURS: dict[Any, tuple[str, Formula]] = {
     segcore.point_gather: ("point_gather", _point_gather),
     segcore.neighborhood_merge: ("neighborhood_merge", _neighborhood_merge),
     segcore.point_deform_attn: ("point_deform_attn", _point_deform_attn),
+    segcore.window_attention: ("window_attention", _window_attention),
 }
 FORMULAS: dict[Any, tuple[str, Formula]] = {
     **{operator: ("matrix product", _by_torch(operator)) for operator in PRODUCTS},

@@ -17,30 +17,15 @@ from torchvision.ops import StochasticDepth
 from segcore.backbones.features import FEATURES, drop_path_rates
 from segcore.functional import round_up
 from segcore.layers import FeedForward, Linear
-
-MASKED = -100.0
+from segcore.layers.by_rows import ROWS
+from segcore.ops import window_attention
+from segcore.ops.windows import shift_mask, window_merge, window_partition
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Zero-pad (B, H, W, C) at the bottom and right to a height and width divisible by it."""
     rows, columns = (round_up(size, divisor) - size for size in x.shape[1:3])
     return F.pad(x, (0, 0, 0, columns, 0, rows))
-
-
-def window_partition(x: Tensor, window: int) -> Tensor:
-    """Cut (B, H, W, C) into (B * windows, window^2, C), windows in row-major order."""
-    batch, height, width, channels = x.shape
-    rows, columns = height // window, width // window
-    x = x.view(batch, rows, window, columns, window, channels).transpose(2, 3)
-    return x.reshape(batch * rows * columns, window * window, channels)
-
-
-def window_merge(windows: Tensor, window: int, height: int, width: int) -> Tensor:
-    """The inverse of :func:`window_partition`."""
-    rows, columns, channels = height // window, width // window, windows.shape[-1]
-    batch = windows.shape[0] // (rows * columns)
-    x = windows.view(batch, rows, columns, window, window, channels)
-    return x.transpose(2, 3).reshape(batch, height, width, channels)
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -52,20 +37,14 @@ def relative_position_index(window: int) -> Tensor:
     return dy * (2 * window - 1) + dx
 
 
-def shift_mask(height: int, width: int, window: int, shift: int, like: Tensor) -> Tensor:
-    """What to add to attention in windows of a map rolled by ``-shift``.
-
-    (windows, window^2, window^2), ``MASKED`` between cells that are no neighbours in the map.
-    """
-
-    def region(size: int) -> Tensor:
-        position = torch.arange(size, device=like.device)
-        return (position >= size - window).long() + (position >= size - shift).long()
-
-    label = 3 * region(height)[:, None] + region(width)
-    label = window_partition(label[None, :, :, None], window).squeeze(-1)
-    differs = label[:, :, None] != label[:, None, :]
-    return differs.to(like.dtype) * MASKED
+def is_cpu_inference(module: nn.Module, x: Tensor) -> bool:
+    """Whether a module runs eagerly on a CPU, without dropout and without gradients."""
+    return (
+        x.device.type == "cpu"
+        and not module.training
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
 
 
 class PatchEmbed(nn.Module):
@@ -113,8 +92,7 @@ class WindowAttention(nn.Module):
         batch, length, dim = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[self.relative_position_index]
-        bias = bias.permute(2, 0, 1).unsqueeze(0)
+        bias = self.position_bias().unsqueeze(0)
         if mask is not None:
             bias = bias + mask.unsqueeze(1)
             bias = bias.repeat(batch // mask.shape[0], 1, 1, 1)
@@ -127,6 +105,11 @@ class WindowAttention(nn.Module):
             scale=self.scale,
         )
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, length, dim)))
+
+    def position_bias(self) -> Tensor:
+        """Bias of each pair of a window's cells: (heads, window^2, window^2)."""
+        bias = self.relative_position_bias_table[self.relative_position_index]
+        return bias.permute(2, 0, 1)
 
 
 class SwinBlock(nn.Module):
@@ -152,6 +135,8 @@ class SwinBlock(nn.Module):
         self.mlp = FeedForward(dim, int(dim * mlp_ratio), dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if is_cpu_inference(self, x):
+            return self._infer(x)
         x = x + self.drop_path(self._attend(self.norm1(x), mask if self.shift else None))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -166,6 +151,39 @@ class SwinBlock(nn.Module):
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         return F.pad(x, (0, 0, 0, width - padded[1], 0, height - padded[0]))
+
+    def _infer(self, x: Tensor) -> Tensor:
+        """The same without copies of windows, and in strips that a CPU's cache holds."""
+        attn, height = self.attn, x.shape[1]
+        bias = attn.position_bias()
+        padding = x.new_zeros(3 * x.shape[3]) if attn.qkv.bias is None else attn.qkv.bias
+
+        def strip(rows: Tensor, row_shift: int) -> Tensor:
+            qkv = attn.qkv(self.norm1(rows))
+            attended = window_attention(
+                qkv,
+                padding.to(qkv.dtype),
+                bias,
+                self.window,
+                (row_shift, self.shift),
+                scale=attn.scale,
+            )
+            rows = rows + attn.proj(attended)
+            return rows + self.mlp(self.norm2(rows))
+
+        result = torch.empty_like(x)
+        # The last row of windows holds what the shift brought there from the top.
+        last = round_up(height, self.window) - self.window + self.shift if self.shift else height
+        step = max(1, ROWS // (x.shape[0] * x.shape[2] * self.window)) * self.window
+        for start in range(self.shift, min(last, height), step):
+            end = min(start + step, last, height)
+            result[:, start:end] = strip(x[:, start:end], 0)
+        if self.shift:
+            top, bottom = x[:, : self.shift], x[:, last:]
+            rows = strip(torch.cat((top, bottom), dim=1), self.shift)
+            result[:, : self.shift] = rows[:, : top.shape[1]]
+            result[:, last:] = rows[:, top.shape[1] :]
+        return result
 
 
 class PatchMerging(nn.Module):
@@ -205,8 +223,11 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The stage's own output, before the way down."""
-        padded = (round_up(size, self.window) for size in x.shape[1:3])
-        mask = shift_mask(*padded, self.window, self.window // 2, like=x)
+        mask = None
+        if not is_cpu_inference(self, x):
+            padded = (round_up(size, self.window) for size in x.shape[1:3])
+            shift = (self.window // 2, self.window // 2)
+            mask = shift_mask(*padded, self.window, shift, like=x)
         for block in self.blocks:
             if self.use_checkpoint and self.training:
                 x = checkpoint(block, x, mask, use_reentrant=False)

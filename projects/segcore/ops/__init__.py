@@ -24,6 +24,7 @@ from .offset_features import NUM_OFFSET_FEATURES
 from .point_deform_attn import point_deform_attn, point_deform_attn_reference
 from .point_gather import point_gather, point_gather_reference
 from .take import take
+from .window_attention import window_attention, window_attention_reference
 from .winograd_conv2d import winograd_conv2d, winograd_conv2d_reference, winograd_weight
 
 __all__ = [
@@ -51,6 +52,8 @@ __all__ = [
     "point_gather",
     "point_gather_reference",
     "take",
+    "window_attention",
+    "window_attention_reference",
     "winograd_conv2d",
     "winograd_conv2d_reference",
     "winograd_weight",

@@ -25,6 +25,7 @@ def operator(
     differentiable: Sequence[str] = (),
     atomics: bool = False,
     cpu_only: bool = False,
+    for_inference: bool = False,
 ) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """Define an operator by a function that checks and prepares its arguments.
 
@@ -45,6 +46,7 @@ def operator(
             of ``<name>_backward`` says whether :func:`torch.use_deterministic_algorithms` is on,
             which forbids it
         cpu_only: there is no kernel for CUDA
+        for_inference: the kernel has no gradient: where one is needed, ``reference`` is used
     """
 
     def define(prepare: Callable[P, Any]) -> Callable[P, Any]:
@@ -54,6 +56,8 @@ def operator(
         @wraps(prepare)
         def public(*args: P.args, **kwargs: P.kwargs) -> Any:
             prepared = prepare(*args, **kwargs)
+            if for_inference and _needs_gradient(prepared):
+                return reference(prepared)
             if has_kernel(name, prepared[0].device.type):
                 return getattr(getattr(torch.ops, NAMESPACE), name)(*prepared)
             return without_kernel(prepared)
@@ -91,6 +95,12 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
         for name, reference in _references.items()
         if is_registered(name)
     }
+
+
+def _needs_gradient(prepared: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(
+        isinstance(argument, Tensor) and argument.requires_grad for argument in prepared
+    )
 
 
 def _register_autograd(

@@ -7,16 +7,10 @@ from detectron2.modeling import build_backbone
 from torchvision.models.swin_transformer import SwinTransformer
 
 from backbone_models import randomised
-from segcore.backbones import D2SwinTransformer
-from segcore.backbones.swin import (
-    MASKED,
-    WindowAttention,
-    relative_position_index,
-    shift_mask,
-    window_merge,
-    window_partition,
-)
+from segcore.backbones import D2SwinTransformer, swin
+from segcore.backbones.swin import WindowAttention, relative_position_index
 from segcore.config import get_cfg
+from segcore.ops.windows import MASKED, shift_mask, window_merge, window_partition
 
 SMALL = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": 4}
 
@@ -38,8 +32,9 @@ def our_name(torchvision_name: str) -> str | None:
     return f"layers.{stage // 2}.blocks.{block}"
 
 
+@pytest.mark.parametrize("gradient", [True, False])
 @pytest.mark.parametrize("size", [(256, 256), (160, 203)], ids=["even", "padded"])
-def test_equals_torchvision(size):
+def test_equals_torchvision(size, gradient):
     """Where every map is larger than a window: torchvision does not shift smaller ones."""
     theirs = randomised(SwinTransformer([4, 4], 8, [2, 2, 2, 2], [1, 2, 2, 4], [4, 4]))
     ours = small()
@@ -51,7 +46,8 @@ def test_equals_torchvision(size):
     assert {name.split(".")[0] for name in missing} == {"norm0", "norm1", "norm2", "norm3"}
 
     image = torch.randn(2, 3, *size, dtype=torch.float64)
-    features = ours(image)
+    with torch.set_grad_enabled(gradient):
+        features = ours(image)
     x = theirs.features[0](F.pad(image, (0, -size[1] % 4, 0, -size[0] % 4)))
     for stage in range(4):
         x = theirs.features[2 * stage + 1](x)
@@ -102,11 +98,23 @@ def test_attention_of_a_block(size, shift):
     assert block.shift == shift
     x = torch.randn(2, *size, 16, dtype=torch.float64)
     padded = [-(-length // 4) * 4 for length in size]
-    mask = shift_mask(*padded, 4, 2, like=x) if shift else None
+    mask = shift_mask(*padded, 4, (2, 2), like=x) if shift else None
     ours = block._attend(x, mask)
     for image in range(2):
         expected = attention_written_out(block.attn, x[image], 4, shift)
         torch.testing.assert_close(ours[image], expected)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (5, 9), (13, 4), (10, 30), (3, 4), (1, 1)])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_inference_in_strips_equals_training(size, qkv_bias, monkeypatch):
+    """A map of several strips, or of one; windows whose rows are partly, or all, beyond it."""
+    monkeypatch.setattr(swin, "ROWS", 100)
+    stage = small(qkv_bias=qkv_bias).layers[1]
+    x = torch.randn(2, *size, 16, dtype=torch.float64)
+    expected = stage(x)
+    with torch.no_grad():
+        torch.testing.assert_close(stage(x), expected)
 
 
 def test_windows_come_and_go():

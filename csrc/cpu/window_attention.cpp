@@ -1,0 +1,310 @@
+#include "../common/window_attention.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../common/dispatch.h"
+#include "grain.h"
+#include "lanes.h"
+
+namespace segcore {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// A register of 512 bits, or as many smaller ones as make it up.
+template <typename T>
+struct WideOf {
+  typedef T type __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
+};
+template <typename T>
+using Wide = typename WideOf<T>::type;
+template <typename T>
+constexpr int64_t kWide = 64 / sizeof(T);
+
+template <typename T>
+SEGCORE_INLINE const Wide<T>& wide(const T* data) {
+  return *reinterpret_cast<const Wide<T>*>(data);
+}
+template <typename T>
+SEGCORE_INLINE Wide<T>& wide(T* data) {
+  return *reinterpret_cast<Wide<T>*>(data);
+}
+
+template <typename T>
+constexpr int64_t padded(int64_t count) {
+  return (count + kWide<T> - 1) / kWide<T> * kWide<T>;
+}
+
+// Queries that share what is loaded of keys and values.
+constexpr int kQueries = 6;
+
+// What is added to logits between cells that are no neighbors in the map.
+constexpr int kMasked = -100;
+
+template <typename V, typename T>
+struct Inputs {
+  WindowAttentionSizes sizes;
+  T scale;
+  const V* qkv;
+  const V* padding;
+  const T* bias;  // (heads, tokens, padded(tokens)), -infinity beyond the tokens
+};
+
+// Scratch memory of a thread: a window, and one head of it.
+template <typename V, typename T>
+struct Window {
+  std::vector<const V*> source;  // (tokens) qkv of each cell
+  std::vector<int64_t> inside;   // cells of the map among them, by token
+  std::vector<V*> target;        // output of these
+  std::vector<T> region;         // (padded(tokens)) cells with equal numbers see each other
+  bool masked;
+  std::vector<T> query;    // (inside, channels), scaled
+  std::vector<T> key;      // (channels, padded(tokens))
+  std::vector<T> value;    // (tokens, padded(channels))
+  std::vector<T> weights;  // (kQueries, padded(tokens))
+  std::vector<T> sums;     // (kQueries, padded(channels))
+
+  explicit Window(const WindowAttentionSizes& s)
+      : source(s.tokens()),
+        region(padded<T>(s.tokens())),
+        query((s.tokens() + kQueries) * s.channels),
+        key(s.channels * padded<T>(s.tokens())),
+        value(s.tokens() * padded<T>(s.channels)),
+        weights(kQueries * padded<T>(s.tokens())),
+        sums(kQueries * padded<T>(s.channels)) {}
+};
+
+// 0, 1, 2: in the windows before the last, in the last, and in the part of it that the shift brought
+// there from the other edge.
+inline int64_t region_along(int64_t position, int64_t size, int64_t window, int64_t shift) {
+  return (position >= size - window) + (position >= size - shift);
+}
+
+// Finds the cells of a window of the map, which is rolled by the negative shifts.
+template <typename V, typename T>
+void place(const Inputs<V, T>& in, int64_t number, V* output, Window<V, T>& window) {
+  const WindowAttentionSizes& s = in.sizes;
+  const int64_t column = number % s.columns(), row = number / s.columns() % s.rows();
+  const int64_t image = number / (s.columns() * s.rows());
+  const int64_t height = s.rows() * s.window, width = s.columns() * s.window;
+  window.masked = (s.row_shift > 0 && row == s.rows() - 1) ||
+      (s.column_shift > 0 && column == s.columns() - 1);
+  window.inside.clear();
+  window.target.clear();
+  int64_t t = 0;
+  for (int64_t y = row * s.window; y < (row + 1) * s.window; ++y) {
+    const int64_t rolled_y = y + s.row_shift;
+    const int64_t map_y = rolled_y < height ? rolled_y : rolled_y - height;
+    const int64_t row_region = 3 * region_along(y, height, s.window, s.row_shift);
+    for (int64_t x = column * s.window; x < (column + 1) * s.window; ++x, ++t) {
+      const int64_t rolled_x = x + s.column_shift;
+      const int64_t map_x = rolled_x < width ? rolled_x : rolled_x - width;
+      window.region[t] = T(row_region + region_along(x, width, s.window, s.column_shift));
+      window.source[t] = in.padding;
+      if (map_y >= s.height || map_x >= s.width) continue;
+      const int64_t cell = (image * s.height + map_y) * s.width + map_x;
+      window.source[t] = in.qkv + cell * 3 * s.heads * s.channels;
+      window.inside.push_back(t);
+      window.target.push_back(output + cell * s.heads * s.channels);
+    }
+  }
+}
+
+// target[c] = factor * source[c]
+template <typename V, typename T>
+SEGCORE_INLINE void copy_row(
+    const V* __restrict source, int64_t count, T factor, T* __restrict target) {
+#pragma omp simd
+  for (int64_t c = 0; c < count; ++c) target[c] = factor * T(source[c]);
+}
+
+// target[c, t] = sources[t][offset + c] for kLanes rows and as many columns.
+template <typename V, typename T>
+SEGCORE_INLINE void transpose_block(
+    const V* const* sources, int64_t offset, T* __restrict target, int64_t row) {
+  T block[kLanes][kLanes];
+  for (int t = 0; t < kLanes; ++t) copy_row(sources[t] + offset, kLanes, T(1), block[t]);
+  for (int c = 0; c < kLanes; ++c) {
+    for (int t = 0; t < kLanes; ++t) target[c * row + t] = block[t][c];
+  }
+}
+
+// Loads queries, keys and values of head a.
+template <typename V, typename T>
+SEGCORE_INLINE void load(const Inputs<V, T>& in, int64_t a, Window<V, T>& window) {
+  const WindowAttentionSizes& s = in.sizes;
+  const int64_t channels = s.channels, dim = s.heads * channels, tokens = s.tokens();
+  const int64_t key_row = padded<T>(tokens), value_row = padded<T>(channels);
+  const int64_t query_offset = a * channels, key_offset = dim + query_offset;
+  const V* const* source = window.source.data();
+  int64_t t = 0;
+  for (; t + kLanes <= tokens; t += kLanes) {
+    int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) {
+      transpose_block(source + t, key_offset + c, window.key.data() + c * key_row + t, key_row);
+    }
+    for (; c < channels; ++c) {
+      T* key = window.key.data() + c * key_row + t;
+      for (int i = 0; i < kLanes; ++i) key[i] = T(source[t + i][key_offset + c]);
+    }
+  }
+  for (; t < tokens; ++t) {
+    for (int64_t c = 0; c < channels; ++c) {
+      window.key[c * key_row + t] = T(source[t][key_offset + c]);
+    }
+  }
+  for (t = 0; t < tokens; ++t) {
+    copy_row(
+        source[t] + key_offset + dim, channels, T(1), window.value.data() + t * value_row);
+  }
+  T* query = window.query.data();
+  for (const int64_t i : window.inside) {
+    copy_row(source[i] + query_offset, channels, in.scale, query);
+    query += channels;
+  }
+}
+
+// products[r, j] = sum over k of rows[r, k] * matrix[k, j] for kQueries rows, kVectors registers of j.
+template <int kVectors, typename T>
+SEGCORE_INLINE void multiply_columns(
+    const T* rows, int64_t row, int64_t depth, const T* matrix, int64_t columns, T* products) {
+  Wide<T> sum[kQueries][kVectors] = {};
+  for (int64_t k = 0; k < depth; ++k) {
+    for (int v = 0; v < kVectors; ++v) {
+      const Wide<T>& column = wide(matrix + k * columns + v * kWide<T>);
+      for (int r = 0; r < kQueries; ++r) sum[r][v] += rows[r * row + k] * column;
+    }
+  }
+  for (int r = 0; r < kQueries; ++r) {
+    for (int v = 0; v < kVectors; ++v) wide(products + r * columns + v * kWide<T>) = sum[r][v];
+  }
+}
+
+// The same for all columns, whose number fills registers.
+template <typename T>
+SEGCORE_INLINE void multiply(
+    const T* rows, int64_t row, int64_t depth, const T* matrix, int64_t columns, T* products) {
+  int64_t j = 0;
+  for (; j + 4 * kWide<T> <= columns; j += 4 * kWide<T>) {
+    multiply_columns<4>(rows, row, depth, matrix + j, columns, products + j);
+  }
+  for (; j + 2 * kWide<T> <= columns; j += 2 * kWide<T>) {
+    multiply_columns<2>(rows, row, depth, matrix + j, columns, products + j);
+  }
+  for (; j < columns; j += kWide<T>) {
+    multiply_columns<1>(rows, row, depth, matrix + j, columns, products + j);
+  }
+}
+
+// Products -> exponentials of the logits of a query; returns the inverse of their sum.
+template <typename T>
+SEGCORE_INLINE T exponentials(
+    const T* bias, const T* region, bool masked, T own_region, int64_t count, T* weights) {
+  if (masked) {
+#pragma omp simd
+    for (int64_t j = 0; j < count; ++j) weights[j] += region[j] == own_region ? T(0) : T(kMasked);
+  }
+  T largest = -std::numeric_limits<T>::infinity();
+#pragma omp simd reduction(max : largest)
+  for (int64_t j = 0; j < count; ++j) {
+    weights[j] += bias[j];
+    largest = largest < weights[j] ? weights[j] : largest;
+  }
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < count; ++j) {
+    weights[j] = exp_of_negative(weights[j] - largest);
+    sum += weights[j];
+  }
+  return 1 / sum;
+}
+
+// Output of head a of a window.
+template <typename V, typename T>
+SEGCORE_TARGET_CLONES void attend(const Inputs<V, T>& in, int64_t a, Window<V, T>& window) {
+  const WindowAttentionSizes& s = in.sizes;
+  const int64_t key_row = padded<T>(s.tokens()), value_row = padded<T>(s.channels);
+  const int64_t queries = static_cast<int64_t>(window.inside.size());
+  load(in, a, window);
+  T* weights = window.weights.data();
+  T* sums = window.sums.data();
+  for (int64_t first = 0; first < queries; first += kQueries) {
+    const int64_t count = std::min<int64_t>(kQueries, queries - first);
+    const T* query = window.query.data() + first * s.channels;
+    multiply(query, s.channels, s.channels, window.key.data(), key_row, weights);
+    T inverse[kQueries];
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t t = window.inside[first + r];
+      inverse[r] = exponentials(
+          in.bias + (a * s.tokens() + t) * key_row, window.region.data(), window.masked,
+          window.region[t], key_row, weights + r * key_row);
+    }
+    multiply(weights, key_row, s.tokens(), window.value.data(), value_row, sums);
+    for (int64_t r = 0; r < count; ++r) {
+      V* target = window.target[first + r] + a * s.channels;
+      const T* sum = sums + r * value_row;
+      for (int64_t c = 0; c < s.channels; ++c) target[c] = V(sum[c] * inverse[r]);
+    }
+  }
+}
+
+// (heads, tokens, tokens) -> (heads, tokens, padded(tokens))
+template <typename T>
+std::vector<T> padded_bias(const WindowAttentionSizes& s, const T* bias) {
+  const int64_t tokens = s.tokens(), row = padded<T>(tokens);
+  std::vector<T> result(s.heads * tokens * row, -std::numeric_limits<T>::infinity());
+  for (int64_t i = 0; i < s.heads * tokens; ++i) {
+    std::copy_n(bias + i * tokens, tokens, result.data() + i * row);
+  }
+  return result;
+}
+
+template <typename V, typename T>
+void forward(
+    const WindowAttentionSizes& s,
+    T scale,
+    const Tensor& qkv,
+    const Tensor& padding,
+    const Tensor& bias,
+    Tensor& output) {
+  const std::vector<T> table = padded_bias(s, bias.const_data_ptr<T>());
+  const Inputs<V, T> in = {
+      s, scale, qkv.const_data_ptr<V>(), padding.const_data_ptr<V>(), table.data()};
+  V* target = output.mutable_data_ptr<V>();
+  const int64_t work = 2 * s.tokens() * s.tokens() * s.heads * s.channels;
+  torch::stable::parallel_for(
+      0, s.batch * s.rows() * s.columns(), grain(work), [&](int64_t begin, int64_t end) {
+        Window<V, T> window(s);
+        for (int64_t number = begin; number < end; ++number) {
+          place(in, number, target, window);
+          for (int64_t a = 0; a < s.heads; ++a) attend(in, a, window);
+        }
+      });
+}
+
+Tensor run(const WindowAttentionArguments& a, const WindowAttentionSizes& s) {
+  const Tensor qkv = torch::stable::contiguous(a.qkv);
+  const Tensor padding = torch::stable::contiguous(a.padding);
+  const Tensor bias = torch::stable::contiguous(a.bias);
+  Tensor output = torch::stable::new_empty(a.qkv, s.output());
+  for_value_type(a.qkv.scalar_type(), [&](auto zero) {
+    using V = decltype(zero);
+    using T = std::conditional_t<std::is_same_v<V, double>, double, float>;
+    forward<V, T>(s, static_cast<T>(a.scale), qkv, padding, bias, output);
+  });
+  return output;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(segcore, CPU, library) {
+  library.impl("window_attention", TORCH_BOX(&WindowAttention::forward<run>));
+}
+
+}  // namespace segcore
