@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segcore.functional import bilinear
-from segcore.layers import FeedForward, Linear, pad_to
+from segcore.layers import FeedForward, Linear, by_rows, pad_to, takes_rows
 
 # Levels of the encoder that masks are made from: strides 8, 16 and 32 as published.
 NUM_MASK_LEVELS = 3
@@ -90,10 +90,20 @@ def _level_mask(q: Tensor, key: Tensor, weight: Tensor, bias: Tensor, share: Ten
         weight, bias, share: (M, M), (M,) and (1, M).
 
     Returns:
-        (B, 1, N * L).
+        (B, N, L).
     """
-    logits = (q @ key.transpose(2, 3)).flatten(2)
-    return share @ (weight @ logits + bias[:, None]).relu_()
+
+    def of_tokens(key: Tensor) -> Tensor:
+        """(B, n, M, D) -> (B, n, N)."""
+        logits = (q @ key.permute(0, 2, 3, 1)).flatten(2)
+        mask = share @ (weight @ logits + bias[:, None]).relu_()
+        return mask.view(len(q), q.shape[2], key.shape[1]).transpose(1, 2)
+
+    tokens = key.transpose(1, 2)
+    out = None
+    if takes_rows(tokens):
+        out = tokens.new_empty(len(q), q.shape[2], tokens.shape[1]).transpose(1, 2)
+    return by_rows(of_tokens, tokens, out=out).transpose(1, 2)
 
 
 def recomputed(function: Callable, *inputs: Any) -> Any:

@@ -1,6 +1,7 @@
 """Building blocks that several networks share."""
 
 from segcore.layers.attention import MultiHeadAttention
+from segcore.layers.by_rows import by_rows, takes_rows
 from segcore.layers.convolution import convolve, has_hooks
 from segcore.layers.deformable_encoder import (
     DeformableEncoder,
@@ -30,6 +31,7 @@ __all__ = [
     "MSDeformAttn",
     "MultiHeadAttention",
     "SinePositionEncoding",
+    "by_rows",
     "convolve",
     "encoder_layers",
     "flatten_levels",
@@ -39,5 +41,6 @@ __all__ = [
     "linear",
     "pad_to",
     "run_layers",
+    "takes_rows",
     "token_encodings",
 ]
