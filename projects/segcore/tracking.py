@@ -16,6 +16,8 @@ import scipy
 import torch
 from torch import Tensor
 
+from segcore.data.convert.masks import run_lengths_to_rle
+from segcore.errors import DataError
 from segcore.evaluation.segment_overlaps import segment_overlaps
 from segcore.inference.segments import PanopticResult
 from segcore.visualization.segment_map import SegmentMap
@@ -119,15 +121,21 @@ class SegmentTracker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the tracker with this :meth:`state_dict` was."""
+        """Continue where the tracker with this :meth:`state_dict` was.
+
+        Raises:
+            DataError: run lengths of a mask do not fill it, or masks of a frame differ in size.
+        """
         self._frame, self._next_id = state["frame"], state["next_id"]
         self._stuff = dict(state["stuff"])
         self._things, self._maps = [], {}
         for row in state["things"]:
-            mask, track = row["mask"], Track(*(row[name] for name in Track.__annotations__))
-            empty = np.zeros(mask["size"], np.int32)
-            panoptic_map = self._maps.setdefault(track.last_seen, empty)
-            panoptic_map[mask_util.decode(mask).view(bool)] = track.id
+            track, size = Track(*(row[name] for name in Track.__annotations__)), row["mask"]["size"]
+            mask = mask_util.decode(run_lengths_to_rle(row["mask"], size)).view(bool)
+            panoptic_map = self._maps.setdefault(track.last_seen, np.zeros_like(mask, np.int32))
+            if panoptic_map.shape != mask.shape:
+                raise DataError(f"expected masks of {panoptic_map.shape}, got {mask.shape}")
+            panoptic_map[mask] = track.id
             self._things.append(track)
 
     def _matches(

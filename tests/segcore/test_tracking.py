@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from segcore.errors import DataError
 from segcore.tracking import SegmentTracker
 
 SKY, CAT, DOG = 0, 1, 2
@@ -111,6 +112,19 @@ def test_a_saved_tracker_goes_on_as_if_nothing_had_been():
             track(other, *frames[stop:]), expected[stop:], strict=True
         ):
             assert torch.equal(ids, wanted) and segments == rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [(2, "expected run lengths of 4 pixels in all, got 6"), (3, "expected masks of ")],
+)
+def test_damaged_masks_are_refused(rows, fault):
+    tracker = SegmentTracker()
+    track(tracker, scene((CAT, 2, 2, 12), (DOG, 40, 2, 10)))
+    state = tracker.state_dict()
+    state["things"][1]["mask"] = {"size": [rows, 2], "counts": "06"}  # six pixels
+    with pytest.raises(DataError, match=fault):
+        SegmentTracker().load_state_dict(state)
 
 
 def test_frames_without_segments_and_bad_input():
