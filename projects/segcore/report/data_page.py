@@ -21,7 +21,7 @@ from segcore.report.content import NAME_LENGTH, category_content
 from segcore.report.data_statistics import ShownPhoto, SplitStatistics, split_statistics
 from segcore.report.page import write_page
 from segcore.report.pictures import photo_uri
-from segcore.report.suggestion import suggest, write_suggestion
+from segcore.report.suggestion import given_keys, suggest, write_suggestion
 from segcore.report.training_cost import TrainingCost, available_memory, measure_training
 from segcore.text import printable
 
@@ -66,7 +66,13 @@ def report_on_data(
     cost, remark = _cost(cfg, training) if training is not None and is_sound else (None, "")
     proposed = None
     if training is not None and is_sound:
-        proposed = suggest(cfg, training, cost, evaluates="TEST" in statistics)
+        proposed = suggest(
+            cfg,
+            training,
+            cost,
+            evaluates="TEST" in statistics,
+            given=given_keys(config_file, opts),
+        )
         if suggestion:
             write_suggestion(suggestion, proposed, config_file, opts)
     shares = any(p.kind == SHARED_PHOTOS for report in reports for p in report.problems)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from segcore.config import load_config
+from segcore.config.yaml_files import read_config_files
 from segcore.config_names import find_config
 from segcore.data.custom_data import DATASET_NAMES, PATH_KEYS
 from segcore.evaluation.panoptic_result import SIZES
@@ -24,8 +25,11 @@ MEMORY_SHARE = 0.7  # of what is free
 EPOCHS, LEAST_PHOTOS_SEEN = 50, 8000
 NUM_PERIODS = 10  # evaluations and checkpoints
 MAX_WORKERS = 8
-# Last parts of keys that count iterations, and of sizes in pixels.
+# Keys that count iterations: Detectron2's, and the last parts of all, of which those that are not
+# set belong to other systems.
+DETECTRON2_ITERATION_KEYS = ("SOLVER.STEPS", "SOLVER.WARMUP_ITERS")
 ITERATION_KEYS = {"STEPS", "START_STEPS", "END_STEPS", "WARMUP_ITERS", "WARMUP_STAGES"}
+# Keys of INPUT that are sizes in pixels.
 SIZE_KEYS = (
     *("IMAGE_SIZE", "MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST"),
     *("SIZE_DIVISIBILITY", "CROP.RESIZE_MIN_SIZES", "CROP.RESIZE_MAX_SIZE"),
@@ -41,7 +45,12 @@ class Suggestion(NamedTuple):
 
 
 def suggest(
-    cfg: CfgNode, training: SplitStatistics, cost: TrainingCost | None, *, evaluates: bool
+    cfg: CfgNode,
+    training: SplitStatistics,
+    cost: TrainingCost | None,
+    *,
+    evaluates: bool,
+    given: Collection[str] = (),
 ) -> Suggestion:
     """Choose sizes, batch, learning rate, schedule and periods.
 
@@ -50,6 +59,7 @@ def suggest(
         training: of the training split.
         cost: of a training step by ``cfg``; None leaves the batch to the number of photos.
         evaluates: whether there is a test split.
+        given: keys that were set for ``cfg``, see :func:`given_keys`.
     """
     values, reasons = _sizes(cfg, training)
     solver, num_photos = cfg.SOLVER, len(training.sizes)
@@ -73,7 +83,9 @@ def suggest(
     iterations = max(1, math.ceil(seen / batch))
     values["SOLVER.MAX_ITER"] = iterations
     if iterations != solver.MAX_ITER:
-        values |= _scaled_iterations(cfg, iterations / solver.MAX_ITER)
+        values |= _scaled_iterations(
+            cfg, iterations / solver.MAX_ITER, {*DETECTRON2_ITERATION_KEYS, *given}
+        )
     reasons.append(f"{iterations} iterations: each photo {seen / max(num_photos, 1):.0f} times")
     period = max(1, iterations // NUM_PERIODS)
     values["SOLVER.CHECKPOINT_PERIOD"] = period
@@ -84,6 +96,12 @@ def suggest(
     values["DATALOADER.NUM_WORKERS"] = min(MAX_WORKERS, cores - 1) if on_gpu else min(1, cores - 1)
     seconds = None if cost is None else iterations * cost.seconds_of_iteration(batch, pixels)
     return Suggestion(values, reasons, seconds)
+
+
+def given_keys(config_file: str, opts: Sequence[str]) -> set[str]:
+    """Return the keys that a YAML file ("" for none), its bases or KEY VALUE pairs set."""
+    files = read_config_files(config_file) if config_file else []
+    return {*opts[::2], *(key for file in files for key in file.lines)}
 
 
 def _sizes(cfg: CfgNode, training: SplitStatistics) -> tuple[dict[str, Any], list[str]]:
@@ -126,13 +144,15 @@ def _batch(most: int, num_photos: int, cost: TrainingCost | None, pixels: float 
     return batch
 
 
-def _scaled_iterations(node: CfgNode, factor: float, prefix: str = "") -> dict[str, Any]:
-    """Scale all keys that count iterations, whatever system they are of."""
+def _scaled_iterations(
+    node: CfgNode, factor: float, keys: Collection[str], prefix: str = ""
+) -> dict[str, Any]:
+    """Scale those of ``keys`` that count iterations, whatever system they are of."""
     values: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, CfgNode):
-            values |= _scaled_iterations(value, factor, f"{prefix}{key}.")
-        elif key in ITERATION_KEYS and value:
+            values |= _scaled_iterations(value, factor, keys, f"{prefix}{key}.")
+        elif key in ITERATION_KEYS and prefix + key in keys and value:
             values[prefix + key] = _scaled(value, factor, 1)
     return values
 

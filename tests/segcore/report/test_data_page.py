@@ -16,7 +16,7 @@ from segcore.errors import DataError
 from segcore.report import suggestion as suggestion_module
 from segcore.report.data_page import report_on_data
 from segcore.report.data_statistics import SplitStatistics, split_statistics, touching_segments
-from segcore.report.suggestion import suggest, write_suggestion
+from segcore.report.suggestion import given_keys, suggest, write_suggestion
 from segcore.report.training_cost import TrainingCost, training_size
 
 from .conftest import HOSTILE
@@ -132,6 +132,18 @@ def test_small_photos_on_a_small_machine(published, free_gibibytes):
     assert values["SOLVER.STEPS"] == [2667, 2889]
     assert values["TEST.EVAL_PERIOD"] == values["SOLVER.CHECKPOINT_PERIOD"] == 300
     assert proposed.seconds == pytest.approx(3000 * 4 * 0.25)
+
+
+def test_schedules_of_other_systems_are_left_out():
+    config = str(ROOT / "configs/finetune/eomt.yaml")
+    cfg, training = load_config(config, []), photos(240, 500, 5000)
+    proposed = suggest(cfg, training, None, evaluates=False, given=given_keys(config, []))
+    shorter = proposed.values["SOLVER.MAX_ITER"] / cfg.SOLVER.MAX_ITER
+    assert proposed.values["SOLVER.WARMUP_STAGES"] == [round(200 * shorter), round(400 * shorter)]
+    given = given_keys("", ["SOLVER.MAX_ITER", "9"])
+    assert given == {"SOLVER.MAX_ITER"}
+    values = suggest(cfg, training, None, evaluates=False, given=given).values
+    assert "SOLVER.WARMUP_STAGES" not in values and "SOLVER.WARMUP_ITERS" in values
 
 
 def test_many_large_photos_on_a_large_machine_keep_the_recipe(published, free_gibibytes):
