@@ -103,16 +103,17 @@ ATTENTION = (
     aten._scaled_dot_product_efficient_attention,
     aten._scaled_dot_product_cudnn_attention,
 )
-# Operator -> its name in tables, and its formula.
-OURS: dict[Any, tuple[str, Formula]] = {
-    segcore.ms_deform_attn: ("ms_deform_attn", _deformable_sampling),
-    segcore.ms_deform_attn_with_logits: ("ms_deform_attn", _deformable_sampling),
-    segcore.cluster_attention: ("cluster_attention", _cluster_attention),
-    segcore.point_gather: ("point_gather", _point_gather),
-    segcore.neighborhood_merge: ("neighborhood_merge", _neighborhood_merge),
-    segcore.point_deform_attn: ("point_deform_attn", _point_deform_attn),
-    segcore.window_attention: ("window_attention", _window_attention),
+# Operator of ours -> its name in tables, and its formula.
+OURS: dict[str, tuple[str, Formula]] = {
+    "ms_deform_attn": ("ms_deform_attn", _deformable_sampling),
+    "ms_deform_attn_with_logits": ("ms_deform_attn", _deformable_sampling),
+    "cluster_attention": ("cluster_attention", _cluster_attention),
+    "point_gather": ("point_gather", _point_gather),
+    "neighborhood_merge": ("neighborhood_merge", _neighborhood_merge),
+    "point_deform_attn": ("point_deform_attn", _point_deform_attn),
+    "window_attention": ("window_attention", _window_attention),
 }
+# Operator -> the same.
 FORMULAS: dict[Any, tuple[str, Formula]] = {
     **{operator: ("matrix product", _by_torch(operator)) for operator in PRODUCTS},
     **{operator: ("attention", _attention) for operator in ATTENTION},
@@ -124,7 +125,8 @@ FORMULAS: dict[Any, tuple[str, Formula]] = {
     aten.upsample_bilinear2d: ("interpolation", _of_result(4)),
     aten.grid_sampler_2d: ("grid sampling", _of_result(4)),
     aten._adaptive_avg_pool2d: ("average pooling", lambda args, result: args[0].numel()),
-    **OURS,
+    # Those of an older library, or none, are missing: their PyTorch twins are counted then.
+    **{getattr(segcore, name): OURS[name] for name in OURS if hasattr(segcore, name)},
 }
 UNKNOWN_TO_FVCORE = {"attention", *(name for name, _ in OURS.values())}
 # Whose results count as activations, as in fvcore (Radosavovic et al., 2020, section 3.1).

@@ -33,6 +33,8 @@ USE = """
     torch.testing.assert_close(compiled(*arguments), output)
 assert value.grad.abs().sum() > 0
 assert "detectron2" not in __import__("sys").modules
+from segcore.analysis.formulas import FORMULAS
+assert "ms_deform_attn" not in {name for name, _ in FORMULAS.values()}
 from segcore.doctor.report import report
 print(report())
 """
