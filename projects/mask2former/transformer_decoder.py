@@ -242,8 +242,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         Returns:
             {"pred_logits": (B, Q, K+1), the last is "no object"; "pred_masks": logits (B, Q, H, W);
             "aux_outputs": the same two of the queries before each layer, in training; else empty}.
-            In training each also has the factors of its masks, see :func:`mask_logits`:
-            "mask_embedding" and "mask_features".
+            In training each also has the factors of its masks, "mask_embedding" and
+            "mask_features", see :func:`mask_logits`; auxiliary masks are made when asked for.
         """
         self._check_levels(maps)
         positions = token_encodings(self.position_encoding, maps)
