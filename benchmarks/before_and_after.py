@@ -7,8 +7,9 @@
 
 Each checkout runs in a process of its own with one thread; the two take turns, and the least CPU
 time of each counts, as other programs of the machine only add to it. Memory is the peak of the
-first run, beyond the built model. Initial weights keep no query: with --segments N the first N
-queries of Mask2Former are certain of a class.
+first run, beyond the built model. A training step is that of train_net.py: its settings of the
+process, forward, losses, backward, clipping and optimizer. Initial weights keep no query: with
+--segments N the first N queries of Mask2Former are certain of a class.
 """
 
 import argparse
@@ -109,7 +110,8 @@ def make_run(arguments: argparse.Namespace) -> Callable[[], object]:
     )
     batch = [photo(tuple(arguments.size), 20)]
     if arguments.step == "training":
-        optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
+        prepare_process()
+        optimizer = build_optimizer_of(arguments, model)
 
         def train() -> None:
             optimizer.zero_grad()
@@ -118,6 +120,26 @@ def make_run(arguments: argparse.Namespace) -> Callable[[], object]:
 
         return train
     return torch.inference_mode()(lambda: model(batch))
+
+
+def prepare_process() -> None:
+    """Set up the process for training on a CPU, as ``train_net.py`` of the checkout does."""
+    try:
+        from segcore.host_memory import keep_freed_memory
+    except ImportError:  # an earlier commit
+        return
+    keep_freed_memory()
+
+
+def build_optimizer_of(arguments: argparse.Namespace, model: Any) -> Any:
+    """Build the optimizer that ``train_net.py`` of the checkout trains the model with."""
+    from segcore.config import get_cfg
+    from segcore.solver import build_optimizer
+
+    cfg = get_cfg()
+    cfg.merge_from_file(arguments.config_file)
+    cfg.merge_from_list(arguments.options)
+    return build_optimizer(cfg, model)
 
 
 def work(arguments: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from tabulate import tabulate
 from torch import nn
 
 from segcore.config import get_cfg
+from segcore.host_memory import keep_freed_memory
 
 AMP = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.CPU_BFLOAT16", True)
 # Name -> keys.
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as train_net.py does
     batch = [photo((arguments.side, arguments.side), 20)]
     steps = {
         name: partial(step, build(arguments.config_file, keys), batch, autocast=bool(keys))

@@ -136,6 +136,33 @@ def test_only_matched_masks_get_a_gradient():
     assert torch.equal(moved, expected)
 
 
+@pytest.mark.parametrize("counts", [(3, 2), (0, 4), (7,), (0, 0)], ids=str)
+@pytest.mark.parametrize("frames", [(), (3,)], ids=["image", "clip"])
+def test_masks_by_their_factors(counts, frames):
+    """Products made for matched queries alone have the losses and gradients of all products."""
+    batch, height = len(counts), frames[0] if frames else 1
+    outputs, targets = outputs_of(batch=batch), targets_of(*counts)
+    for target in targets:
+        if frames:
+            target["masks"] = torch.rand(len(target["labels"]), *frames, 32, 48) > 0.5
+    features = torch.randn(batch, 4, 8 * height, 12, dtype=torch.float64, requires_grad=True)
+    predictions = [outputs, *outputs["aux_outputs"]]
+    factors = [torch.randn(batch, 5, 4, dtype=torch.float64).requires_grad_() for _ in predictions]
+    for prediction, embedding in zip(predictions, factors, strict=True):
+        masks = torch.einsum("bqc,bchw->bqhw", embedding, features)
+        prediction["pred_masks"] = masks.unflatten(2, (*frames, 8)) if frames else masks
+    leaves = [features, *factors]
+
+    expected = criterion()(outputs, targets)
+    gradients = torch.autograd.grad(sum(expected.values()), leaves, retain_graph=True)
+    for prediction, embedding in zip(predictions, factors, strict=True):
+        prediction |= {"mask_embedding": embedding, "mask_features": features}
+        prediction["pred_masks"] = prediction["pred_masks"].detach()
+    actual = criterion()(outputs, targets)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(torch.autograd.grad(sum(actual.values()), leaves), gradients)
+
+
 def test_without_targets():
     outputs, loss = outputs_of(), criterion()
     losses = loss(outputs, targets_of(0, 0))

@@ -83,6 +83,10 @@ def test_evaluation_has_the_final_prediction_only(build_predictor):
     evaluated = decoder.eval()(*inputs())
     assert len(trained["aux_outputs"]) == 4 and evaluated["aux_outputs"] == []
     assert torch.equal(trained["pred_masks"], evaluated["pred_masks"])
+    # Masks of the others take no memory before they are asked for.
+    assert all("pred_masks" not in prediction for prediction in trained["aux_outputs"])
+    with pytest.raises(KeyError, match="pred_boxes"):
+        trained["aux_outputs"][0]["pred_boxes"]
 
 
 def test_empty_masks_see_everything(build_predictor):

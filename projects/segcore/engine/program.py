@@ -22,6 +22,7 @@ from segcore.engine.setup import explicit_num_classes, fit_to_machine, load_conf
 from segcore.engine.trainer import Trainer
 from segcore.errors import ConfigError
 from segcore.evaluation import check_evaluation, require_expected_results, require_ground_truth
+from segcore.host_memory import keep_freed_memory
 
 
 def main(args: Namespace) -> int:
@@ -84,6 +85,8 @@ def run_process(args: Namespace) -> dict:
 
 
 def train(cfg: CfgNode, resume: bool) -> dict:
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer.train()

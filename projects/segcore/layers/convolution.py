@@ -9,12 +9,16 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from segcore.layers import onednn
-from segcore.layers.folded_convolution import FoldedConvolution, Geometry
+from segcore.layers.differentiable_convolution import (
+    Convolution,
+    Geometry,
+    has_winograd,
+    number_of_tiles,
+)
 from segcore.layers.linear import activate
 from segcore.layers.onednn import Activation
 from segcore.ops import group_norm_, winograd_conv2d, winograd_weight
 from segcore.ops._library import is_compiled
-from segcore.ops.winograd_conv2d import TILE
 
 Weights = tuple[Tensor, Tensor | None]
 
@@ -30,37 +34,60 @@ def convolve(
 ) -> Tensor:
     """Return ``activation(module(x) + added)``, in one operator where that is possible.
 
-    That is on CPUs: batch norms with fixed statistics are folded into the weight, and the result is
-    channels-last. In training this holds for Detectron2's frozen batch norm; with other norms, or
-    none, the operators follow each other.
+    That is on CPUs: batch norms with fixed statistics are folded into the weight, in training those
+    of Detectron2's frozen batch norm, and the result is channels-last.
 
     Args:
         module: ``nn.Conv2d`` or Detectron2's ``Conv2d``, with its norm and activation.
         x: (B, C, H, W).
         added: of the size of the result.
-        overwrite_added: the memory of ``added`` may be used for the result.
+        overwrite_added: the memory of ``added`` may be used for the result; in training, if no
+            gradient needs its values.
         coarse: (B, K, h, w), resized bilinearly to the size of the result and added.
     """
     if _takes(module, x):
-        channels_last = x.contiguous(memory_format=torch.channels_last)
-        if not _needs_gradient(module, x, added, coarse):
-            if added is not None and not overwrite_added:
-                added = added.clone(memory_format=torch.channels_last)
-            return _infer(module, channels_last, activation, added, coarse)
-        if _is_foldable_in_training(module) and activation != "gelu" and coarse is None:
-            geometry = Geometry(module.stride, module.padding, module.dilation, module.groups)
-            scale, shift = _scale_and_shift(module, module.norm)
-            return FoldedConvolution.apply(
-                channels_last,
-                module.weight,
-                scale,
-                shift,
-                added,
-                overwrite_added and added is not None,
-                geometry,
-                activation == "relu",
-            )
+        run = _train if _needs_gradient(module, x, added, coarse) else _infer
+        if added is not None and not overwrite_added:
+            added = added.clone(memory_format=torch.channels_last)
+        return run(
+            module, x.contiguous(memory_format=torch.channels_last), activation, added, coarse
+        )
     x = _add_resized(module(x), coarse)
+    return activate(x if added is None else x + added, activation)
+
+
+def _train(
+    module: nn.Conv2d,
+    x: Tensor,
+    activation: Activation,
+    added: Tensor | None,
+    coarse: Tensor | None,
+) -> Tensor:
+    """:func:`convolve` with gradients; the memory of ``added`` may be used."""
+    norm, own_activation = getattr(module, "norm", None), getattr(module, "activation", None)
+    # A bias before the norm would need a gradient through it.
+    is_folded = norm is None or (isinstance(norm, FrozenBatchNorm2d) and module.bias is None)
+    rest = [function for function in (None if is_folded else norm, own_activation) if function]
+    if rest == [F.relu] and added is None and coarse is None and activation != "gelu":
+        rest, activation = [], "relu"
+    bias, scale = module.bias, None
+    if norm is not None and is_folded:
+        scale, bias = _scale_and_shift(module, norm)
+    in_one = not rest and coarse is None and activation != "gelu"
+    x = Convolution.apply(
+        x,
+        module.weight,
+        bias,
+        scale,
+        added if in_one else None,
+        _geometry(module),
+        in_one and activation == "relu",
+    )
+    if in_one:
+        return x
+    for function in rest:
+        x = function(x)
+    x = _add_resized(x, coarse)
     return activate(x if added is None else x + added, activation)
 
 
@@ -106,14 +133,6 @@ def _needs_gradient(module: nn.Module, *tensors: Tensor | None) -> bool:
     )
 
 
-def _is_foldable_in_training(module: nn.Conv2d) -> bool:
-    return (
-        isinstance(getattr(module, "norm", None), FrozenBatchNorm2d)
-        and module.bias is None
-        and getattr(module, "activation", None) is None
-    )
-
-
 def _takes(module: nn.Conv2d, x: Tensor) -> bool:
     return (
         onednn.is_usable(x, module.weight, module.bias)
@@ -137,20 +156,18 @@ def _convolve(
         weight, bias = _cached(_winograd_weights, module, norm)
         return winograd_conv2d(x, weight, bias, relu=activation == "relu")
     weight, bias = (module.weight, module.bias) if norm is None else _cached(_fold, module, norm)
-    geometry = (module.stride, module.padding, module.dilation, module.groups)
-    return onednn.conv2d(x, weight, bias, *geometry, activation, added)
+    return onednn.conv2d(x, weight, bias, *_geometry(module), activation, added)
+
+
+def _geometry(module: nn.Conv2d) -> Geometry:
+    return Geometry(module.stride, module.padding, module.dilation, module.groups)
 
 
 def _is_for_winograd(module: nn.Conv2d, x: Tensor) -> bool:
     """Whether a 3x3 convolution may take the transformed weight, which is four times as large as
     the weight: at most four times as large as its maps."""
-    batch, channels, height, width = x.shape
-    geometry = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups)
     return (
-        x.dtype == torch.float32
-        and geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
-        and is_compiled("winograd_conv2d", "cpu")
-        and 4 * batch * -(-height // TILE) * -(-width // TILE) >= channels
+        has_winograd(x, module.weight, _geometry(module)) and 4 * number_of_tiles(x) >= x.shape[1]
     )
 
 

@@ -6,6 +6,7 @@ its prediction at a quarter of the size. PointRend (Kirillov et al., 2020), sect
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,8 +94,16 @@ def uncertain_points(
     num_important = int(importance_sample_ratio * num_points)
     candidates = draw_points(len(logits), int(oversample_ratio * num_points), **options)
     certainty = point_sample(logits.unsqueeze(1), candidates).squeeze(1).abs()
-    indices = certainty.topk(num_important, largest=False, sorted=False).indices
+    indices = _smallest(certainty, num_important)
     important = candidates.gather(1, indices.unsqueeze(-1).expand(-1, -1, 2))
     return torch.cat(
         [important, draw_points(len(logits), num_points - num_important, **options)], dim=1
     )
+
+
+def _smallest(values: Tensor, count: int) -> Tensor:
+    """Return the indices (N, count) of the smallest values (N, P), in any order."""
+    if values.device.type == "cpu" and 0 < count < values.shape[1]:
+        # Takes a quarter of the time of torch's, which sorts pairs.
+        return torch.from_numpy(np.argpartition(values.numpy(), count - 1)[:, :count])
+    return values.topk(count, largest=False, sorted=False).indices

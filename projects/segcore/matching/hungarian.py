@@ -78,18 +78,21 @@ class HungarianMatcher:
         """Return weighted costs (Q, n) "class", "mask" and "dice" of each prediction and image."""
         _check_shapes(predictions, targets)
         sources = [self._target_source(target["masks"]) for target in targets]
-        with torch.autocast(predictions[0]["pred_masks"].device.type, enabled=False):
+        return [
+            self._prediction_costs(
+                prediction["pred_logits"], prediction["pred_masks"], targets, sources
+            )
+            for prediction in predictions
+        ]
+
+    def _prediction_costs(
+        self, logits: Tensor, masks: Tensor, targets: Sequence[Mapping[str, Tensor]], sources
+    ) -> list[dict[str, Tensor]]:
+        """Return the costs of one prediction and each image."""
+        with torch.autocast(masks.device.type, enabled=False):
             return [
-                [
-                    self._costs(
-                        prediction["pred_logits"][image],
-                        prediction["pred_masks"][image],
-                        target["labels"],
-                        source,
-                    )
-                    for image, (target, source) in enumerate(zip(targets, sources, strict=True))
-                ]
-                for prediction in predictions
+                self._costs(logits[image], masks[image], target["labels"], source)
+                for image, (target, source) in enumerate(zip(targets, sources, strict=True))
             ]
 
     def _costs(

@@ -33,7 +33,7 @@ def winograd_weight(weight: Tensor) -> Tensor:
         weight: (K, C, 3, 3).
 
     Returns:
-        (36, C, K), computed in float64, of the type of ``weight``.
+        (36, C, K), of the type of ``weight``.
     """
     check_dims("weight", weight, ("K", "C", "3", "3"))
     check_shape("weight", weight, (*weight.shape[:2], 3, 3))
@@ -43,8 +43,10 @@ def winograd_weight(weight: Tensor) -> Tensor:
     finite = powers / differences.prod(dim=1, keepdim=True)
     at_infinity = finite.new_tensor([[0, 0, 1]])
     matrix = torch.cat([finite, at_infinity])
-    transformed = torch.einsum("ir,kcrs,js->ijck", matrix, weight.double(), matrix)
-    return transformed.flatten(0, 1).to(weight.dtype).contiguous()
+    # One product of the type of the weight: training transforms it in every step.
+    kernels = weight.permute(2, 3, 1, 0).reshape(9, -1)
+    transformed = torch.kron(matrix, matrix).to(weight.dtype) @ kernels
+    return transformed.view(PATCH * PATCH, weight.shape[1], len(weight))
 
 
 def _convolve(a: Arguments) -> Tensor:
