@@ -186,6 +186,12 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to_multiple(x, 2)
+        if not takes_rows(x):
+            return self._merge(x)
+        rows = max(1, ROWS // (x.shape[0] * x.shape[2]))
+        return torch.cat([self._merge(strip) for strip in x.split(2 * rows, dim=1)], dim=1)
+
+    def _merge(self, x: Tensor) -> Tensor:
         x = torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=-1)
         return self.reduction(self.norm(x))
 
@@ -357,7 +363,9 @@ class D2SwinTransformer(Backbone):
             x = layer(x)
             if name in self._out_features:
                 normalised = self.get_submodule(f"norm{stage}")(x)
-                features[name] = normalised.permute(0, 3, 1, 2).contiguous()
+                feature = normalised.permute(0, 3, 1, 2)
+                # A CPU's convolutions take channels-last maps as they are.
+                features[name] = feature if takes_rows(feature) else feature.contiguous()
             if layer.downsample is not None:
                 x = layer.downsample(x)
         return features
