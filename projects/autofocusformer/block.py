@@ -7,6 +7,7 @@ from torchvision.ops import StochasticDepth
 
 from autofocusformer.tokens import Tokens
 from segcore.layers import FeedForward, Linear
+from segcore.layers.by_rows import by_rows
 from segcore.ops import NUM_OFFSET_FEATURES, ClusterNeighborhood, cluster_attention
 
 NUM_PLAIN_FEATURES = 2  # dx, dy
@@ -105,9 +106,11 @@ class Block(nn.Module):
     def forward(self, tokens: Tokens, neighborhood: ClusterNeighborhood) -> Tokens:
         x = tokens.features
         attended = self.attn(self.norm1(x), tokens.positions, neighborhood)
+        return tokens.with_features(by_rows(self._update, x, attended))
+
+    def _update(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.drop_path(_scaled(attended, self.gamma1))
-        x = x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma2))
-        return tokens.with_features(x)
+        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma2))
 
 
 def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:

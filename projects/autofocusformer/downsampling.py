@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from autofocusformer.tokens import Tokens
 from segcore.layers import Linear
+from segcore.layers.by_rows import by_rows
 from segcore.ops import (
     NUM_OFFSET_FEATURES,
     ClusterNeighborhood,
@@ -61,19 +62,23 @@ class NeighborhoodMerge(nn.Module):
         weight = linear.weight
         if self.center_minus_member:
             weight = weight * weight.new_tensor(OPPOSITE)
-        merged = neighborhood_merge(
-            tokens.features,
-            tokens.positions,
-            centers,
-            members,
-            valid,
-            importance,
-            weight,
-            linear.bias,
-            norm.weight,
-            norm.bias,
-        )
-        return self.linear(self.norm(merged))
+
+        def merge(centers: Tensor, members: Tensor, valid: Tensor | None = None) -> Tensor:
+            merged = neighborhood_merge(
+                tokens.features,
+                tokens.positions,
+                centers,
+                members,
+                valid,
+                importance,
+                weight,
+                linear.bias,
+                norm.weight,
+                norm.bias,
+            )
+            return self.linear(self.norm(merged))
+
+        return by_rows(merge, centers, members, *([] if valid is None else [valid]))
 
 
 class AdaptiveDownsampling(NeighborhoodMerge):

@@ -15,6 +15,7 @@ from autofocusformer.downsampling import NeighborhoodMerge
 from autofocusformer.position_encoding import TokenPositionEncoding
 from autofocusformer.tokens import Tokens
 from segcore.layers import DeformableEncoder, Linear, level_positions
+from segcore.layers.by_rows import by_rows
 from segcore.ops import knn
 
 NUM_LEVELS = 3
@@ -182,9 +183,11 @@ class PointPixelDecoder(nn.Module):
         encoded = self.transformer(projected, levels)
 
         finest = features[self.finest]
-        x = self.adapter_1(finest.features)
-        x = x + levels.interpolate(NUM_LEVELS - 1, encoded[-1].features, finest)
-        x = self.mask_features(self.layer_1(finest.with_features(x)))
+        x = levels.interpolate(NUM_LEVELS - 1, encoded[-1].features, finest)
+        x = by_rows(lambda x, coarser: self.adapter_1(x) + coarser, finest.features, x)
+        convolution, *norm_and_activation = self.layer_1
+        convolved = convolution(finest.with_features(x))
+        x = by_rows(nn.Sequential(*norm_and_activation, self.mask_features), convolved)
         return finest.with_features(x), encoded[0], encoded
 
 

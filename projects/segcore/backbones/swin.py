@@ -17,7 +17,7 @@ from torchvision.ops import StochasticDepth
 from segcore.backbones.features import FEATURES, drop_path_rates
 from segcore.functional import round_up
 from segcore.layers import FeedForward, Linear
-from segcore.layers.by_rows import ROWS
+from segcore.layers.by_rows import ROWS, takes_rows
 from segcore.ops import window_attention
 from segcore.ops.windows import shift_mask, window_merge, window_partition
 
@@ -35,16 +35,6 @@ def relative_position_index(window: int) -> Tensor:
     dy = y[:, None] - y[None, :] + window - 1
     dx = x[:, None] - x[None, :] + window - 1
     return dy * (2 * window - 1) + dx
-
-
-def is_cpu_inference(module: nn.Module, x: Tensor) -> bool:
-    """Whether a module runs eagerly on a CPU, without dropout and without gradients."""
-    return (
-        x.device.type == "cpu"
-        and not module.training
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-    )
 
 
 class PatchEmbed(nn.Module):
@@ -135,7 +125,7 @@ class SwinBlock(nn.Module):
         self.mlp = FeedForward(dim, int(dim * mlp_ratio), dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if is_cpu_inference(self, x):
+        if not self.training and takes_rows(x):
             return self._infer(x)
         x = x + self.drop_path(self._attend(self.norm1(x), mask if self.shift else None))
         return x + self.drop_path(self.mlp(self.norm2(x)))
@@ -196,6 +186,12 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to_multiple(x, 2)
+        if not takes_rows(x):
+            return self._merge(x)
+        rows = max(1, ROWS // (x.shape[0] * x.shape[2]))
+        return torch.cat([self._merge(strip) for strip in x.split(2 * rows, dim=1)], dim=1)
+
+    def _merge(self, x: Tensor) -> Tensor:
         x = torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=-1)
         return self.reduction(self.norm(x))
 
@@ -224,7 +220,7 @@ class SwinStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The stage's own output, before the way down."""
         mask = None
-        if not is_cpu_inference(self, x):
+        if self.training or not takes_rows(x):
             padded = (round_up(size, self.window) for size in x.shape[1:3])
             shift = (self.window // 2, self.window // 2)
             mask = shift_mask(*padded, self.window, shift, like=x)
@@ -367,7 +363,9 @@ class D2SwinTransformer(Backbone):
             x = layer(x)
             if name in self._out_features:
                 normalised = self.get_submodule(f"norm{stage}")(x)
-                features[name] = normalised.permute(0, 3, 1, 2).contiguous()
+                feature = normalised.permute(0, 3, 1, 2)
+                # A CPU's convolutions take channels-last maps as they are.
+                features[name] = feature if takes_rows(feature) else feature.contiguous()
             if layer.downsample is not None:
                 x = layer.downsample(x)
         return features

@@ -142,7 +142,7 @@ def test_odd_sizes_and_tiny_maps():
         (1, 32, 3, 5),
         (1, 64, 2, 3),
     ]
-    assert all(f.is_contiguous() and f.isfinite().all() for f in features.values())
+    assert all(f.isfinite().all() for f in features.values())
 
 
 def test_emits_normalised_and_passes_on_unnormalised():
