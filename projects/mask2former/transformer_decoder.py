@@ -322,13 +322,13 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
     def _initial_queries(self, feature_levels: Sequence[Tensor]) -> Tensor:
         """Return the queries (B, Q, C) before the first layer, of tokens (B, S_l, C)."""
-        tokens = torch.cat(tuple(feature_levels), dim=1)
-        num_queries = self.query_embed.num_embeddings
+        first, num_queries = feature_levels[0], self.query_embed.num_embeddings
         match self.query_init:
             case "learned":
-                return self.query_feat.weight.expand(len(tokens), -1, -1)
+                return self.query_feat.weight.expand(len(first), -1, -1)
             case "zero":
-                return tokens.new_zeros(len(tokens), num_queries, tokens.shape[-1])
+                return first.new_zeros(len(first), num_queries, first.shape[-1])
+        tokens = torch.cat(tuple(feature_levels), dim=1)
         # The loss of the first prediction trains the tokens and their classes.
         logits = self.class_embed(self.decoder_norm(tokens.detach())).detach()
         scores = at_least_float32(logits).softmax(-1)[..., :-1].amax(-1)

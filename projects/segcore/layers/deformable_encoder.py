@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segcore.layers.by_rows import by_rows
@@ -64,9 +65,14 @@ class DeformableEncoderLayer(nn.Module):
         return by_rows(encode, tokens, positions, reference_points)
 
     def _update(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        tokens = self.norm1(tokens + self.dropout(attended))
+        """Residuals and feed-forward network; in inference the memory of ``attended`` is used."""
+        tokens = self.norm1(_sum(self.dropout(attended), tokens))
         hidden = self.dropout(self.linear1(tokens))
-        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+        return self.norm2(_sum(self.dropout(self.linear2(hidden)), tokens))
+
+
+def _sum(x: Tensor, residual: Tensor) -> Tensor:
+    return residual + x if torch.is_grad_enabled() else x.add_(residual)
 
 
 def encoder_layers(embed_dim: int, *, num_layers: int, **layer_options) -> nn.ModuleList:
