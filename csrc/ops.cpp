@@ -26,6 +26,11 @@ STABLE_TORCH_LIBRARY(segcore, library) {
       "Tensor positions, Tensor clusters, SymInt cluster_size, Tensor pos_weight, "
       "Tensor pos_bias, Tensor blank_k, Tensor blank_v, float scale, Tensor? indices, "
       "Tensor? offsets) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def(
+      "mask_inference(Tensor masks, SymInt[] sizes, bool sigmoid, Tensor class_weights, "
+      "Tensor candidates, Tensor candidate_scores, float candidate_threshold, Tensor measured, "
+      "float measured_threshold, bool of_logits) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def("knn(Tensor queries, Tensor points, SymInt k) -> Tensor");
   library.def(
       "balanced_clusters(Tensor positions, SymInt cluster_size, SymInt[] canvas, bool per_image) "

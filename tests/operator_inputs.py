@@ -269,3 +269,33 @@ def window_attention_inputs(
         "window": window,
         "shift": shift,
     }
+
+
+def mask_inference_inputs(
+    *,
+    masks=7,
+    classes=9,
+    candidates=5,
+    measured=4,
+    size=(20, 34),
+    steps=(((20, 34), (80, 136)),),
+    dtype=torch.float64,
+    device="cpu",
+):
+    """Logits, some of them above 1; candidates and measured masks in any order."""
+    generator = torch.Generator().manual_seed(0)
+
+    def chosen(count):
+        return torch.randperm(masks, generator=generator)[:count].to(device)
+
+    def rand(*shape):
+        return torch.rand(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    return {
+        "masks": 5 * rand(masks, *size) - 3,
+        "steps": steps,
+        "class_weights": rand(classes, masks),
+        "candidates": chosen(candidates),
+        "candidate_scores": rand(candidates),
+        "measured": chosen(measured),
+    }

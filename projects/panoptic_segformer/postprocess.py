@@ -15,6 +15,7 @@ from segcore.inference import (
     PanopticMerging,
     PanopticPrediction,
     ResultMaker,
+    identity,
     is_thing,
 )
 
@@ -104,7 +105,7 @@ def mask_prediction(
     thing_masks = is_thing(labels, result_maker.thing_ids)
     return MaskPrediction(
         masks,
-        _identity,
+        identity,
         (output_size,),
         weights,
         PanopticPrediction(indices, labels, scores),
@@ -118,10 +119,6 @@ def mask_prediction(
             else absolute_boxes(boxes[thing_masks[: len(boxes)]], output_size),
         ),
     )
-
-
-def _identity(values: Tensor) -> Tensor:
-    return values
 
 
 def absolute_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,8 +7,9 @@ from detectron2.structures import BitMasks, Instances, PolygonMasks
 from compact_results import assert_compact_equals
 from mask2former.meta_arch import MaskFormer
 from segcore.config import get_cfg
-from segcore.inference import PanopticMerging, semantic_inference
+from segcore.inference import PanopticMerging
 from segcore.inference.merging import STRATEGIES
+from segcore.inference.one_pass import infer_masks
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLASSES, NUM_QUERIES = 3, 5
@@ -220,13 +221,13 @@ def test_out_of_memory_on_the_gpu_retries(build_small_model, monkeypatch):
     """Detectron2's retry catches the first failure of a step."""
     calls = []
 
-    def fails_once(weights, masks, activation, **options):
-        calls.append(masks.device)
+    def fails_once(prediction, **options):
+        calls.append(prediction.device)
         if len(calls) == 1:
             raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
-        return semantic_inference(weights, masks, activation, **options)
+        return infer_masks(prediction, **options)
 
-    monkeypatch.setattr("segcore.inference.results.semantic_inference", fails_once)
+    monkeypatch.setattr("segcore.inference.results.infer_masks", fails_once)
     model = build_small_model(semantic_on=True).eval()
     with torch.no_grad():
         (result,) = model([image(50, 70)])

@@ -8,6 +8,7 @@ from segcore.inference.prediction import (
     InstancePrediction,
     MaskPrediction,
     PanopticPrediction,
+    identity,
 )
 from segcore.inference.rating import MaskRating
 from segcore.inference.results import ResultMaker
@@ -22,6 +23,7 @@ __all__ = [
     "QueryAttention",
     "ResultMaker",
     "attention_maps",
+    "identity",
     "is_thing",
     "resize_mask_logits",
     "semantic_inference",

@@ -176,8 +176,7 @@ def merge_pixel_wise(
     count = len(masks)
     if count == 0:
         return ids, []
-    won = torch.zeros((count, 2), dtype=torch.int64, device=masks.device)
-    areas = torch.zeros(count, dtype=torch.int64, device=masks.device)
+    won = torch.zeros((count, 3), dtype=torch.int64, device=masks.device)
     sums = torch.zeros(count, dtype=torch.float64, device=masks.device)
     slack = _slack(scores.dtype)
     for window in _windows(prediction, count):
@@ -186,24 +185,24 @@ def merge_pixel_wise(
         rivals = ~(high.clamp(max=1) * scores * (1 + slack) < least)  # all where there is a NaN
         full = low >= threshold
         looked_at = rivals | (~full & (high >= threshold))
-        areas += full * ~looked_at * window.num_pixels
+        won[:, 2] += full * ~looked_at * window.num_pixels
         looked_at = looked_at.nonzero()[:, 0]
         values = prediction.values(resized.window(window, masks[looked_at]))
         winner = (values.clamp(max=1) * scores[looked_at, None, None]).max(dim=0).indices
         inside = values >= threshold
         foreground = inside.gather(0, winner[None])[0]
-        areas[looked_at] += inside.flatten(1).sum(dim=1)
+        won[looked_at, 2] += inside.flatten(1).sum(dim=1)
         winner = looked_at[winner]
         # Pixels won outside and inside of the winning mask.
         here = torch.bincount((winner * 2 + foreground).flatten(), minlength=2 * count)
         here = here.view(count, 2)
-        won += here
+        won[:, :2] += here
         if with_scores and here[:, 1].any():
             sums += _sum_semantic_scores(prediction, window, winner, foreground, labels, here[:, 1])
         ids[window] = ((winner + 1) * foreground).to("cpu", torch.int32)
 
     share = merging.min_visible_share if merging.strategy == "mask2former" else 0.0
-    mask_ids, segments = number_visible(labels, areas, won, share, thing_ids)
+    mask_ids, segments = number_visible(labels, won, share, thing_ids)
     if with_scores:
         total = torch.zeros(len(segments) + 1, dtype=torch.float64)
         pixels = torch.zeros_like(total)

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from segcore.inference.mask_wise import RatedMasks, is_thing, merge_mask_wise, per_kind, rate_masks
-from segcore.inference.pixel_wise import PixelWiseMerge, merge_pixel_wise
+from segcore.inference.pixel_wise import merge_pixel_wise, paint_visible
 from segcore.inference.rating import MaskRating
 from segcore.inference.segments import PanopticResult
 
@@ -156,17 +156,10 @@ class PanopticMerging:
         )
 
     def pixel_wise(
-        self, scores: Tensor, labels: Tensor, size: tuple[int, int], thing_ids: Collection[int]
-    ) -> PixelWiseMerge:
-        """Start a pixel-wise merge of :meth:`candidates` with the thresholds of this merging."""
-        return PixelWiseMerge(
-            scores,
-            labels,
-            size,
-            thing_ids=thing_ids,
-            mask_threshold=self.mask_threshold,
-            min_visible_share=self._min_visible_share,
-        )
+        self, best: Tensor, won: Tensor, labels: Tensor, thing_ids: Collection[int]
+    ) -> PanopticResult:
+        """Apply :func:`paint_visible` with the thresholds of this merging."""
+        return paint_visible(best, won, labels, self._min_visible_share, thing_ids)
 
     @property
     def _min_visible_share(self) -> float:

@@ -38,48 +38,30 @@ def merge_pixel_wise(
         See :class:`~segcore.inference.merging.PanopticMerging`.
     """
     candidates = (scores > score_threshold).nonzero()[:, 0]
-    merge = PixelWiseMerge(
-        scores[candidates],
-        labels[candidates],
-        masks.shape[1:],
-        thing_ids=thing_ids,
-        mask_threshold=mask_threshold,
-        min_visible_share=min_visible_share,
-    )
+    scores, labels = scores[candidates], labels[candidates]
+    merge = PixelWiseMerge(scores, masks.shape[1:], mask_threshold)
     for window in row_windows(masks.shape[1:], PIXELS_PER_CHUNK):
         merge.add(window, masks[candidates, window.rows])
-    return merge.result()
+    return paint_visible(merge.best, merge.won, labels, min_visible_share, thing_ids)
 
 
 class PixelWiseMerge:
-    """:func:`merge_pixel_wise` of masks that arrive window by window.
+    """Competition of candidates for the pixels, with values that arrive window by window.
 
     Args:
-        scores, labels: (n,) of the candidates.
+        scores: (n,) of the candidates.
         size: (H, W) of the masks.
+        mask_threshold: pixels of a candidate with at least this value are inside of it.
+
+    Attributes:
+        best, won: see :class:`segcore.ops.MaskInference`.
     """
 
-    def __init__(
-        self,
-        scores: Tensor,
-        labels: Tensor,
-        size: tuple[int, int],
-        *,
-        thing_ids: Collection[int],
-        mask_threshold: float,
-        min_visible_share: float,
-    ):
+    def __init__(self, scores: Tensor, size: tuple[int, int], mask_threshold: float):
         self.scores = scores
-        self.labels = labels
-        self.thing_ids = thing_ids
         self.mask_threshold = mask_threshold
-        self.min_visible_share = min_visible_share
-        device = scores.device
-        # The best mask's number from 1 at each pixel, 0 where the pixel is not inside of it.
-        self._best = torch.zeros(size, dtype=torch.int32, device=device)
-        # Pixels won outside and inside of the winning mask, and of each mask.
-        self._won = torch.zeros((len(scores), 2), dtype=torch.int64, device=device)
-        self._areas = torch.zeros(len(scores), dtype=torch.int64, device=device)
+        self.best = torch.zeros(size, dtype=torch.int32, device=scores.device)
+        self.won = torch.zeros((len(scores), 3), dtype=torch.int64, device=scores.device)
 
     def add(self, window: Window, values: Tensor) -> None:
         """Add the values (n, rows, columns) of the candidates in a window."""
@@ -91,37 +73,46 @@ class PixelWiseMerge:
         inside = values >= self.mask_threshold
         foreground = inside.gather(0, winner[None])[0]
         won = torch.bincount((winner * 2 + foreground).flatten(), minlength=2 * count)
-        self._won += won.view(count, 2)
-        self._areas += inside.flatten(1).sum(dim=1)
-        self._best[window] = ((winner + 1) * foreground).to(torch.int32)
+        self.won[:, :2] += won.view(count, 2)
+        self.won[:, 2] += inside.flatten(1).sum(dim=1)
+        self.best[window] = ((winner + 1) * foreground).to(torch.int32)
 
-    def result(self) -> PanopticResult:
-        """Return the map and its segments."""
-        if len(self.scores) == 0:
-            return self._best, []
-        mask_ids, segments = number_visible(
-            self.labels, self._areas, self._won, self.min_visible_share, self.thing_ids
-        )
-        ids = torch.tensor([0, *mask_ids], dtype=torch.int32, device=self._best.device)
-        return ids[self._best], segments
+
+def paint_visible(
+    best: Tensor,
+    won: Tensor,
+    labels: Tensor,
+    min_visible_share: float,
+    thing_ids: Collection[int],
+) -> PanopticResult:
+    """Return the panoptic map and its segments, without candidates of which too little is visible.
+
+    Args:
+        best: (H, W) int32, number of the candidate from 1 at each pixel, or 0.
+        won: (n, 3), see :func:`number_visible`.
+        labels: (n,) int64 classes.
+    """
+    if len(labels) == 0:
+        return best, []
+    mask_ids, segments = number_visible(labels, won, min_visible_share, thing_ids)
+    ids = torch.tensor([0, *mask_ids], dtype=torch.int32, device=best.device)
+    return ids[best], segments
 
 
 def number_visible(
-    labels: Tensor,
-    areas: Tensor,
-    won: Tensor,
-    min_visible_share: float,
-    thing_ids: Collection[int],
+    labels: Tensor, won: Tensor, min_visible_share: float, thing_ids: Collection[int]
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Apply :func:`number_segments` to the masks of which enough is visible.
 
     Args:
         labels: (n,) int64 classes.
-        areas: (n,) pixels of each mask.
-        won: (n, 2) pixels that each mask wins, outside and inside of the mask.
-        min_visible_share: least number of pixels won as a share of the area.
+        won: (n, 3), pixels that each mask wins, outside and inside of the mask, and its own.
+        min_visible_share: least number of pixels won as a share of the mask's own.
     """
     # One copy to the host; what follows is about at most n masks.
-    table = torch.stack((labels, areas, won.sum(dim=1), won[:, 1]), dim=1).tolist()
-    visible = [inside > 0 and total / area >= min_visible_share for _, area, total, inside in table]
+    table = torch.cat((labels[:, None], won), dim=1).tolist()
+    visible = [
+        inside > 0 and (outside + inside) / area >= min_visible_share
+        for _, outside, inside, area in table
+    ]
     return number_segments([row[0] for row in table], visible, thing_ids)

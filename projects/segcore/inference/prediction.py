@@ -16,6 +16,11 @@ from segcore.inference.windows import ResizedMasks, Size
 _VECTOR_ELEMENTS = 64
 
 
+def identity(values: Tensor) -> Tensor:
+    """Activation of masks that are values already."""
+    return values
+
+
 class InstancePrediction(NamedTuple):
     """Candidates for instances, n of them.
 

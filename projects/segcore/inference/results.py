@@ -8,20 +8,14 @@ import torch
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor
 
-from segcore.functional import masks_to_boxes
 from segcore.inference import compact
 from segcore.inference.compact import EncodedMasks
 from segcore.inference.instance import sorted_instances
 from segcore.inference.mask_wise import RatedMasks
 from segcore.inference.merging import PanopticMerging
+from segcore.inference.one_pass import infer_masks
 from segcore.inference.prediction import MaskPrediction, PanopticPrediction
-from segcore.inference.rating import MeasuredWindows
 from segcore.inference.segments import PanopticResult
-from segcore.inference.semantic import semantic_inference
-from segcore.inference.windows import ResizedMasks, Window, row_windows
-
-# Pixels of all masks that are computed at a time, so that they stay in a CPU's cache.
-_PIXELS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -52,64 +46,52 @@ class ResultMaker:
             scores (n,), pred_classes (n,) int64, pred_masks (n, H, W) bool and pred_boxes.
         """
         if prediction.resize_scores:
-            padded_size, image_size, output_size = prediction.sizes
-            resized = ResizedMasks(prediction.masks, padded_size)
-            scores = _empty_scores(prediction, resized)
-            for window in row_windows(resized.size, _PIXELS):
-                _add_semantic_scores(scores, window, prediction, resized.window(window))
+            _, image_size, output_size = prediction.sizes
+            padded = replace(prediction, sizes=prediction.sizes[:1], resize_scores=False)
+            scores = infer_masks(padded, semantic=True).class_scores
             return {"sem_seg": sem_seg_postprocess(scores, image_size, *output_size)}
         prediction = self._relevant(prediction)
-        resized, panoptic, instances = prediction.resized, prediction.panoptic, prediction.instances
-        merging, dtype, results = self.merging, prediction.masks.dtype, {}
+        panoptic, instances, merging = prediction.panoptic, prediction.instances, self.merging
+        mask_wise = self.panoptic_on and merging.strategy == "mask_wise"
+        measured = panoptic_rows = None
+        if self.instance_on:
+            measured, instance_rows, panoptic_rows = self._measured(prediction)
+        elif mask_wise:
+            measured, panoptic_rows = panoptic.masks, slice(None)
+        inferred = infer_masks(
+            prediction,
+            semantic=self.semantic_on,
+            candidates=panoptic if self.panoptic_on and not mask_wise else None,
+            mask_threshold=merging.mask_threshold,
+            measured=measured,
+            rating=instances.rating if self.instance_on else merging.rating,
+        )
+        results = {}
         if self.semantic_on:
-            results["sem_seg"] = _empty_scores(prediction, resized)
-        measured = panoptic_rows = merged = rated = None
+            results["sem_seg"] = inferred.class_scores
         if self.instance_on:
-            indices, rows, panoptic_rows = self._measured(prediction)
-            measured = MeasuredWindows(indices, resized.size, instances.rating, dtype)
-        if self.panoptic_on and merging.strategy != "mask_wise":
-            merged = merging.pixel_wise(
-                panoptic.scores, panoptic.labels, resized.size, self.thing_ids
-            )
-        elif self.panoptic_on and panoptic_rows is None:
-            rated = MeasuredWindows(panoptic.masks, resized.size, merging.rating, dtype)
-        # One pass over the pixels: what is computed of a window of all masks stays in the cache.
-        for window in row_windows(resized.size, _PIXELS):
-            logits = resized.window(window)
-            values = prediction.values(logits)
-            if self.semantic_on:
-                scores = results["sem_seg"]
-                _add_semantic_scores(scores, window, prediction, logits, values)
-            for masks in (measured, rated):
-                if masks is not None:
-                    masks.add(window, logits, values)
-            if merged is not None:
-                merged.add(window, values[panoptic.masks])
-
-        if self.instance_on:
-            measured = measured.result()
+            rows, rating, boxes = instance_rows, instances.rating, instances.boxes
             results["instances"] = sorted_instances(
-                instances.rating.scores(
-                    instances.scores, measured.sums[rows], measured.areas[rows]
-                ),
+                rating.scores(instances.scores, inferred.sums[rows], inferred.areas[rows]),
                 instances.labels,
-                measured.binary,
-                masks_to_boxes(measured.binary)[rows]
-                if instances.boxes is None
-                else instances.boxes,
+                inferred.binary,
+                inferred.boxes[rows] if boxes is None else boxes,
                 rows,
                 topk=self.topk_per_image,
             )
-        if merged is not None:
-            results["panoptic_seg"] = merged.result()
-        elif self.panoptic_on:
-            if rated is None:
-                binary, sums, areas = (part[panoptic_rows] for part in measured)
-            else:
-                binary, sums, areas = rated.result()
-            scores = merging.rating.scores(panoptic.scores, sums, areas)
+        if mask_wise:
+            rows = panoptic_rows
+            if rows is None:  # measured by another rule than instances
+                inferred = infer_masks(prediction, measured=panoptic.masks, rating=merging.rating)
+                rows = slice(None)
+            binary, areas = inferred.binary[rows], inferred.areas[rows]
+            scores = merging.rating.scores(panoptic.scores, inferred.sums[rows], areas)
             results["panoptic_seg"] = merging.mask_wise(
                 RatedMasks(scores, binary, areas), panoptic.labels, self.thing_ids
+            )
+        elif self.panoptic_on:
+            results["panoptic_seg"] = merging.pixel_wise(
+                inferred.best, inferred.won, panoptic.labels, self.thing_ids
             )
         return results
 
@@ -201,21 +183,3 @@ class ResultMaker:
             panoptic=panoptic._replace(masks=row[panoptic.masks]),
             instances=instances._replace(masks=row[instances.masks]),
         )
-
-
-def _empty_scores(prediction: MaskPrediction, resized: ResizedMasks) -> Tensor:
-    return prediction.masks.new_empty((len(prediction.class_weights), *resized.size))
-
-
-def _add_semantic_scores(
-    scores: Tensor,
-    window: Window,
-    prediction: MaskPrediction,
-    logits: Tensor,
-    values: Tensor | None = None,
-) -> None:
-    """Write the semantic scores of a window of whole rows into those of the image (K, H, W)."""
-    values = prediction.values(logits) if values is None else values
-    semantic_inference(
-        prediction.class_weights, values, lambda values: values, out=scores[:, window.rows]
-    )

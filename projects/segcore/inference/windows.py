@@ -160,6 +160,11 @@ class ResizedMasks:
     def __len__(self) -> int:
         return len(self.masks)
 
+    @property
+    def steps(self) -> list[tuple[Size, Size]]:
+        """Sizes before and after each interpolation; what it starts from may be larger."""
+        return [(step.size, step.output_size) for step in self._steps]
+
     def window(
         self,
         window: Window,

@@ -14,6 +14,7 @@ from .cluster_neighborhood import ClusterNeighborhood
 from .group_norm import group_norm_, group_norm_reference
 from .inverse_distance import inverse_distance_weights
 from .knn import knn, knn_reference
+from .mask_inference import MaskInference, mask_inference, mask_inference_reference
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
 from .ms_deform_attn_with_logits import (
     ms_deform_attn_with_logits,
@@ -30,6 +31,7 @@ from .winograd_conv2d import winograd_conv2d, winograd_conv2d_reference, winogra
 __all__ = [
     "NUM_OFFSET_FEATURES",
     "ClusterNeighborhood",
+    "MaskInference",
     "balanced_clusters",
     "balanced_clusters_reference",
     "cluster_attention",
@@ -40,6 +42,8 @@ __all__ = [
     "inverse_distance_weights",
     "knn",
     "knn_reference",
+    "mask_inference",
+    "mask_inference_reference",
     "ms_deform_attn",
     "ms_deform_attn_reference",
     "ms_deform_attn_with_logits",

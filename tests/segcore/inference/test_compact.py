@@ -25,6 +25,13 @@ def small_windows(monkeypatch):
     monkeypatch.setitem(compact.WINDOW_BYTES, "cpu", 1 << 17)
 
 
+@pytest.fixture(params=["compiled", "by windows"])
+def one_pass(request, monkeypatch):
+    """The operator where it is built, and what stands in for it elsewhere."""
+    if request.param == "by windows":
+        monkeypatch.setattr("segcore.inference.one_pass.is_served", lambda prediction: False)
+
+
 def maker(strategy, **options):
     merging = PanopticMerging(
         strategy,
@@ -68,7 +75,7 @@ def values_prediction(result_maker, output_size, *, count=12, seed=0):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", SIZES)
-def test_logits(strategy, name):
+def test_logits(strategy, name, one_pass):
     result_maker = maker(strategy)
     prediction = logits_prediction(SIZES[name])
     expected = result_maker(prediction)
@@ -106,7 +113,7 @@ def test_semantic_scores_that_are_resized(name):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("wanted", ["semantic_on", "instance_on", "panoptic_on"])
-def test_one_result(strategy, wanted):
+def test_one_result(strategy, wanted, one_pass):
     switches = dict.fromkeys(("semantic_on", "instance_on", "panoptic_on"), False)
     result_maker = maker(strategy, **(switches | {wanted: True}))
     for prediction in (
@@ -195,7 +202,7 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_no_tensor_is_larger_than_a_map(strategy):
-    height, width = output_size = 300, 401
+    height, width = output_size = 200, 301
     result_maker = maker(strategy)
     prediction = logits_prediction(((64, 96), (61, 83), output_size), count=20)
     with LargestTensor() as largest:
@@ -203,8 +210,8 @@ def test_no_tensor_is_larger_than_a_map(strategy):
     assert largest.bytes <= 4 * height * width
 
 
-def test_ordinary_results_hold_no_resized_logits_either(monkeypatch):
-    monkeypatch.setattr("segcore.inference.results._PIXELS", 1 << 12)
+def test_ordinary_results_hold_no_resized_logits_either(monkeypatch, one_pass):
+    monkeypatch.setattr("segcore.inference.one_pass._PIXELS", 1 << 12)
     height, width = output_size = 300, 401
     prediction = logits_prediction(((64, 96), (61, 83), output_size), count=20)
     with LargestTensor() as largest:
