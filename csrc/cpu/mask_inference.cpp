@@ -12,7 +12,6 @@
 #include "../common/dispatch.h"
 #include "../common/unroll.h"
 #include "grain.h"
-#include "huge_pages.h"
 #include "index_range.h"
 #include "lanes.h"
 #include "row_resize.h"
@@ -379,9 +378,6 @@ MaskInferenceResults infer(const MaskInferenceArguments& a, const MaskInferenceS
   Tensor areas = empty({s.measured}, ScalarType::Long);
   Tensor boxes = empty({s.measured, 4}, ScalarType::Float);
 
-  const int64_t pixels = s.height * s.width;
-  prefer_huge_pages(scores.mutable_data_ptr(), s.classes * pixels * sizeof(T));
-  prefer_huge_pages(binary.mutable_data_ptr(), s.measured * pixels);
   const MaskInferenceData<T> data = {
       s, masks.const_data_ptr<T>(), masks.size(1), masks.size(2), a.sigmoid, a.of_logits,
       weights.data(), candidate, candidate_scores.const_data_ptr<T>(),
