@@ -119,11 +119,12 @@ SEGCORE_TARGET_CLONES void limit_to_one(T* values, int64_t count) {
   for (int64_t i = 0; i < count; ++i) values[i] = values[i] > 1 ? 1 : values[i];
 }
 
-// Class weights times the values of a panel. Weights come in blocks of kClassBlock classes, mask by
-// mask.
+// Class weights times the values of the panels of a row. Weights come in blocks of kClassBlock
+// classes, mask by mask. Classes are far apart in memory, so that a block writes the whole row before
+// the next one is begun.
 template <typename T>
 SEGCORE_TARGET_CLONES void class_scores(
-    const T* panel,
+    const T* panels,
     const T* weights,
     int64_t masks,
     int64_t classes,
@@ -132,19 +133,24 @@ SEGCORE_TARGET_CLONES void class_scores(
     T* scores) {
   using Vector = PanelVector<T>;
   for (int64_t first = 0; first < classes; first += kClassBlock) {
-    Vector sums[kClassBlock][kPanelVectors] = {};
-    for (int64_t i = 0; i < masks; ++i, weights += kClassBlock) {
-      const Vector* values = reinterpret_cast<const Vector*>(panel + i * kPanel);
-      const Vector left = values[0], right = values[1];
-      SEGCORE_UNROLL
-      for (int64_t k = 0; k < kClassBlock; ++k) {
-        sums[k][0] += weights[k] * left;
-        sums[k][1] += weights[k] * right;
-      }
-    }
     const int64_t block = std::min(kClassBlock, classes - first);
-    for (int64_t k = 0; k < block; ++k) {
-      std::memcpy(scores + (first + k) * stride, sums[k], pixels * sizeof(T));
+    for (int64_t x = 0; x < pixels; x += kPanel) {
+      const T* panel = panels + x * masks;
+      Vector sums[kClassBlock][kPanelVectors] = {};
+      for (int64_t i = 0; i < masks; ++i) {
+        const Vector* values = reinterpret_cast<const Vector*>(panel + i * kPanel);
+        const Vector left = values[0], right = values[1];
+        const T* weight = weights + (first * masks + i * kClassBlock);
+        SEGCORE_UNROLL
+        for (int64_t k = 0; k < kClassBlock; ++k) {
+          sums[k][0] += weight[k] * left;
+          sums[k][1] += weight[k] * right;
+        }
+      }
+      const size_t bytes = std::min(kPanel, pixels - x) * sizeof(T);
+      for (int64_t k = 0; k < block; ++k) {
+        std::memcpy(scores + (first + k) * stride + x, sums[k], bytes);
+      }
     }
   }
 }
@@ -258,11 +264,11 @@ class TileWorker {
     if (!keeps_values_) return;
     T* panel = panels_.data();
     for (int64_t y = tile.top; y < tile.bottom; ++y) {
+      T* row = panel;
       for (int64_t x = tile.left; x < tile.right; x += kPanel, panel += panel_size()) {
-        const int64_t pixels = std::min(kPanel, tile.right - x);
-        if (d_.sizes.candidates) merge(panel, y, x, pixels);
-        if (d_.sizes.classes) sum_classes(panel, y, x, pixels);
+        if (d_.sizes.candidates) merge(panel, y, x, std::min(kPanel, tile.right - x));
       }
+      if (d_.sizes.classes) sum_classes(row, panel - row, y, tile);
     }
   }
 
@@ -323,12 +329,12 @@ class TileWorker {
     }
   }
 
-  void sum_classes(T* panel, int64_t y, int64_t x, int64_t pixels) {
+  void sum_classes(T* panels, int64_t count, int64_t y, const Tile& tile) {
     const MaskInferenceSizes& s = d_.sizes;
-    if (!d_.sigmoid) limit_to_one(panel, panel_size());
+    if (!d_.sigmoid) limit_to_one(panels, count);
     class_scores(
-        panel, d_.weights, s.masks, s.classes, s.height * s.width, pixels,
-        d_.scores + y * s.width + x);
+        panels, d_.weights, s.masks, s.classes, s.height * s.width, tile.columns(),
+        d_.scores + y * s.width + tile.left);
   }
 
   const MaskInferenceData<T>& d_;

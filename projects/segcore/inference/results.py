@@ -49,6 +49,8 @@ class ResultMaker:
             _, image_size, output_size = prediction.sizes
             padded = replace(prediction, sizes=prediction.sizes[:1], resize_scores=False)
             scores = infer_masks(padded, semantic=True).class_scores
+            if image_size == output_size:  # nothing to resize
+                return {"sem_seg": scores[:, : image_size[0], : image_size[1]].contiguous()}
             return {"sem_seg": sem_seg_postprocess(scores, image_size, *output_size)}
         prediction = self._relevant(prediction)
         panoptic, instances, merging = prediction.panoptic, prediction.instances, self.merging
