@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from drawn_data import draw_data
@@ -122,6 +123,7 @@ def run_here() -> Iterator[Callable[..., int]]:
         MetadataCatalog.remove(name)
     for logger, (propagate, level, handlers) in zip(loggers, before, strict=True):
         logger.propagate, logger.level, logger.handlers = propagate, level, handlers
+    setup_logger.cache_clear()  # it would not set their levels again
 
 
 def assert_same_metrics(first: Path, second: Path) -> None:
