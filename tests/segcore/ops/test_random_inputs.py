@@ -294,3 +294,36 @@ def test_compiled_operators_guard_themselves(case, seed):
         if backward:
             with contextlib.suppress(RuntimeError):
                 backward(*arguments)
+
+
+def inference_arguments():
+    """Arguments of the operators of CPUs for inference, in the order of their schemas."""
+    channels_last = {"memory_format": torch.channels_last}
+    x, coarse = torch.randn(2, 9, 7, 6).to(**channels_last), torch.randn(2, 9, 4, 3)
+    w = inputs.window_attention_inputs(dtype=torch.float32)
+    m = inputs.mask_inference_inputs(dtype=torch.float32)
+    sizes = [side for step in m["steps"] for size in step for side in size]
+    return {
+        "winograd_conv2d": [x, torch.randn(36, 9, 5), torch.randn(5), True],
+        "group_norm_": [x, 3, *torch.randn(2, 9), 1e-5, coarse.to(**channels_last), True],
+        "window_attention": [w["qkv"], w["padding"], w["bias"], w["window"], *w["shift"], 0.5],
+        "mask_inference": [
+            m["masks"], sizes, True, m["class_weights"], m["candidates"], m["candidate_scores"],
+            0.0, m["measured"], 0.0, True,
+        ],
+    }  # fmt: skip
+
+
+@checks.needs_binary("winograd_conv2d")
+@pytest.mark.parametrize("name", inference_arguments())
+@seeds
+def test_compiled_operators_for_inference_guard_themselves(name, seed):
+    random.seed(seed), torch.manual_seed(seed)
+    operator, values = getattr(torch.ops.segcore, name), inference_arguments()[name]
+    operator(*values)
+    for _ in range(10):
+        arguments = list(values)
+        index = random.randrange(len(arguments))
+        arguments[index] = spoiled(arguments[index])
+        with contextlib.suppress(RuntimeError):
+            operator(*arguments)
