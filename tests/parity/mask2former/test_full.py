@@ -8,6 +8,9 @@ from parity.golden import fill_model, parametrize_cases
 from parity.mask2former.capture import Capture
 from parity.mask2former.model import build_model_for_case
 from parity.mask2former.results import compare_results
+from segcore.layers import convolution, onednn
+from segcore.ops import winograd_conv2d
+from segcore.ops._library import is_compiled
 
 HEAD = "sem_seg_head"
 ENCODER = f"{HEAD}.pixel_decoder.transformer.encoder.layers"
@@ -34,6 +37,11 @@ def module_of(array: str) -> str | None:
     return None
 
 
+def inputs_of(case) -> list[dict]:
+    images = sum(re.fullmatch(r"image\d+", name) is not None for name in case.arrays)
+    return [{"image": torch.from_numpy(case.arrays[f"image{i}"])} for i in range(images)]
+
+
 @parametrize_cases("mask2former", "full_")
 @torch.no_grad()
 def test_full(case, comparison):
@@ -41,8 +49,7 @@ def test_full(case, comparison):
     fill_model(model, overrides=case.weight_overrides)
     model.sem_seg_head.predictor.train()  # for the auxiliary predictions; it has no dropout
 
-    images = sum(re.fullmatch(r"image\d+", name) is not None for name in case.arrays)
-    inputs = [{"image": torch.from_numpy(case.arrays[f"image{i}"])} for i in range(images)]
+    inputs = inputs_of(case)
     sizes = case.info["input"].get("requested_output_sizes_hw", [])  # default: the image's own
     for entry, size in zip(inputs, sizes, strict=False):
         entry["height"], entry["width"] = size
@@ -65,6 +72,27 @@ def test_full(case, comparison):
     for image, result in enumerate(results):
         compare_results(comparison, case, result, image, tolerance=case.tolerance, scaled=True)
     comparison.require_results(case.arrays, results=RESULTS, inputs=r"image\d+")
+    comparison.check()
+
+
+@parametrize_cases("mask2former", "full_")
+@torch.no_grad()
+def test_float32(case, comparison, monkeypatch):
+    """The layers of inference on a CPU, most of which exist in float32 only."""
+    transformed = []
+    monkeypatch.setattr(
+        convolution,
+        "winograd_conv2d",
+        lambda *args, **options: transformed.append(1) or winograd_conv2d(*args, **options),
+    )
+    model = build_model_for_case(case.config, case.info.get("thing_contiguous_ids"))
+    fill_model(model, overrides=case.weight_overrides)
+    model.float()
+    outputs = model.network(model.preprocess_images(inputs_of(case)).tensor)
+    assert transformed or not onednn.has_operators() or not is_compiled("winograd_conv2d", "cpu")
+    for name, actual in zip(("pred_logits", "pred_masks"), outputs, strict=True):
+        actual = case.sampled(name, actual)
+        comparison.close(name, actual, case.arrays[name], 1e-5, scaled=True)
     comparison.check()
 
 
