@@ -50,7 +50,7 @@ class DeformableEncoderLayer(nn.Module):
         padding_mask: Tensor | None = None,
     ) -> Tensor:
         attention = self.self_attn
-        if type(attention) is not MSDeformAttn or has_hooks(attention):
+        if type(attention) is not MSDeformAttn or has_hooks(self):
             attended = attention(
                 tokens + positions, reference_points, tokens, spatial_shapes, padding_mask
             )
@@ -60,19 +60,16 @@ class DeformableEncoderLayer(nn.Module):
         def encode(tokens: Tensor, positions: Tensor, reference_points: Tensor) -> Tensor:
             queries = tokens + positions
             attended = attention.attend(queries, reference_points, values, spatial_shapes)
-            return self._update(tokens, attended)
+            return self._update(tokens, attended, in_place=not torch.is_grad_enabled())
 
         return by_rows(encode, tokens, positions, reference_points)
 
-    def _update(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        """Residuals and feed-forward network; in inference the memory of ``attended`` is used."""
-        tokens = self.norm1(_sum(self.dropout(attended), tokens))
+    def _update(self, tokens: Tensor, attended: Tensor, in_place: bool = False) -> Tensor:
+        """Residuals and feed-forward network; ``in_place``: use the memory of ``attended``."""
+        add = Tensor.add_ if in_place else Tensor.add
+        tokens = self.norm1(add(self.dropout(attended), tokens))
         hidden = self.dropout(self.linear1(tokens))
-        return self.norm2(_sum(self.dropout(self.linear2(hidden)), tokens))
-
-
-def _sum(x: Tensor, residual: Tensor) -> Tensor:
-    return residual + x if torch.is_grad_enabled() else x.add_(residual)
+        return self.norm2(add(self.dropout(self.linear2(hidden)), tokens))
 
 
 def encoder_layers(embed_dim: int, *, num_layers: int, **layer_options) -> nn.ModuleList:
