@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from autofocusformer.tokens import Tokens
-from segcore.layers import FeedForward, Linear
-from segcore.layers.by_rows import by_rows
+from segcore.layers import FeedForward, Linear, by_rows
 from segcore.ops import NUM_OFFSET_FEATURES, ClusterNeighborhood, cluster_attention
 
 NUM_PLAIN_FEATURES = 2  # dx, dy

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from autofocusformer.tokens import Tokens
-from segcore.layers import Linear
-from segcore.layers.by_rows import by_rows
+from segcore.layers import Linear, by_rows
 from segcore.ops import (
     NUM_OFFSET_FEATURES,
     ClusterNeighborhood,

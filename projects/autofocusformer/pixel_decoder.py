@@ -14,8 +14,7 @@ from autofocusformer.deformable_attention import PointDeformAttn, TokenLevels
 from autofocusformer.downsampling import NeighborhoodMerge
 from autofocusformer.position_encoding import TokenPositionEncoding
 from autofocusformer.tokens import Tokens
-from segcore.layers import DeformableEncoder, Linear, level_positions
-from segcore.layers.by_rows import by_rows
+from segcore.layers import DeformableEncoder, Linear, by_rows, level_positions
 from segcore.ops import knn
 
 NUM_LEVELS = 3
