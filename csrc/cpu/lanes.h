@@ -20,16 +20,7 @@ struct LanesOf {
 template <typename T>
 using Lanes = typename LanesOf<T>::type;
 
-template <typename T>
-SEGCORE_INLINE const Lanes<T>& lanes(const T* data) {
-  return *reinterpret_cast<const Lanes<T>*>(data);
-}
-template <typename T>
-SEGCORE_INLINE Lanes<T>& lanes(T* data) {
-  return *reinterpret_cast<Lanes<T>*>(data);
-}
-
-// The number, or the lanes of them, at a place: for loops that are written once for both.
+// The vector, or the number, that starts at a place: loops can be written once for both.
 template <typename V, typename T>
 SEGCORE_INLINE const V& vector_at(const T* data) {
   return *reinterpret_cast<const V*>(data);
@@ -37,6 +28,15 @@ SEGCORE_INLINE const V& vector_at(const T* data) {
 template <typename V, typename T>
 SEGCORE_INLINE V& vector_at(T* data) {
   return *reinterpret_cast<V*>(data);
+}
+
+template <typename T>
+SEGCORE_INLINE const Lanes<T>& lanes(const T* data) {
+  return vector_at<Lanes<T>>(data);
+}
+template <typename T>
+SEGCORE_INLINE Lanes<T>& lanes(T* data) {
+  return vector_at<Lanes<T>>(data);
 }
 
 // exp(x) for x <= 0 or little above, in a form that loops over x vectorize with. At most 2 units in

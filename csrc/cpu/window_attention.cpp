@@ -28,15 +28,6 @@ template <typename T>
 constexpr int64_t kWide = 64 / sizeof(T);
 
 template <typename T>
-SEGCORE_INLINE const Wide<T>& wide(const T* data) {
-  return *reinterpret_cast<const Wide<T>*>(data);
-}
-template <typename T>
-SEGCORE_INLINE Wide<T>& wide(T* data) {
-  return *reinterpret_cast<Wide<T>*>(data);
-}
-
-template <typename T>
 constexpr int64_t padded(int64_t count) {
   return (count + kWide<T> - 1) / kWide<T> * kWide<T>;
 }
@@ -177,12 +168,14 @@ SEGCORE_INLINE void multiply_columns(
   Wide<T> sum[kQueries][kVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     for (int v = 0; v < kVectors; ++v) {
-      const Wide<T>& column = wide(matrix + k * columns + v * kWide<T>);
+      const Wide<T>& column = vector_at<Wide<T>>(matrix + k * columns + v * kWide<T>);
       for (int r = 0; r < kQueries; ++r) sum[r][v] += rows[r * row + k] * column;
     }
   }
   for (int r = 0; r < kQueries; ++r) {
-    for (int v = 0; v < kVectors; ++v) wide(products + r * columns + v * kWide<T>) = sum[r][v];
+    for (int v = 0; v < kVectors; ++v) {
+      vector_at<Wide<T>>(products + r * columns + v * kWide<T>) = sum[r][v];
+    }
   }
 }
 
