@@ -57,7 +57,7 @@ STABLE_TORCH_LIBRARY(segcore, library) {
       "bool deterministic=False) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
-      "winograd_conv2d(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor");
+      "winograd_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, bool relu) -> Tensor");
   library.def(
       "group_norm_(Tensor(a!) x, SymInt groups, Tensor weight, Tensor bias, float eps, "
       "Tensor? coarse, bool relu) -> ()");

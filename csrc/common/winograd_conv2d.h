@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 
 #include <torch/csrc/stable/tensor.h>
 
@@ -10,7 +11,8 @@
 namespace segcore {
 
 struct WinogradSizes {
-  static constexpr int64_t kTile = 4, kPatch = 6, kProducts = kPatch * kPatch;
+  static constexpr int64_t kTile = 4, kKernel = 3, kPatch = kTile + kKernel - 1;
+  static constexpr int64_t kProducts = kPatch * kPatch;
 
   int64_t batch, height, width, channels, filters;
 
@@ -21,28 +23,30 @@ struct WinogradSizes {
 
 struct __attribute__((visibility("hidden"))) WinogradArguments {
   using Tensor = torch::stable::Tensor;
-  using Types = ArgumentTypes<const Tensor&, const Tensor&, const std::optional<Tensor>&, bool>;
+  using Types = ArgumentTypes<
+      const Tensor&, const Tensor&, const std::optional<Tensor>&, const std::optional<Tensor>&, bool>;
 
   const Tensor &x, &weight;
-  const std::optional<Tensor>& bias;
+  const std::optional<Tensor>&bias, &scale;
   bool relu;
 };
 
 inline WinogradSizes check_winograd(const WinogradArguments& a) {
   check_dim("x", a.x, 4);
-  check_dim("weight", a.weight, 3);
+  check_dim("weight", a.weight, 4);
   const WinogradSizes s = {
-      a.x.size(0), a.x.size(2), a.x.size(3), a.x.size(1), a.weight.size(2)};
+      a.x.size(0), a.x.size(2), a.x.size(3), a.x.size(1), a.weight.size(0)};
   STD_TORCH_CHECK(
       accumulation_type(a.x.scalar_type()) == a.x.scalar_type(),
       "x: expected float32 or float64, got ", torch::headeronly::toString(a.x.scalar_type()));
-  check_sizes("weight", a.weight, {WinogradSizes::kProducts, s.channels, s.filters});
+  check_sizes("weight", a.weight, {s.filters, s.channels, WinogradSizes::kKernel, WinogradSizes::kKernel});
   check_type("weight", a.weight, a.x.scalar_type());
   check_same_device("weight", a.weight, a.x);
-  if (a.bias) {
-    check_sizes("bias", *a.bias, {s.filters});
-    check_type("bias", *a.bias, a.x.scalar_type());
-    check_same_device("bias", *a.bias, a.x);
+  for (const auto& [name, values] : {std::pair("bias", &a.bias), std::pair("scale", &a.scale)}) {
+    if (!*values) continue;
+    check_sizes(name, **values, {s.filters});
+    check_type(name, **values, a.x.scalar_type());
+    check_same_device(name, **values, a.x);
   }
   return s;
 }

@@ -10,6 +10,7 @@
 #include "../common/dispatch.h"
 #include "grain.h"
 #include "product.h"
+#include "scratch.h"
 
 namespace segcore {
 namespace {
@@ -40,20 +41,20 @@ struct Window {
   std::vector<V*> target;        // output of these
   std::vector<T> region;         // (padded(tokens)) cells with equal numbers see each other
   bool masked;
-  std::vector<T> query;    // (inside, channels), scaled
-  std::vector<T> key;      // (channels, padded(tokens))
-  std::vector<T> value;    // (tokens, padded(channels))
-  std::vector<T> weights;  // (kQueries, padded(tokens))
-  std::vector<T> sums;     // (kQueries, padded(channels))
+  Scratch<T> query;    // (inside, channels), scaled
+  Scratch<T> key;      // (channels, padded(tokens))
+  Scratch<T> value;    // (tokens, padded(channels))
+  Scratch<T> weights;  // (kQueries, padded(tokens))
+  Scratch<T> sums;     // (kQueries, padded(channels))
 
   explicit Window(const WindowAttentionSizes& s)
       : source(s.tokens()),
         region(padded<T>(s.tokens())),
-        query((s.tokens() + kQueries) * s.channels),
-        key(s.channels * padded<T>(s.tokens())),
-        value(s.tokens() * padded<T>(s.channels)),
-        weights(kQueries * padded<T>(s.tokens())),
-        sums(kQueries * padded<T>(s.channels)) {}
+        query(make_zeroed_scratch<T>((s.tokens() + kQueries) * s.channels)),
+        key(make_zeroed_scratch<T>(s.channels * padded<T>(s.tokens()))),
+        value(make_zeroed_scratch<T>(s.tokens() * padded<T>(s.channels))),
+        weights(make_scratch<T>(kQueries * padded<T>(s.tokens()))),
+        sums(make_scratch<T>(kQueries * padded<T>(s.channels))) {}
 };
 
 // 0, 1, 2: in the windows before the last, in the last, and in the part of it that the shift brought
@@ -123,10 +124,10 @@ SEGCORE_INLINE void load(const Inputs<V, T>& in, int64_t a, Window<V, T>& window
   for (; t + kLanes <= tokens; t += kLanes) {
     int64_t c = 0;
     for (; c + kLanes <= channels; c += kLanes) {
-      transpose_block(source + t, key_offset + c, window.key.data() + c * key_row + t, key_row);
+      transpose_block(source + t, key_offset + c, window.key.get() + c * key_row + t, key_row);
     }
     for (; c < channels; ++c) {
-      T* key = window.key.data() + c * key_row + t;
+      T* key = window.key.get() + c * key_row + t;
       for (int i = 0; i < kLanes; ++i) key[i] = T(source[t + i][key_offset + c]);
     }
   }
@@ -137,9 +138,9 @@ SEGCORE_INLINE void load(const Inputs<V, T>& in, int64_t a, Window<V, T>& window
   }
   for (t = 0; t < tokens; ++t) {
     copy_row(
-        source[t] + key_offset + dim, channels, T(1), window.value.data() + t * value_row);
+        source[t] + key_offset + dim, channels, T(1), window.value.get() + t * value_row);
   }
-  T* query = window.query.data();
+  T* query = window.query.get();
   for (const int64_t i : window.inside) {
     copy_row(source[i] + query_offset, channels, in.scale, query);
     query += channels;
@@ -176,12 +177,12 @@ SEGCORE_TARGET_CLONES void attend(const Inputs<V, T>& in, int64_t a, Window<V, T
   const int64_t key_row = padded<T>(s.tokens()), value_row = padded<T>(s.channels);
   const int64_t queries = static_cast<int64_t>(window.inside.size());
   load(in, a, window);
-  T* weights = window.weights.data();
-  T* sums = window.sums.data();
+  T* weights = window.weights.get();
+  T* sums = window.sums.get();
   for (int64_t first = 0; first < queries; first += kQueries) {
     const int64_t count = std::min<int64_t>(kQueries, queries - first);
-    const T* query = window.query.data() + first * s.channels;
-    multiply(query, s.channels, s.channels, window.key.data(), key_row, weights);
+    const T* query = window.query.get() + first * s.channels;
+    multiply(query, s.channels, s.channels, window.key.get(), key_row, key_row, weights, key_row);
     T inverse[kQueries];
     for (int64_t r = 0; r < count; ++r) {
       const int64_t t = window.inside[first + r];
@@ -189,7 +190,7 @@ SEGCORE_TARGET_CLONES void attend(const Inputs<V, T>& in, int64_t a, Window<V, T
           in.bias + (a * s.tokens() + t) * key_row, window.region.data(), window.masked,
           window.region[t], key_row, weights + r * key_row);
     }
-    multiply(weights, key_row, s.tokens(), window.value.data(), value_row, sums);
+    multiply(weights, key_row, s.tokens(), window.value.get(), value_row, value_row, sums, value_row);
     for (int64_t r = 0; r < count; ++r) {
       V* target = window.target[first + r] + a * s.channels;
       const T* sum = sums + r * value_row;

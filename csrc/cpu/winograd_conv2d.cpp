@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
@@ -9,7 +10,8 @@
 
 #include "../common/dispatch.h"
 #include "grain.h"
-#include "lanes.h"
+#include "product.h"
+#include "scratch.h"
 
 namespace segcore {
 namespace {
@@ -17,11 +19,20 @@ namespace {
 using torch::stable::Tensor;
 using Sizes = WinogradSizes;
 
-constexpr int64_t kTile = Sizes::kTile, kPatch = Sizes::kPatch;
+constexpr int64_t kTile = Sizes::kTile, kPatch = Sizes::kPatch, kKernel = Sizes::kKernel;
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Inputs of the products that are held at a time: they stay in the cache of a core.
 constexpr int64_t kBlock = 64 * 256;
 constexpr int64_t kLeastTiles = 64;
+
+// Numbers of a weight, without its 3 x 3, that are transformed at a time.
+constexpr int64_t kWeights = 256 * 256;
+
+// Filters that are multiplied at a time.
+template <typename T>
+constexpr int64_t kPanel = 4 * kWide<T>;
 
 // The points of the transforms, see winograd_conv2d.py.
 constexpr double kA = 0.75, kB = 1.5, kAA = kA * kA, kBB = kB * kB;
@@ -50,6 +61,24 @@ SEGCORE_INLINE void transform_products(const V* m, int64_t step, V* out, int64_t
   out[3 * out_step] = T(kAA * kA) * difference_a + T(kBB * kB) * difference_b + m[5 * step];
 }
 
+// Values of the polynomial at the points, which are exact but for the sums.
+template <typename T, typename V>
+SEGCORE_INLINE void transform_kernel(const V* g, int64_t step, V* out, int64_t out_step) {
+  const V even_a = g[0] + T(kAA) * g[2 * step], odd_a = T(kA) * g[step];
+  const V even_b = g[0] + T(kBB) * g[2 * step], odd_b = T(kB) * g[step];
+  out[0] = g[0];
+  out[out_step] = even_a + odd_a;
+  out[2 * out_step] = even_a - odd_a;
+  out[3 * out_step] = even_b + odd_b;
+  out[4 * out_step] = even_b - odd_b;
+  out[5 * out_step] = g[2 * step];
+}
+
+// By what they are divided: the products of a point's differences to the others.
+constexpr double kDifferences[kPatch] = {
+    kAA * kBB, 2 * kAA * (kAA - kBB), 2 * kAA * (kAA - kBB),
+    2 * kBB * (kBB - kAA), 2 * kBB * (kBB - kAA), 1};
+
 // One patch of pixels (each of `channels`), by pointers to them, to the 36 inputs of the products.
 template <typename T, typename V>
 SEGCORE_INLINE void transform_patch(
@@ -63,19 +92,23 @@ SEGCORE_INLINE void transform_patch(
   for (int64_t i = 0; i < Sizes::kProducts; ++i) vector_at<V>(inputs + i * stride + c) = patch[i];
 }
 
-// The tiles [begin, end) of a block that starts at the tile `first`: inputs (36, tiles, channels).
+// Consecutive tiles, in rows of the inputs (36, rows, channels) and products (36, rows, columns).
+struct Block {
+  int64_t first, count, rows;
+};
+
+// Inputs of the tiles [begin, end) of a block.
 template <typename T>
-SEGCORE_TARGET_CLONES void inputs_of_tiles(
+SEGCORE_TARGET_CLONES void transform_tiles(
     const Sizes& s,
+    const Block& block,
     const T* x,
     const T* zeros,
-    int64_t first,
     int64_t begin,
     int64_t end,
-    int64_t tiles,
     T* inputs) {
   for (int64_t t = begin; t < end; ++t) {
-    const int64_t tile = first + t, image = tile / (s.rows() * s.columns());
+    const int64_t tile = block.first + t, image = tile / (s.rows() * s.columns());
     const int64_t top = tile / s.columns() % s.rows() * kTile - 1;
     const int64_t left = tile % s.columns() * kTile - 1;
     std::array<const T*, Sizes::kProducts> pixels;
@@ -85,11 +118,70 @@ SEGCORE_TARGET_CLONES void inputs_of_tiles(
       pixels[i] = inside ? x + ((image * s.height + row) * s.width + column) * s.channels : zeros;
     }
     T* const out = inputs + t * s.channels;
+    const int64_t stride = block.rows * s.channels;
     int64_t c = 0;
     for (; c + kLanes <= s.channels; c += kLanes) {
-      transform_patch<T, Lanes<T>>(pixels, c, out, tiles * s.channels);
+      transform_patch<T, Lanes<T>>(pixels, c, out, stride);
     }
-    for (; c < s.channels; ++c) transform_patch<T, T>(pixels, c, out, tiles * s.channels);
+    for (; c < s.channels; ++c) transform_patch<T, T>(pixels, c, out, stride);
+  }
+}
+
+// Channels whose kernels are brought into vectors of filters at a time, so that memory is read in runs.
+constexpr int64_t kChannelRun = 32, kTaps = kKernel * kKernel;
+
+// One vector of kernels, 9 in all, to the 36 factors of the products.
+template <typename T>
+SEGCORE_INLINE void transform_kernels(
+    const T (&kernels)[kTaps][kWide<T>], const Wide<T>& scale, T* filters, int64_t stride) {
+  Wide<T> taps[kTaps], half[kPatch * kKernel], patch[Sizes::kProducts];
+  for (int64_t i = 0; i < kTaps; ++i) taps[i] = vector_at<Wide<T>>(kernels[i]) * scale;
+  for (int64_t j = 0; j < kKernel; ++j) transform_kernel<T>(taps + j, kKernel, half + j, kKernel);
+  for (int64_t i = 0; i < kPatch; ++i) {
+    transform_kernel<T>(half + kKernel * i, 1, patch + kPatch * i, 1);
+  }
+  for (int64_t i = 0; i < Sizes::kProducts; ++i) {
+    const T factor = T(1 / (kDifferences[i / kPatch] * kDifferences[i % kPatch]));
+    vector_at<Wide<T>>(filters + i * stride) = factor * patch[i];
+  }
+}
+
+// Consecutive filters, in panels of kPanel columns.
+template <typename T>
+struct Filters {
+  int64_t first, count;
+
+  int64_t panels() const { return divide_up(count, kPanel<T>); }
+  int64_t columns() const { return panels() * kPanel<T>; }
+};
+
+// The factors of the products, (36, panels, channels, kPanel), of the filters from `begin` that make up a
+// vector; beyond the last filter they are 0.
+template <typename T>
+SEGCORE_TARGET_CLONES void transform_filters(
+    const Sizes& s,
+    const Filters<T>& filters,
+    const T* weight,
+    const T* scale,
+    int64_t begin,
+    T* factors) {
+  const int64_t first = filters.first + begin, lanes = std::min(filters.count - begin, kWide<T>);
+  T* const target = factors + begin / kPanel<T> * s.channels * kPanel<T> + begin % kPanel<T>;
+  T scales[kWide<T>] = {}, kernels[kChannelRun][kTaps][kWide<T>] = {};
+  for (int64_t i = 0; i < lanes; ++i) scales[i] = scale == nullptr ? T(1) : scale[first + i];
+  for (int64_t c = 0; c < s.channels; c += kChannelRun) {
+    const int64_t run = std::min(kChannelRun, s.channels - c);
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const T* source = weight + ((first + lane) * s.channels + c) * kTaps;
+      for (int64_t i = 0; i < run; ++i, source += kTaps) {
+        for (int64_t tap = 0; tap < kTaps; ++tap) kernels[i][tap][lane] = source[tap];
+      }
+    }
+    for (int64_t i = 0; i < run; ++i) {
+      transform_kernels(
+          kernels[i], vector_at<Wide<T>>(scales), target + (c + i) * kPanel<T>,
+          filters.columns() * s.channels);
+    }
   }
 }
 
@@ -119,88 +211,143 @@ SEGCORE_INLINE void transform_tile(
   }
 }
 
-// The tiles [begin, end) of a block that starts at the tile `first`, of products (36, tiles, filters).
+// Products of the first rows of a block, whole groups of them, with a panel of so many columns.
 template <typename T>
-SEGCORE_TARGET_CLONES void results_of_tiles(
+SEGCORE_TARGET_CLONES void multiply_tiles(
+    int64_t rows,
+    int64_t channels,
+    const T* inputs,
+    const T* factors,
+    int64_t columns,
+    T* products,
+    int64_t product_row) {
+  for (int64_t row = 0; row < rows; row += kProductRows) {
+    multiply(
+        inputs + row * channels, channels, channels, factors, kPanel<T>, columns,
+        products + row * product_row, product_row);
+  }
+}
+
+// Results of the tiles [begin, end) of a block, of products (36, rows, columns).
+template <typename T>
+SEGCORE_TARGET_CLONES void finish_tiles(
     const Sizes& s,
+    const Block& block,
+    const Filters<T>& filters,
     const T* products,
     const T* bias,
     bool relu,
-    int64_t first,
     int64_t begin,
     int64_t end,
-    int64_t tiles,
     T* output) {
+  const int64_t stride = block.rows * filters.columns();
+  const T* const added = bias == nullptr ? nullptr : bias + filters.first;
   for (int64_t t = begin; t < end; ++t) {
-    const int64_t tile = first + t, image = tile / (s.rows() * s.columns());
+    const int64_t tile = block.first + t, image = tile / (s.rows() * s.columns());
     const int64_t top = tile / s.columns() % s.rows() * kTile;
     const int64_t left = tile % s.columns() * kTile;
     const int64_t rows = std::min(kTile, s.height - top), columns = std::min(kTile, s.width - left);
-    const T* const in = products + t * s.filters;
-    T* const out = output + ((image * s.height + top) * s.width + left) * s.filters;
-    const int64_t stride = tiles * s.filters;
+    const T* const in = products + t * filters.columns();
+    T* const out =
+        output + ((image * s.height + top) * s.width + left) * s.filters + filters.first;
     int64_t k = 0;
-    for (; k + kLanes <= s.filters; k += kLanes) {
+    for (; k + kLanes <= filters.count; k += kLanes) {
       transform_tile<T, Lanes<T>>(
-          s, in + k, stride, bias == nullptr ? bias : bias + k, relu, rows, columns, out + k);
+          s, in + k, stride, added == nullptr ? added : added + k, relu, rows, columns, out + k);
     }
-    for (; k < s.filters; ++k) {
+    for (; k < filters.count; ++k) {
       transform_tile<T, T>(
-          s, in + k, stride, bias == nullptr ? bias : bias + k, relu, rows, columns, out + k);
+          s, in + k, stride, added == nullptr ? added : added + k, relu, rows, columns, out + k);
     }
   }
 }
 
-// The number of tiles of a block: blocks are about equally large. It is odd, so that the inputs of the
-// products of a tile, which are so many rows apart, do not compete for the same places of the cache.
+// The number of tiles of a block: blocks are about equally large.
 int64_t tiles_at_a_time(const Sizes& s) {
   const int64_t wished = std::max(kLeastTiles, kBlock / std::max(s.channels, s.filters)) *
                          torch::stable::get_num_threads();
-  const int64_t blocks = (s.tiles() + wished - 1) / wished;
-  return (s.tiles() + blocks - 1) / blocks | 1;
-}
-
-// out = a @ b, (36, m, k) by (36, k, n).
-void multiply(const Tensor& a, const Tensor& b, Tensor& out) {
-  std::array<StableIValue, 3> stack = {
-      torch::stable::detail::from(a), torch::stable::detail::from(b),
-      torch::stable::detail::from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::bmm", "out", stack.data(), TORCH_ABI_VERSION));
-  out = torch::stable::detail::to<Tensor>(stack[0]);
+  return divide_up(s.tiles(), divide_up(s.tiles(), wished));
 }
 
 template <typename T>
-void convolve(
-    const Sizes& s,
-    const Tensor& x,
-    const Tensor& weight,
-    const Tensor* bias,
-    bool relu,
-    Tensor& output) {
-  const int64_t tiles = tiles_at_a_time(s);
-  Tensor inputs = torch::stable::new_empty(x, {Sizes::kProducts, tiles, s.channels});
-  Tensor products = torch::stable::new_empty(x, {Sizes::kProducts, tiles, s.filters});
-  const std::vector<T> zeros(s.channels);
-  const T* const pixels = x.const_data_ptr<T>();
-  const T* const added = bias == nullptr ? nullptr : bias->const_data_ptr<T>();
-  T* const out = output.mutable_data_ptr<T>();
-  for (int64_t first = 0; first < s.tiles(); first += tiles) {
-    const int64_t count = std::min(tiles, s.tiles() - first);
-    T* const input = inputs.mutable_data_ptr<T>();
+struct Convolution {
+  Sizes s;
+  const T *x, *weight, *scale, *bias;
+  bool relu;
+  T* output;
+
+  void run() const {
+    const int64_t tiles = tiles_at_a_time(s);
+    const int64_t wished = kWeights / std::max<int64_t>(1, s.channels) / kPanel<T> * kPanel<T>;
+    const int64_t filters = std::min(s.filters, std::max(kPanel<T>, wished));
+    // Whole groups of the product's rows, and one more: the inputs of a tile's products, which are so
+    // many rows apart, do not compete for the same places of the cache.
+    const int64_t rows = divide_up(tiles, kProductRows) * kProductRows + 1;
+    const int64_t columns = Filters<T>{0, filters}.columns();
+    const Scratch<T> factors = make_scratch<T>(Sizes::kProducts * s.channels * columns);
+    // The rows beyond the last tile are multiplied with it.
+    const Scratch<T> inputs = make_zeroed_scratch<T>(Sizes::kProducts * rows * s.channels);
+    const Scratch<T> products = make_scratch<T>(Sizes::kProducts * rows * columns);
+    for (int64_t filter = 0; filter < s.filters; filter += filters) {
+      const Filters<T> part = {filter, std::min(filters, s.filters - filter)};
+      transform_weight(part, factors.get());
+      for (int64_t first = 0; first < s.tiles(); first += tiles) {
+        const Block block = {first, std::min(tiles, s.tiles() - first), rows};
+        transform(block, inputs.get());
+        multiply(block, part, inputs.get(), factors.get(), products.get());
+        finish(block, part, products.get());
+      }
+    }
+  }
+
+ private:
+  void transform_weight(const Filters<T>& filters, T* factors) const {
     torch::stable::parallel_for(
-        0, count, grain(Sizes::kProducts * s.channels), [&](int64_t begin, int64_t end) {
-          inputs_of_tiles(s, pixels, zeros.data(), first, begin, end, tiles, input);
-        });
-    // Of the last block, also what is left of the one before.
-    multiply(inputs, weight, products);
-    const T* const product = products.const_data_ptr<T>();
-    torch::stable::parallel_for(
-        0, count, grain(Sizes::kProducts * s.filters), [&](int64_t begin, int64_t end) {
-          results_of_tiles(s, product, added, relu, first, begin, end, tiles, out);
+        0, divide_up(filters.count, kWide<T>), grain(Sizes::kProducts * s.channels * kWide<T>),
+        [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            transform_filters(s, filters, weight, scale, i * kWide<T>, factors);
+          }
         });
   }
-}
+
+  void transform(const Block& block, T* inputs) const {
+    const std::vector<T> zeros(s.channels);
+    torch::stable::parallel_for(
+        0, block.count, grain(Sizes::kProducts * s.channels), [&](int64_t begin, int64_t end) {
+          transform_tiles(s, block, x, zeros.data(), begin, end, inputs);
+        });
+  }
+
+  void multiply(
+      const Block& block,
+      const Filters<T>& filters,
+      const T* inputs,
+      const T* factors,
+      T* products) const {
+    const int64_t rows = divide_up(block.count, kProductRows) * kProductRows;
+    torch::stable::parallel_for(
+        0, Sizes::kProducts * filters.panels(), grain(rows * s.channels * kPanel<T>),
+        [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            const int64_t product = i / filters.panels();
+            const int64_t column = i % filters.panels() * kPanel<T>;
+            multiply_tiles(
+                rows, s.channels, inputs + product * block.rows * s.channels,
+                factors + i * s.channels * kPanel<T>,
+                padded<T>(std::min(kPanel<T>, filters.count - column)),
+                products + product * block.rows * filters.columns() + column, filters.columns());
+          }
+        });
+  }
+
+  void finish(const Block& block, const Filters<T>& filters, const T* products) const {
+    torch::stable::parallel_for(
+        0, block.count, grain(Sizes::kProducts * filters.count), [&](int64_t begin, int64_t end) {
+          finish_tiles(s, block, filters, products, bias, relu, begin, end, output);
+        });
+  }
+};
 
 // (B, C, H, W) -> (B, H, W, C), without a copy of the data.
 Tensor channels_last(const Tensor& x) {
@@ -210,15 +357,23 @@ Tensor channels_first(const Tensor& x) {
   return torch::stable::transpose(torch::stable::transpose(x, 2, 3), 1, 2);
 }
 
+std::optional<Tensor> contiguous(const std::optional<Tensor>& x) {
+  return x ? std::optional(torch::stable::contiguous(*x)) : std::nullopt;
+}
+
 Tensor run(const WinogradArguments& a, const Sizes& s) {
   const Tensor x = torch::stable::contiguous(channels_last(a.x));
   const Tensor weight = torch::stable::contiguous(a.weight);
-  std::optional<Tensor> bias;
-  if (a.bias) bias = torch::stable::contiguous(*a.bias);
+  const std::optional<Tensor> bias = contiguous(a.bias), scale = contiguous(a.scale);
   Tensor output = torch::stable::new_empty(x, {s.batch, s.height, s.width, s.filters});
   if (s.tiles() > 0 && s.filters > 0) {
     for_precision(x.scalar_type(), [&](auto zero) {
-      convolve<decltype(zero)>(s, x, weight, bias ? &*bias : nullptr, a.relu, output);
+      using T = decltype(zero);
+      const auto data = [](const auto& t) { return t ? t->template const_data_ptr<T>() : nullptr; };
+      Convolution<T>{
+          s, x.const_data_ptr<T>(), weight.const_data_ptr<T>(), data(scale), data(bias), a.relu,
+          output.mutable_data_ptr<T>()}
+          .run();
     });
   }
   return channels_first(output);

@@ -12,12 +12,11 @@ from segcore.layers import onednn
 from segcore.layers.differentiable_convolution import (
     Convolution,
     Geometry,
-    has_winograd,
-    number_of_tiles,
+    is_for_winograd,
 )
 from segcore.layers.linear import activate
 from segcore.layers.onednn import Activation
-from segcore.ops import group_norm_, winograd_conv2d, winograd_weight
+from segcore.ops import group_norm_, winograd_conv2d
 from segcore.ops._library import is_compiled
 
 Weights = tuple[Tensor, Tensor | None]
@@ -45,69 +44,25 @@ def convolve(
             gradient needs its values.
         coarse: (B, K, h, w), resized bilinearly to the size of the result and added.
     """
-    if _takes(module, x):
-        run = _train if _needs_gradient(module, x, added, coarse) else _infer
-        if added is not None and not overwrite_added:
-            added = added.clone(memory_format=torch.channels_last)
-        return run(
-            module, x.contiguous(memory_format=torch.channels_last), activation, added, coarse
-        )
-    x = _add_resized(module(x), coarse)
-    return activate(x if added is None else x + added, activation)
-
-
-def _train(
-    module: nn.Conv2d,
-    x: Tensor,
-    activation: Activation,
-    added: Tensor | None,
-    coarse: Tensor | None,
-) -> Tensor:
-    """:func:`convolve` with gradients; the memory of ``added`` may be used."""
+    if not _takes(module, x):
+        x = _add_resized(module(x), coarse)
+        return activate(x if added is None else x + added, activation)
+    needs_gradient = _needs_gradient(module, x, added, coarse)
     norm, own_activation = getattr(module, "norm", None), getattr(module, "activation", None)
-    # A bias before the norm would need a gradient through it.
-    is_folded = norm is None or (isinstance(norm, FrozenBatchNorm2d) and module.bias is None)
-    rest = [function for function in (None if is_folded else norm, own_activation) if function]
-    if rest == [F.relu] and added is None and coarse is None and activation != "gelu":
-        rest, activation = [], "relu"
-    bias, scale = module.bias, None
-    if norm is not None and is_folded:
-        scale, bias = _scale_and_shift(module, norm)
-    in_one = not rest and coarse is None and activation != "gelu"
-    x = Convolution.apply(
-        x,
-        module.weight,
-        bias,
-        scale,
-        added if in_one else None,
-        _geometry(module),
-        in_one and activation == "relu",
-    )
-    if in_one:
-        return x
-    for function in rest:
-        x = function(x)
-    x = _add_resized(x, coarse)
-    return activate(x if added is None else x + added, activation)
-
-
-def _infer(
-    module: nn.Conv2d,
-    x: Tensor,
-    activation: Activation,
-    added: Tensor | None,
-    coarse: Tensor | None,
-) -> Tensor:
-    """:func:`convolve` without gradients; the memory of ``added`` is used."""
-    norm, own_activation = getattr(module, "norm", None), getattr(module, "activation", None)
-    is_folded = norm is None or _is_frozen(norm)
+    is_folded = norm is None or _is_foldable(module, norm, needs_gradient)
     own_relu = own_activation is F.relu and coarse is None
+    x = x.contiguous(memory_format=torch.channels_last)
+    if added is not None and not overwrite_added:
+        added = added.clone(memory_format=torch.channels_last)
+
     if is_folded and own_relu and added is None and activation != "gelu":
-        return _convolve(module, norm, x, "relu")
-    if is_folded and own_activation is None and coarse is None:
-        return _convolve(module, norm, x, activation, added)
-    x = _convolve(module, norm if is_folded else None, x)
-    if _is_group_norm(norm, x) and (own_relu or own_activation is None):
+        return _convolve(module, norm, x, "relu", None, needs_gradient)
+    is_last = own_activation is None and coarse is None
+    if is_folded and is_last and not (needs_gradient and activation == "gelu"):
+        return _convolve(module, norm, x, activation, added, needs_gradient)
+
+    x = _convolve(module, norm if is_folded else None, x, "none", None, needs_gradient)
+    if not needs_gradient and _is_group_norm(norm, x) and (own_relu or own_activation is None):
         _group_norm_(norm, x, coarse, relu=own_relu)
     else:
         x = x if is_folded else norm(x)
@@ -148,27 +103,28 @@ def _convolve(
     module: nn.Conv2d,
     norm: nn.Module | None,
     x: Tensor,
-    activation: Activation = "none",
-    added: Tensor | None = None,
+    activation: Activation,
+    added: Tensor | None,
+    needs_gradient: bool,
 ) -> Tensor:
     """Convolve with a norm that is folded into the weight; ``added`` is overwritten."""
-    if added is None and activation != "gelu" and _is_for_winograd(module, x):
-        weight, bias = _cached(_winograd_weights, module, norm)
-        return winograd_conv2d(x, weight, bias, relu=activation == "relu")
+    geometry = _geometry(module)
+    if needs_gradient:
+        scale, bias = (None, module.bias) if norm is None else _scale_and_shift(module, norm)
+        return Convolution.apply(
+            x, module.weight, bias, scale, added, geometry, activation == "relu"
+        )
+    if added is None and activation != "gelu" and is_for_winograd(x, module.weight, geometry):
+        scale, bias = (
+            (None, module.bias) if norm is None else _cached(_scale_and_shift, module, norm)
+        )
+        return winograd_conv2d(x, module.weight, bias, scale, relu=activation == "relu")
     weight, bias = (module.weight, module.bias) if norm is None else _cached(_fold, module, norm)
-    return onednn.conv2d(x, weight, bias, *_geometry(module), activation, added)
+    return onednn.conv2d(x, weight, bias, *geometry, activation, added)
 
 
 def _geometry(module: nn.Conv2d) -> Geometry:
     return Geometry(module.stride, module.padding, module.dilation, module.groups)
-
-
-def _is_for_winograd(module: nn.Conv2d, x: Tensor) -> bool:
-    """Whether a 3x3 convolution may take the transformed weight, which is four times as large as
-    the weight: at most four times as large as its maps."""
-    return (
-        has_winograd(x, module.weight, _geometry(module)) and 4 * number_of_tiles(x) >= x.shape[1]
-    )
 
 
 def _is_group_norm(norm: nn.Module | None, x: Tensor) -> bool:
@@ -186,31 +142,30 @@ def _group_norm_(norm: nn.GroupNorm, x: Tensor, coarse: Tensor | None, relu: boo
     group_norm_(x, norm.num_groups, norm.weight, norm.bias, norm.eps, coarse, relu)
 
 
-def _is_frozen(norm: nn.Module) -> bool:
-    """Whether a norm is an affine function of each channel."""
+def _is_foldable(module: nn.Conv2d, norm: nn.Module, needs_gradient: bool) -> bool:
+    """Whether a norm is an affine function of each channel that needs no gradient itself."""
     if isinstance(norm, FrozenBatchNorm2d):
-        return True
+        return not needs_gradient or module.bias is None
     return (
-        isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+        not needs_gradient
+        and isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
         and not norm.training
         and norm.track_running_stats
         and norm.affine
     )
 
 
-# Folded and transformed weights, by convolution, with the tensors' state that they were made of.
+# Folded weights, by convolution, with the tensors' state that they were made of.
 _CACHE: WeakKeyDictionary[nn.Conv2d, dict[Callable, tuple[object, Weights]]] = WeakKeyDictionary()
 
 
 def _cached(
-    make: Callable[[nn.Conv2d, nn.Module | None], Weights],
+    make: Callable[[nn.Conv2d, nn.Module], Weights],
     module: nn.Conv2d,
-    norm: nn.Module | None,
+    norm: nn.Module,
 ) -> Weights:
     """Return ``make(module, norm)``, made anew only if a tensor has changed."""
-    tensors = [module.weight, module.bias]
-    if norm is not None:
-        tensors += [*norm.parameters(), *norm.buffers()]
+    tensors = [module.weight, module.bias, *norm.parameters(), *norm.buffers()]
     if any(t is not None and t.is_inference() for t in tensors):  # they have no version
         return make(module, norm)
     state = [None if t is None else (t.data_ptr(), t._version) for t in tensors]
@@ -220,10 +175,8 @@ def _cached(
     return made[make][1]
 
 
-def _fold(module: nn.Conv2d, norm: nn.Module | None) -> Weights:
+def _fold(module: nn.Conv2d, norm: nn.Module) -> Weights:
     """Return weight and bias of a convolution with its norm."""
-    if norm is None:
-        return module.weight, module.bias
     scale, shift = _scale_and_shift(module, norm)
     return module.weight * scale[:, None, None, None], shift
 
@@ -235,8 +188,3 @@ def _scale_and_shift(module: nn.Conv2d, norm: nn.Module) -> Weights:
     if module.bias is not None:
         shift = shift + module.bias * scale
     return scale.to(module.weight.dtype), shift.to(module.weight.dtype)
-
-
-def _winograd_weights(module: nn.Conv2d, norm: nn.Module | None) -> Weights:
-    weight, bias = _fold(module, norm)
-    return winograd_weight(weight), bias

@@ -9,9 +9,12 @@ from torch.autograd.function import once_differentiable
 
 from segcore.layers import onednn
 from segcore.layers.linear import linear
-from segcore.ops import winograd_conv2d, winograd_weight
+from segcore.ops import winograd_conv2d
 from segcore.ops._library import is_compiled
 from segcore.ops.winograd_conv2d import TILE
+
+# With fewer, the transform of the weight takes longer than what it saves.
+MIN_TILES = 48
 
 
 class Geometry(NamedTuple):
@@ -52,12 +55,11 @@ class Convolution(torch.autograd.Function):
         Returns:
             (B, D, H', W'), channels-last.
         """
-        scaled = _scaled(weight, scale)
-        if added is None and _is_for_winograd(x, weight, geometry):
-            out = winograd_conv2d(x, winograd_weight(scaled), bias, relu)
+        if added is None and is_for_winograd(x, weight, geometry):
+            out = winograd_conv2d(x, weight, bias, scale, relu)
         else:
             activation = "relu" if relu else "none"
-            out = onednn.conv2d(x, scaled, bias, *geometry, activation, added)
+            out = onednn.conv2d(x, _scaled(weight, scale), bias, *geometry, activation, added)
         if added is not None:
             ctx.mark_dirty(added)
         ctx.save_for_backward(x, weight, scale, out if relu else None)
@@ -80,25 +82,17 @@ class Convolution(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, grad if needs_added else None, None, None
 
 
-def number_of_tiles(x: Tensor) -> int:
-    """Return the number of tiles of Winograd's algorithm in maps (B, C, H, W)."""
+def is_for_winograd(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether the compiled operator of Winograd's algorithm computes a convolution, and there are
+    enough tiles for the transform of the weight."""
     batch, _, height, width = x.shape
-    return batch * -(-height // TILE) * -(-width // TILE)
-
-
-def has_winograd(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether the compiled operator of Winograd's algorithm computes the convolution."""
     return (
         x.dtype == torch.float32
         and weight.shape[2:] == (3, 3)
         and tuple(geometry) == ((1, 1), (1, 1), (1, 1), 1)
+        and batch * -(-height // TILE) * -(-width // TILE) >= MIN_TILES
         and is_compiled("winograd_conv2d", "cpu")
     )
-
-
-def _is_for_winograd(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether the product is worth the transform of the weight, which is made for it alone."""
-    return has_winograd(x, weight, geometry) and number_of_tiles(x) >= x.shape[1]
 
 
 def _scaled(weight: Tensor, scale: Tensor | None) -> Tensor:
@@ -117,9 +111,9 @@ def _gradients(
         return _pointwise_gradients(grad, x, weight, stride, needed)
     needs_x, needs_weight = needed
     grad_x = None
-    if needs_x and _is_for_winograd(grad, weight, geometry):
+    if needs_x and is_for_winograd(grad, weight, geometry):
         grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_x = winograd_conv2d(grad, winograd_weight(weight.flip(2, 3).transpose(0, 1)))
+        grad_x = winograd_conv2d(grad, weight.flip(2, 3).transpose(0, 1))
         needs_x = False
     of_x, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad,

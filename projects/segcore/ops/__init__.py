@@ -26,7 +26,7 @@ from .point_deform_attn import point_deform_attn, point_deform_attn_reference
 from .point_gather import point_gather, point_gather_reference
 from .take import take
 from .window_attention import window_attention, window_attention_reference
-from .winograd_conv2d import winograd_conv2d, winograd_conv2d_reference, winograd_weight
+from .winograd_conv2d import winograd_conv2d, winograd_conv2d_reference
 
 __all__ = [
     "NUM_OFFSET_FEATURES",
@@ -60,5 +60,4 @@ __all__ = [
     "window_attention_reference",
     "winograd_conv2d",
     "winograd_conv2d_reference",
-    "winograd_weight",
 ]

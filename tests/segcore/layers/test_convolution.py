@@ -66,19 +66,19 @@ def test_coarse_map_is_resized_and_added(norm, activation):
 @torch.no_grad()
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("activation", [None, F.relu])
-def test_transformed_weights(norm, activation, monkeypatch):
-    """Where maps are large beside the weight; both ways of a module, in turns."""
+def test_winograd(norm, activation, monkeypatch):
+    """Where there are enough tiles; both ways of a module, in turns."""
     calls = []
     monkeypatch.setattr(
         convolution, "winograd_conv2d", lambda *a, **k: calls.append(1) or winograd_conv2d(*a, **k)
     )
     monkeypatch.setattr(differentiable_convolution, "is_compiled", lambda *_: True)
     module = make(NORMS[norm](), activation=activation).eval()
-    for side, transformed in ((4, False), (9, True), (4, False), (9, True)):
+    for side, by_winograd in ((4, False), (26, True), (4, False), (26, True)):
         x = torch.randn(1, 6, side, side)
         calls.clear()
         torch.testing.assert_close(convolve(module, x), module(x))
-        assert bool(calls) == transformed or not onednn.has_operators()
+        assert bool(calls) == by_winograd or not onednn.has_operators()
         torch.testing.assert_close(convolve(module, x, "relu"), module(x).relu())
         module.weight.mul_(1.5)
 

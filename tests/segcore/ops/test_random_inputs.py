@@ -304,7 +304,7 @@ def inference_arguments():
     m = inputs.mask_inference_inputs(dtype=torch.float32)
     sizes = [side for step in m["steps"] for size in step for side in size]
     return {
-        "winograd_conv2d": [x, torch.randn(36, 9, 5), torch.randn(5), True],
+        "winograd_conv2d": [x, torch.randn(5, 9, 3, 3), *torch.randn(2, 5), True],
         "group_norm_": [x, 3, *torch.randn(2, 9), 1e-5, coarse.to(**channels_last), True],
         "window_attention": [w["qkv"], w["padding"], w["bias"], w["window"], *w["shift"], 0.5],
         "mask_inference": [
