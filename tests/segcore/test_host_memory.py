@@ -17,15 +17,44 @@ print(int(keep_freed_memory()), faults(), faults())
 """
 
 
-def kept_and_faults(**environment):
-    output = subprocess.run(
-        [sys.executable, "-c", FAULTS],
+# Resident MiB while half of 32 MiB is freed, in blocks between others, and after they are returned.
+RETURN = """
+from segcore import host_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) // 256
+
+blocks = [bytearray(b"1") * (64 << 10) for _ in range(512)]
+{}
+del blocks[::2]
+before = resident()
+print(int(host_memory.return_freed_memory()), before - resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+@pytest.mark.parametrize("kept", [False, True])
+def test_freed_memory_between_used_blocks_is_returned_unless_it_is_kept(kept):
+    program = RETURN.format("assert host_memory.keep_freed_memory()" if kept else "")
+    done, difference = map(int, run(program).split())
+    if not done and not kept:
+        pytest.skip("needs glibc")
+    assert (done, difference > 12) == ((0, False) if kept else (1, True))
+
+
+def run(program, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", program],
         env={"PYTHONPATH": ":".join(sys.path), **environment},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    return map(int, output.split())
+
+
+def kept_and_faults(**environment):
+    return map(int, run(FAULTS, **environment).split())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from segcore.functional import masks_to_boxes
+from segcore.host_memory import return_freed_memory
 from segcore.inference.pixel_wise import PixelWiseMerge
 from segcore.inference.prediction import MaskPrediction, PanopticPrediction, identity
 from segcore.inference.rating import MaskRating, MeasuredWindows
@@ -14,6 +15,9 @@ from segcore.ops._library import has_kernel
 
 # Pixels of all masks that are computed at a time, so that they stay in a CPU's cache.
 _PIXELS = 1 << 14
+
+# Bytes of class scores that are large.
+_LARGE = 256 << 20
 
 
 def infer_masks(
@@ -40,6 +44,8 @@ def infer_masks(
     measured = none if measured is None else measured
     rating = rating or MaskRating(mask_threshold)
     weights = prediction.class_weights if semantic else prediction.class_weights[:0]
+    if semantic and has_large_scores(prediction):
+        return_freed_memory()
     if not is_served(prediction):
         return _by_windows(prediction, weights, candidates, mask_threshold, measured, rating)
     resized = prediction.resized
@@ -56,6 +62,13 @@ def infer_masks(
         of_logits=rating.of_logits,
     )
     return MaskInference(*results)
+
+
+def has_large_scores(prediction: MaskPrediction) -> bool:
+    """Return whether class scores would be most of the memory that a CPU's process has."""
+    height, width = prediction.resized.size
+    numbers = len(prediction.class_weights) * height * width
+    return prediction.device.type == "cpu" and numbers * prediction.masks.itemsize >= _LARGE
 
 
 def is_served(prediction: MaskPrediction) -> bool:

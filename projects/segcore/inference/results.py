@@ -13,7 +13,7 @@ from segcore.inference.compact import EncodedMasks
 from segcore.inference.instance import sorted_instances
 from segcore.inference.mask_wise import RatedMasks
 from segcore.inference.merging import PanopticMerging
-from segcore.inference.one_pass import infer_masks
+from segcore.inference.one_pass import has_large_scores, infer_masks
 from segcore.inference.prediction import MaskPrediction, PanopticPrediction
 from segcore.inference.segments import PanopticResult
 
@@ -52,6 +52,10 @@ class ResultMaker:
             if image_size == output_size:  # nothing to resize
                 return {"sem_seg": scores[:, : image_size[0], : image_size[1]].contiguous()}
             return {"sem_seg": sem_seg_postprocess(scores, image_size, *output_size)}
+        if self.semantic_on and self.instance_on and has_large_scores(prediction):
+            # Sorting holds the instances' masks twice: before there are scores.
+            instances_alone = replace(self, semantic_on=False, panoptic_on=False)
+            return instances_alone(prediction) | replace(self, instance_on=False)(prediction)
         prediction = self._relevant(prediction)
         panoptic, instances, merging = prediction.panoptic, prediction.instances, self.merging
         mask_wise = self.panoptic_on and merging.strategy == "mask_wise"

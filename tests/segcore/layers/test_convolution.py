@@ -83,6 +83,14 @@ def test_winograd(norm, activation, monkeypatch):
         module.weight.mul_(1.5)
 
 
+@torch.no_grad()
+def test_folded_weights_are_kept_for_few_pixels_only():
+    for side in (5, 30):
+        module, x = make(FrozenBatchNorm2d(8), kernel_size=1), torch.randn(1, 6, side, side)
+        torch.testing.assert_close(convolve(module, x), module(x))
+        assert (module in convolution._CACHE) == (side == 5) or not onednn.has_operators()
+
+
 def test_gradients_flow_into_everything():
     module = make(nn.BatchNorm2d(8))
     x = torch.randn(2, 6, 9, 11, requires_grad=True)
