@@ -16,6 +16,10 @@
 #include "lanes.h"
 #include "row_resize.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace segcore {
 namespace {
 
@@ -344,6 +348,22 @@ class TileWorker {
   std::vector<uint8_t> columns_;
 };
 
+// Fetches the pages of new memory all at once, where the system has it: one by one, as each is first
+// written, takes half as long again.
+void populate([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#ifdef MADV_POPULATE_WRITE
+  constexpr int64_t kPage = 4096, kPagesOfThread = 4096;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(data);
+  const int64_t before = static_cast<int64_t>(-address % kPage);  // to the first whole page
+  char* pages = static_cast<char*>(data) + before;
+  torch::stable::parallel_for(
+      0, std::max<int64_t>(0, bytes - before) / kPage, kPagesOfThread,
+      [&](int64_t begin, int64_t end) {
+        madvise(pages + begin * kPage, (end - begin) * kPage, MADV_POPULATE_WRITE);
+      });
+#endif
+}
+
 // Position of each mask among the measured ones, or -1.
 std::vector<int64_t> measured_index(const int64_t* measured, int64_t count, int64_t masks) {
   check_index_range("measured", measured, count, 0, masks);
@@ -377,6 +397,7 @@ MaskInferenceResults infer(const MaskInferenceArguments& a, const MaskInferenceS
         masks, torch::headeronly::IntHeaderOnlyArrayRef(size.data(), size.size()), type);
   };
   Tensor scores = empty({s.classes, s.height, s.width}, masks.scalar_type());
+  populate(scores.mutable_data_ptr<T>(), s.classes * s.height * s.width * sizeof(T));
   Tensor best = torch::stable::new_zeros(masks, {s.height, s.width}, ScalarType::Int);
   Tensor won = empty({s.candidates, 3}, ScalarType::Long);
   Tensor binary = empty({s.measured, s.height, s.width}, ScalarType::Bool);

@@ -19,6 +19,9 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// The number of neighbors that loops are unrolled for.
+constexpr int64_t kUsualNeighbors = 4;
+
 template <typename T>
 struct Inputs {
   PointDeformAttnSizes sizes;
@@ -35,80 +38,135 @@ struct Inputs {
   }
 };
 
-// The neighbors of all samples of one query and head, sample by sample: (samples, neighbors).
+// The neighbors of all samples of some queries and heads, sample by sample: (samples, neighbors).
 template <typename T>
 struct Samples {
-  std::vector<int64_t> token;  // 0 where there is none
+  std::vector<int64_t> first_cell;  // of the level of each sample
+  std::vector<int64_t> cell;        // nearest to each sample, among those of all levels
+  std::vector<int64_t> token;       // 0 where there is none
   std::vector<T> x, y;         // from the token to the location
   std::vector<T> distance;     // squared; negative where there is no token
   std::vector<T> weight;       // of the interpolation, and its gradient
   std::vector<T> grad;
+  std::vector<T> attention;    // of the sample
   std::vector<T> coefficient;  // weight times attention
 
-  explicit Samples(int64_t count)
-      : token(count), x(count), y(count), distance(count), weight(count), grad(count),
-        coefficient(count) {}
+  Samples(const PointDeformAttnSizes& s, int64_t triples)
+      : cell(triples * s.samples()), token(triples * s.samples() * s.neighbors),
+        x(token.size()), y(token.size()), distance(token.size()), weight(token.size()),
+        grad(token.size()), attention(token.size()), coefficient(token.size()) {
+    for (int64_t i = 0; i < triples * s.samples(); ++i) {
+      first_cell.push_back(i / s.points % s.levels * s.cells());
+    }
+  }
+
+  int64_t count() const { return static_cast<int64_t>(cell.size()); }
+  int64_t entries() const { return static_cast<int64_t>(token.size()); }
 };
 
+// Looks up the neighbors of the cells of all samples, kNeighbors of them or, if it is 0, `neighbors`.
+template <int64_t kNeighbors, typename T>
+SEGCORE_INLINE void look_up(
+    const int64_t* table,
+    int64_t neighbors,
+    const T* positions,
+    const T* location,
+    const T* attention,
+    Samples<T>& samples) {
+  const int64_t k_end = kNeighbors > 0 ? kNeighbors : neighbors;
+  for (int64_t i = 0; i < samples.count(); ++i) {
+    const int64_t* entry = table + samples.cell[i] * k_end;
+    const T x = location[2 * i], y = location[2 * i + 1], factor = attention[i];
+    for (int64_t k = 0; k < k_end; ++k) {
+      const int64_t e = i * k_end + k;
+      const int64_t token = std::max<int64_t>(entry[k], 0);
+      samples.token[e] = token;
+      samples.x[e] = x - positions[2 * token];
+      samples.y[e] = y - positions[2 * token + 1];
+      samples.distance[e] = entry[k] < 0 ? T(-1) : T(0);
+      samples.attention[e] = factor;
+    }
+  }
+}
+
+// The neighbors of the samples of `triple` and those behind it, of image n.
 template <typename T>
 SEGCORE_INLINE void collect(const Inputs<T>& in, int64_t n, int64_t triple, Samples<T>& samples) {
   const PointDeformAttnSizes& s = in.sizes;
   const T* location = in.locations + 2 * triple * s.samples();
+  const T* attention = in.attention + triple * s.samples();
+  const int64_t count = samples.count(), entries = samples.entries();
+  const int64_t* first_cell = samples.first_cell.data();
+  int64_t* cell = samples.cell.data();
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    cell[i] = first_cell[i] + nearest_cell(location[2 * i + 1], s.height) * s.width +
+        nearest_cell(location[2 * i], s.width);
+  }
+  const int64_t* table = in.neighbors + n * s.levels * s.cells() * s.neighbors;
   const T* positions = in.positions + 2 * n * s.tokens;
-  int64_t e = 0;
-  for (int64_t l = 0; l < s.levels; ++l) {
-    const int64_t* table = in.neighbors + (n * s.levels + l) * s.cells() * s.neighbors;
-    for (int64_t p = 0; p < s.points; ++p, location += 2) {
-      const T x = location[0], y = location[1];
-      const int64_t cell = nearest_cell(y, s.height) * s.width + nearest_cell(x, s.width);
-      for (const int64_t* entry = table + cell * s.neighbors;
-           entry < table + (cell + 1) * s.neighbors; ++entry, ++e) {
-        const int64_t token = std::max<int64_t>(*entry, 0);
-        samples.token[e] = token;
-        samples.x[e] = x - positions[2 * token];
-        samples.y[e] = y - positions[2 * token + 1];
-        const T squared = samples.x[e] * samples.x[e] + samples.y[e] * samples.y[e];
-        samples.distance[e] = *entry < 0 ? T(-1) : squared;
-      }
-    }
+  if (s.neighbors == kUsualNeighbors) {
+    look_up<kUsualNeighbors>(table, s.neighbors, positions, location, attention, samples);
+  } else {
+    look_up<0>(table, s.neighbors, positions, location, attention, samples);
+  }
+  const T *x = samples.x.data(), *y = samples.y.data();
+  T* distance = samples.distance.data();
+#pragma omp simd
+  for (int64_t e = 0; e < entries; ++e) {
+    const T squared = x[e] * x[e] + y[e] * y[e];
+    distance[e] = distance[e] < 0 ? distance[e] : squared;
   }
 }
 
 // Weights of the interpolation, and those with the attention.
 template <typename T>
 SEGCORE_INLINE void weigh(
-    const Inputs<T>& in, const Exponent<T>& exponent, int64_t triple, Samples<T>& samples) {
-  const PointDeformAttnSizes& s = in.sizes;
-  const T* distance = samples.distance.data();
-  T* weight = samples.weight.data();
-  const int64_t count = s.samples() * s.neighbors;
+    const Exponent<T>& exponent, int64_t neighbors, Samples<T>& samples) {
+  const T *distance = samples.distance.data(), *attention = samples.attention.data();
+  T *weight = samples.weight.data(), *coefficient = samples.coefficient.data();
+  const int64_t entries = samples.entries();
 #pragma omp simd
-  for (int64_t e = 0; e < count; ++e) weight[e] = inverse_distance(exponent, distance[e]);
-  for (int64_t i = 0; i < s.samples(); ++i) {
-    T* sample_weight = weight + i * s.neighbors;
+  for (int64_t e = 0; e < entries; ++e) weight[e] = inverse_distance(exponent, distance[e]);
+  int64_t e = 0;
+  if (neighbors == kUsualNeighbors) {
+    static_assert(kLanes == 2 * kUsualNeighbors);
+    for (; e + kLanes <= entries; e += kLanes) {
+      // The sum of each half in all of its places.
+      Lanes<T> sum = lanes(weight + e);
+      sum += __builtin_shufflevector(sum, sum, 1, 0, 3, 2, 5, 4, 7, 6);
+      sum += __builtin_shufflevector(sum, sum, 2, 3, 0, 1, 6, 7, 4, 5);
+      lanes(weight + e) /= sum;
+      lanes(coefficient + e) = lanes(weight + e) * lanes(attention + e);
+    }
+  }
+  for (; e < entries; e += neighbors) {
     T sum = 0;
-    for (int64_t k = 0; k < s.neighbors; ++k) sum += sample_weight[k];
-    const T attention = in.attention[triple * s.samples() + i];
-    for (int64_t k = 0; k < s.neighbors; ++k) {
-      sample_weight[k] /= sum;
-      samples.coefficient[i * s.neighbors + k] = sample_weight[k] * attention;
+    for (int64_t k = e; k < e + neighbors; ++k) sum += weight[k];
+    for (int64_t k = e; k < e + neighbors; ++k) {
+      weight[k] /= sum;
+      coefficient[k] = weight[k] * attention[k];
     }
   }
 }
 
-// Output of the (batch, query, head) triples [begin, end).
+// Output of the queries [begin, end) of the batch.
 template <typename T>
-SEGCORE_TARGET_CLONES void sample_triples(
+SEGCORE_TARGET_CLONES void sample_queries(
     const Inputs<T>& in, Samples<T>& samples, int64_t begin, int64_t end, T* output) {
   const PointDeformAttnSizes& s = in.sizes;
   const Exponent<T> exponent(in.power);
-  for (int64_t triple = begin; triple < end; ++triple) {
-    const int64_t n = triple / s.heads / s.queries, m = triple % s.heads;
-    collect(in, n, triple, samples);
-    weigh(in, exponent, triple, samples);
-    weighted_sum(
-        in.values + in.head_offset(n, m), s.channels, samples.token.data(),
-        samples.coefficient.data(), s.samples() * s.neighbors, output + triple * s.channels);
+  const int64_t entries = s.samples() * s.neighbors;
+  for (int64_t query = begin; query < end; ++query) {
+    const int64_t n = query / s.queries;
+    collect(in, n, query * s.heads, samples);
+    weigh(exponent, s.neighbors, samples);
+    for (int64_t m = 0; m < s.heads; ++m) {
+      weighted_sum(
+          in.values + in.head_offset(n, m), s.channels, samples.token.data() + m * entries,
+          samples.coefficient.data() + m * entries, entries,
+          output + (query * s.heads + m) * s.channels);
+    }
   }
 }
 
@@ -203,7 +261,7 @@ SEGCORE_TARGET_CLONES double backward_head(
   for (int64_t q = 0; q < s.queries; ++q) {
     const int64_t triple = (n * s.queries + q) * s.heads + m;
     collect(in, n, triple, samples);
-    weigh(in, exponent, triple, samples);
+    weigh(exponent, s.neighbors, samples);
     scatter(
         grad_output + triple * s.channels, in.values + offset, s.channels, samples,
         grad.values + offset);
@@ -254,12 +312,11 @@ struct Prepared {
 template <typename T>
 void forward(const Inputs<T>& in, T* output) {
   const PointDeformAttnSizes& s = in.sizes;
-  const int64_t entries = s.samples() * s.neighbors;
+  const int64_t work = s.heads * s.samples() * s.neighbors * (s.channels + 32);
   torch::stable::parallel_for(
-      0, s.batch * s.queries * s.heads, grain(entries * (s.channels + 32)),
-      [&](int64_t begin, int64_t end) {
-        Samples<T> samples(entries);
-        sample_triples(in, samples, begin, end, output);
+      0, s.batch * s.queries, grain(work), [&](int64_t begin, int64_t end) {
+        Samples<T> samples(s, s.heads);
+        sample_queries(in, samples, begin, end, output);
       });
 }
 
@@ -269,7 +326,7 @@ double backward(const Inputs<T>& in, const T* grad_output, Gradients<T> grad) {
   const PointDeformAttnSizes& s = in.sizes;
   std::vector<double> head_grads(s.batch * s.heads);
   torch::stable::parallel_for(0, s.batch * s.heads, 1, [&](int64_t begin, int64_t end) {
-    Samples<T> samples(s.samples() * s.neighbors);
+    Samples<T> samples(s, 1);
     for (int64_t i = begin; i < end; ++i) {
       head_grads[i] = backward_head(in, grad_output, i / s.heads, i % s.heads, samples, grad);
     }

@@ -124,10 +124,16 @@ class PointDeformAttn(DeformAttnProjections):
         Returns:
             (B, Q, C)
         """
+        return self.attend(query, reference_points, self.values(value, padding_mask), levels)
+
+    def attend(
+        self, query: Tensor, reference_points: Tensor, values: Tensor, levels: TokenLevels
+    ) -> Tensor:
+        """Attend to ``values`` that are prepared, (B, S, M, C / M): see :meth:`values`."""
         offsets, weights = self.offsets_and_weights(query)
         locations = reference_points[:, :, None, None, None].to(offsets.dtype) + offsets
         sampled = point_deform_attn(
-            self.values(value, padding_mask),
+            values,
             levels.positions,
             levels.neighbors,
             levels.canvas,

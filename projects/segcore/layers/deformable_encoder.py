@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from segcore.layers.by_rows import by_rows
 from segcore.layers.convolution import has_hooks
 from segcore.layers.linear import Linear
-from segcore.layers.ms_deform_attn import MSDeformAttn
+from segcore.layers.ms_deform_attn import DeformAttnProjections, MSDeformAttn
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -50,7 +50,7 @@ class DeformableEncoderLayer(nn.Module):
         padding_mask: Tensor | None = None,
     ) -> Tensor:
         attention = self.self_attn
-        if type(attention) is not MSDeformAttn or has_hooks(self):
+        if not isinstance(attention, DeformAttnProjections) or has_hooks(self):
             attended = attention(
                 tokens + positions, reference_points, tokens, spatial_shapes, padding_mask
             )
