@@ -27,9 +27,7 @@ struct __attribute__((visibility("hidden"))) AddLayerNormArguments {
 
 inline AddLayerNormSizes check_add_layer_norm(const AddLayerNormArguments& a) {
   STD_TORCH_CHECK(a.x.dim() > 0, "x: expected (..., C), got a scalar");
-  STD_TORCH_CHECK(
-      accumulation_type(a.x.scalar_type()) == a.x.scalar_type(),
-      "x: expected float32 or float64, got ", torch::headeronly::toString(a.x.scalar_type()));
+  accumulation_type(a.x.scalar_type());  // refuses other types
   const int64_t channels = a.x.size(a.x.dim() - 1);
   const auto check = [&](const char* name, const torch::stable::Tensor& tensor) {
     check_type(name, tensor, a.x.scalar_type());

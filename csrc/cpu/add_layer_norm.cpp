@@ -1,17 +1,22 @@
 #include "../common/add_layer_norm.h"
 
 #include <cmath>
+#include <cstring>
+#include <type_traits>
+#include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include "../common/dispatch.h"
 #include "grain.h"
+#include "in_precision.h"
 #include "product.h"
 
 namespace segcore {
 namespace {
 
+using torch::headeronly::BFloat16;
 using torch::stable::Tensor;
 
 template <typename T>
@@ -20,83 +25,85 @@ struct Norm {
   T eps;
 };
 
-// Sum of a row plus another, which is written to the first.
-template <bool kAdded, typename T>
-SEGCORE_INLINE T add_row(T* __restrict x, const T* __restrict added, int64_t channels) {
-  Wide<T> sums = {};
-  T sum = 0;
-  int64_t c = 0;
-  for (; c + kWide<T> <= channels; c += kWide<T>) {
-    Wide<T> v = vector_at<Wide<T>>(x + c);
-    if constexpr (kAdded) vector_at<Wide<T>>(x + c) = v += vector_at<Wide<T>>(added + c);
-    sums += v;
-  }
-  for (; c < channels; ++c) {
-    if constexpr (kAdded) x[c] += added[c];
-    sum += x[c];
-  }
-  for (int i = 0; i < kWide<T>; ++i) sum += sums[i];
-  return sum;
+// A number in the type of values. BFloat16's own rounding has a branch, and loops over it stay scalar.
+template <typename V, typename T>
+SEGCORE_INLINE V rounded(T x) {
+  return static_cast<V>(x);
 }
 
-// Sum of the squares of a row's distances from its mean.
-template <typename T>
-SEGCORE_INLINE T squared_distances(const T* x, T mean, int64_t channels) {
+template <>
+SEGCORE_INLINE BFloat16 rounded<BFloat16, float>(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // ties to even
+  return BFloat16(static_cast<uint16_t>(x == x ? nearest : 0x7fc0), BFloat16::from_bits());
+}
+
+// Adds a row in place, if there is one, and writes the sum to `sum`, which may be x.
+template <typename V, typename T>
+SEGCORE_INLINE void add_row(int64_t channels, V* x, const V* added, T* sum) {
+  if (added != nullptr) {
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) x[c] = rounded<V>(T(x[c]) + T(added[c]));
+  }
+  if constexpr (!std::is_same_v<V, T>) {
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) sum[c] = T(x[c]);
+  }
+}
+
+// Sum of the distances of a row's numbers from `origin`, or of their squares.
+template <bool kSquares, typename T>
+SEGCORE_INLINE T sum_of_distances(const T* row, T origin, int64_t channels) {
   Wide<T> sums = {};
   T sum = 0;
   int64_t c = 0;
   for (; c + kWide<T> <= channels; c += kWide<T>) {
-    const Wide<T> distance = vector_at<Wide<T>>(x + c) - mean;
-    sums += distance * distance;
+    const Wide<T> distance = vector_at<Wide<T>>(row + c) - origin;
+    sums += kSquares ? distance * distance : distance;
   }
-  for (; c < channels; ++c) sum += (x[c] - mean) * (x[c] - mean);
+  for (; c < channels; ++c) sum += kSquares ? (row[c] - origin) * (row[c] - origin) : row[c] - origin;
   for (int i = 0; i < kWide<T>; ++i) sum += sums[i];
   return sum;
 }
 
 template <typename V, typename T>
-SEGCORE_INLINE void normalize(const Norm<T>& norm, const T* x, T mean, T scale, int64_t c, T* out) {
-  vector_at<V>(out + c) = (vector_at<V>(x + c) - mean) * scale * vector_at<V>(norm.weight + c) +
-      vector_at<V>(norm.bias + c);
-}
-
-template <bool kAdded, typename T>
 SEGCORE_TARGET_CLONES void normalize_rows(
-    const Norm<T>& norm, int64_t rows, int64_t channels, T* x, const T* added, T* out) {
+    const Norm<T>& norm, int64_t rows, int64_t channels, V* x, const V* added, T* scratch, V* out) {
   for (int64_t i = 0; i < rows; ++i, x += channels, out += channels) {
-    const T mean = add_row<kAdded>(x, added, channels) / T(channels);
-    const T variance = squared_distances(x, mean, channels) / T(channels);
+    T* row = scratch;
+    if constexpr (std::is_same_v<V, T>) row = x;
+    add_row(channels, x, added, row);
+    const T mean = sum_of_distances<false>(row, T(0), channels) / T(channels);
+    const T variance = sum_of_distances<true>(row, mean, channels) / T(channels);
     const T scale = 1 / std::sqrt(variance + norm.eps);
-    int64_t c = 0;
-    for (; c + kWide<T> <= channels; c += kWide<T>) {
-      normalize<Wide<T>>(norm, x, mean, scale, c, out);
+#pragma omp simd
+    for (int64_t c = 0; c < channels; ++c) {
+      out[c] = rounded<V>((row[c] - mean) * scale * norm.weight[c] + norm.bias[c]);
     }
-    for (; c < channels; ++c) normalize<T>(norm, x, mean, scale, c, out);
-    if constexpr (kAdded) added += channels;
+    if (added != nullptr) added += channels;
   }
 }
 
 void run_in_place(const AddLayerNormArguments& a, const AddLayerNormSizes& s) {
   if (s.rows == 0) return;
-  const Tensor weight = torch::stable::contiguous(a.weight);
-  const Tensor bias = torch::stable::contiguous(a.bias);
   Tensor x = a.x, out = a.out;
-  for_precision(x.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
+  const auto precision = accumulation_type(x.scalar_type());
+  const Tensor weight = in_precision(a.weight, precision), bias = in_precision(a.bias, precision);
+  for_value_type(x.scalar_type(), [&](auto zero) {
+    using V = decltype(zero);
+    using T = std::conditional_t<std::is_same_v<V, double>, double, float>;
     const Norm<T> norm = {weight.const_data_ptr<T>(), bias.const_data_ptr<T>(), T(a.eps)};
-    T* const values = x.mutable_data_ptr<T>();
-    T* const normalized = out.mutable_data_ptr<T>();
-    const T* const added = a.added ? a.added->const_data_ptr<T>() : nullptr;
+    V* const values = x.mutable_data_ptr<V>();
+    V* const normalized = out.mutable_data_ptr<V>();
+    const V* const added = a.added ? a.added->const_data_ptr<V>() : nullptr;
     torch::stable::parallel_for(
         0, s.rows, grain(4 * s.channels), [&](int64_t begin, int64_t end) {
           const int64_t first = begin * s.channels;
-          if (added == nullptr) {
-            normalize_rows<false, T>(
-                norm, end - begin, s.channels, values + first, nullptr, normalized + first);
-          } else {
-            normalize_rows<true, T>(
-                norm, end - begin, s.channels, values + first, added + first, normalized + first);
-          }
+          std::vector<T> scratch(std::is_same_v<V, T> ? 0 : s.channels);
+          normalize_rows(
+              norm, end - begin, s.channels, values + first,
+              added == nullptr ? nullptr : added + first, scratch.data(), normalized + first);
         });
   });
 }

@@ -31,7 +31,8 @@ def _takes(norm: nn.LayerNorm, x: Tensor, added: Tensor) -> bool:
         and norm.weight is not None
         and norm.bias is not None
         and norm.normalized_shape == x.shape[-1:]
-        and x.dtype == added.dtype == norm.weight.dtype == torch.float32
+        and x.dtype == added.dtype == norm.weight.dtype
+        and x.dtype in (torch.float32, torch.bfloat16)
         and x.is_contiguous()
         and added.is_contiguous()
         and not has_hooks(norm)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_same_device, check_same_type, check_shape
+from ._checks import check_floating, check_same_device, check_shape
 from ._operator import operator
 
 
@@ -42,7 +42,8 @@ def add_layer_norm_(
     compiled kernel runs on CPUs, elsewhere :func:`add_layer_norm_reference`. No gradient.
 
     Args:
-        x: (..., C), float32 or float64, contiguous; takes the sum.
+        x: (..., C), float64, float32, float16 or bfloat16, contiguous; takes the sum. Statistics
+            of half types are in float32.
         added: of the shape of x, contiguous; None: nothing is added.
         weight, bias: (C,).
         eps: added to the variance.
@@ -52,6 +53,7 @@ def add_layer_norm_(
         TypeError, ValueError: an argument has a wrong type, shape or device
         RuntimeError: memory is not contiguous
     """
+    check_floating("x", x)
     tensors = {"x": x, "weight": weight, "bias": bias, "out": out}
     for name in ("weight", "bias"):
         check_shape(name, tensors[name], x.shape[-1:])
@@ -60,7 +62,9 @@ def add_layer_norm_(
         check_shape("added", added, x.shape)
         tensors["added"] = added
     check_same_device(**tensors)
-    check_same_type(**tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype != x.dtype:
+            raise TypeError(f"{name}: expected the type of x, {x.dtype}, got {tensor.dtype}")
     return Arguments(x, added, weight.detach(), bias.detach(), eps, out)
 
 

@@ -49,9 +49,8 @@ def test_takes_the_operator(calls):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_types_and_memory_take_steps(calls, dtype):
-    check(*make_inputs(dtype))
+def test_other_types_and_memory_take_steps(calls):
+    check(*make_inputs(torch.float64))
     norm, x, added = make_inputs()
     check(norm, x.clone(), added.transpose(0, 1).contiguous().transpose(0, 1))
     wide = torch.empty(2, 9, 12)

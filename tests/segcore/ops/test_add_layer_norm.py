@@ -7,18 +7,24 @@ import operator_checks as checks
 from segcore.ops import add_layer_norm_, add_layer_norm_reference
 
 needs_binary = checks.needs_binary("add_layer_norm_")
+TOLERANCES = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.float16: 3e-3,
+    torch.bfloat16: 2e-2,
+}
 
 
 def make_arguments(shape, dtype=torch.float32):
     """x, added, weight, bias and out, which holds NaN."""
     generator = torch.Generator().manual_seed(0)
-    x, added = torch.randn(2, *shape, generator=generator, dtype=dtype)
-    weight, bias = torch.randn(2, shape[-1], generator=generator, dtype=dtype)
+    x, added = torch.randn(2, *shape, generator=generator).to(dtype)
+    weight, bias = torch.randn(2, shape[-1], generator=generator).to(dtype)
     return x + 3, added, weight, bias, torch.full_like(x, torch.nan)
 
 
 @pytest.mark.parametrize("operator", [add_layer_norm_, add_layer_norm_reference])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("with_added", [False, True])
 @pytest.mark.parametrize("shape", [(2, 5, 96), (7, 37), (5,), (1, 3, 1), (0, 4), (600, 256)])
 def test_equals_steps_of_pytorch(shape, with_added, dtype, operator):
@@ -28,7 +34,7 @@ def test_equals_steps_of_pytorch(shape, with_added, dtype, operator):
     expected = F.layer_norm(total.double(), shape[-1:], weight.double(), bias.double(), 1e-3)
     assert operator(x, added, weight, bias, 1e-3, out=out) is None
     assert torch.equal(x, total)
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    tolerance = TOLERANCES[dtype]
     torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
 
 
@@ -46,6 +52,15 @@ def test_values_far_from_zero():
     expected = F.layer_norm((x + 1000 + added).double(), (256,), weight.double(), bias.double())
     add_layer_norm_(x + 1000, added, weight, bias, out=out)
     torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=3e-4)
+
+
+@needs_binary
+def test_rounds_to_bfloat16_as_pytorch():
+    values = [1.0, 1 + 2**-8, 1 + 3 * 2**-8, 3.3e38, torch.inf, -torch.inf, torch.nan, 1e-40]
+    x, added = (torch.tensor([values, values]).bfloat16() * scale for scale in (1, 2**-8))
+    expected = x + added
+    add_layer_norm_(x, added, *torch.ones(2, 8).bfloat16(), out=torch.empty_like(x))
+    torch.testing.assert_close(x, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @needs_binary
