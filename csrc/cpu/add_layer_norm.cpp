@@ -1,7 +1,6 @@
 #include "../common/add_layer_norm.h"
 
 #include <cmath>
-#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -12,11 +11,11 @@
 #include "grain.h"
 #include "in_precision.h"
 #include "product.h"
+#include "rounded.h"
 
 namespace segcore {
 namespace {
 
-using torch::headeronly::BFloat16;
 using torch::stable::Tensor;
 
 template <typename T>
@@ -24,20 +23,6 @@ struct Norm {
   const T *weight, *bias;
   T eps;
 };
-
-// A number in the type of values. BFloat16's own rounding has a branch, and loops over it stay scalar.
-template <typename V, typename T>
-SEGCORE_INLINE V rounded(T x) {
-  return static_cast<V>(x);
-}
-
-template <>
-SEGCORE_INLINE BFloat16 rounded<BFloat16, float>(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  const uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // ties to even
-  return BFloat16(static_cast<uint16_t>(x == x ? nearest : 0x7fc0), BFloat16::from_bits());
-}
 
 // Adds a row in place, if there is one, and writes the sum to `sum`, which may be x.
 template <typename V, typename T>

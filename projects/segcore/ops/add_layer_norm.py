@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_floating, check_same_device, check_shape
+from ._checks import check_same_device, check_same_type, check_shape
 from ._operator import operator
 
 
@@ -53,7 +53,6 @@ def add_layer_norm_(
         TypeError, ValueError: an argument has a wrong type, shape or device
         RuntimeError: memory is not contiguous
     """
-    check_floating("x", x)
     tensors = {"x": x, "weight": weight, "bias": bias, "out": out}
     for name in ("weight", "bias"):
         check_shape(name, tensors[name], x.shape[-1:])
@@ -62,9 +61,7 @@ def add_layer_norm_(
         check_shape("added", added, x.shape)
         tensors["added"] = added
     check_same_device(**tensors)
-    for name, tensor in tensors.items():
-        if tensor.dtype != x.dtype:
-            raise TypeError(f"{name}: expected the type of x, {x.dtype}, got {tensor.dtype}")
+    check_same_type(half_types=True, **tensors)
     return Arguments(x, added, weight.detach(), bias.detach(), eps, out)
 
 
