@@ -62,6 +62,9 @@ STABLE_TORCH_LIBRARY(segcore, library) {
       "group_norm_(Tensor(a!) x, SymInt groups, Tensor weight, Tensor bias, float eps, "
       "Tensor? coarse, bool relu) -> ()");
   library.def(
+      "add_layer_norm_(Tensor(a!) x, Tensor? added, Tensor weight, Tensor bias, float eps, "
+      "Tensor(b!) out) -> ()");
+  library.def(
       "window_attention(Tensor qkv, Tensor padding, Tensor bias, SymInt window, SymInt row_shift, "
       "SymInt column_shift, float scale) -> Tensor");
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
@@ -9,7 +10,9 @@
 
 #include "../common/dispatch.h"
 #include "grain.h"
-#include "lanes.h"
+#include "in_precision.h"
+#include "rounded.h"
+#include "simd.h"
 
 namespace segcore {
 namespace {
@@ -17,15 +20,15 @@ namespace {
 using torch::stable::Tensor;
 
 // Sums of a row of pixels and of their squares, of each channel.
-template <typename T>
+template <typename V>
 SEGCORE_TARGET_CLONES void add_up_row(
-    const T* row, int64_t pixels, int64_t channels, double* sums, double* squares) {
+    const V* row, int64_t pixels, int64_t channels, double* sums, double* squares) {
   std::fill_n(sums, channels, 0.0);
   std::fill_n(squares, channels, 0.0);
   for (int64_t i = 0; i < pixels; ++i, row += channels) {
 #pragma omp simd
     for (int64_t c = 0; c < channels; ++c) {
-      const double x = row[c];
+      const double x = static_cast<double>(row[c]);
       sums[c] += x;
       squares[c] += x * x;
     }
@@ -85,61 +88,46 @@ std::vector<Between<T>> find_between(int64_t coarse, int64_t fine) {
   return between;
 }
 
-// The four coarse pixels around a fine one.
-template <typename T>
-struct Corners {
-  const T* pixel[4];
-  T weight[4];
-
-  template <typename V>
-  SEGCORE_INLINE V at(int64_t c) const {
-    return weight[0] * vector_at<V>(pixel[0] + c) + weight[1] * vector_at<V>(pixel[1] + c) +
-           weight[2] * vector_at<V>(pixel[2] + c) + weight[3] * vector_at<V>(pixel[3] + c);
-  }
-};
-
-template <typename V, bool kCoarse, bool kRelu, typename T>
-SEGCORE_INLINE void normalize(
-    const Affine<T>& affine, const Corners<T>& corners, int64_t c, T* pixel) {
-  const V zero = {};
-  V y = vector_at<V>(pixel + c) * vector_at<V>(affine.scale.data() + c) +
-        vector_at<V>(affine.shift.data() + c);
-  if constexpr (kCoarse) y += corners.template at<V>(c);
-  // NaN stays NaN.
-  if constexpr (kRelu) y = y < zero ? zero : y;
-  vector_at<V>(pixel + c) = y;
-}
-
 // A row of the map, in place; `above` and `below`: the rows of the coarse map around it.
-template <bool kCoarse, bool kRelu, typename T>
+template <bool kCoarse, bool kRelu, typename V, typename T>
 SEGCORE_TARGET_CLONES void normalize_row(
     const GroupNormSizes& s,
     const Affine<T>& affine,
-    const T* above,
-    const T* below,
+    const V* above,
+    const V* below,
     T weight_below,
     const Between<T>* columns,
-    T* row) {
-  Corners<T> corners;
+    V* row) {
+  const T *scale = affine.scale.data(), *shift = affine.shift.data();
   for (int64_t i = 0; i < s.width; ++i, row += s.channels) {
+    const V *above_left = nullptr, *above_right = nullptr, *below_left = nullptr,
+            *below_right = nullptr;
+    T weight[4] = {};
     if constexpr (kCoarse) {
       const int64_t left = columns[i].first * s.channels, right = columns[i].second * s.channels;
       const T x = columns[i].weight, y = weight_below;
-      corners = {
-          {above + left, above + right, below + left, below + right},
-          {(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y}};
+      above_left = above + left, above_right = above + right;
+      below_left = below + left, below_right = below + right;
+      weight[0] = (1 - x) * (1 - y), weight[1] = x * (1 - y);
+      weight[2] = (1 - x) * y, weight[3] = x * y;
     }
-    int64_t c = 0;
-    for (; c + kLanes <= s.channels; c += kLanes) {
-      normalize<Lanes<T>, kCoarse, kRelu>(affine, corners, c, row);
+#pragma omp simd
+    for (int64_t c = 0; c < s.channels; ++c) {
+      T y = T(row[c]) * scale[c] + shift[c];
+      if constexpr (kCoarse) {
+        y += weight[0] * T(above_left[c]) + weight[1] * T(above_right[c]) +
+            weight[2] * T(below_left[c]) + weight[3] * T(below_right[c]);
+      }
+      // NaN stays NaN.
+      if constexpr (kRelu) y = y < 0 ? T(0) : y;
+      row[c] = rounded<V>(y);
     }
-    for (; c < s.channels; ++c) normalize<T, kCoarse, kRelu>(affine, corners, c, row);
   }
 }
 
-template <bool kCoarse, bool kRelu, typename T>
+template <bool kCoarse, bool kRelu, typename V, typename T>
 void normalize_rows(
-    const GroupNormSizes& s, const std::vector<Affine<T>>& images, const T* coarse, T* x) {
+    const GroupNormSizes& s, const std::vector<Affine<T>>& images, const V* coarse, V* x) {
   const auto rows = find_between<T>(s.coarse_height, s.height);
   const auto columns = find_between<T>(s.coarse_width, s.width);
   const int64_t stride = s.width * s.channels, coarse_stride = s.coarse_width * s.channels;
@@ -148,7 +136,7 @@ void normalize_rows(
         for (int64_t i = begin; i < end; ++i) {
           const int64_t image = i / s.height;
           const Between<T> row = kCoarse ? rows[i % s.height] : Between<T>();
-          const T* map = coarse + image * s.coarse_height * coarse_stride;
+          const V* map = coarse + image * s.coarse_height * coarse_stride;
           normalize_row<kCoarse, kRelu>(
               s, images[image], map + row.first * coarse_stride, map + row.second * coarse_stride,
               row.weight, columns.data(), x + i * stride);
@@ -156,8 +144,8 @@ void normalize_rows(
       });
 }
 
-template <typename T>
-void run(const GroupNormArguments& a, const GroupNormSizes& s, const T* coarse, T* x) {
+template <typename T, typename V>
+void run(const GroupNormArguments& a, const GroupNormSizes& s, const V* coarse, V* x) {
   const int64_t sums_of_row = 2 * s.channels, stride = s.width * s.channels;
   std::vector<double> sums(s.batch * s.height * sums_of_row);
   torch::stable::parallel_for(
@@ -167,8 +155,8 @@ void run(const GroupNormArguments& a, const GroupNormSizes& s, const T* coarse, 
           add_up_row(x + i * stride, s.width, s.channels, row, row + s.channels);
         }
       });
-  const Tensor weight = torch::stable::contiguous(a.weight);
-  const Tensor bias = torch::stable::contiguous(a.bias);
+  const auto precision = accumulation_type(a.x.scalar_type());
+  const Tensor weight = in_precision(a.weight, precision), bias = in_precision(a.bias, precision);
   std::vector<Affine<T>> images;
   for (int64_t n = 0; n < s.batch; ++n) {
     images.push_back(make_affine(
@@ -187,9 +175,10 @@ void run(const GroupNormArguments& a, const GroupNormSizes& s, const T* coarse, 
 void run_in_place(const GroupNormArguments& a, const GroupNormSizes& s) {
   if (s.batch * s.pixels() * s.channels == 0) return;
   Tensor x = a.x;
-  for_precision(x.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    run(a, s, a.coarse ? a.coarse->const_data_ptr<T>() : nullptr, x.mutable_data_ptr<T>());
+  for_value_type(x.scalar_type(), [&](auto zero) {
+    using V = decltype(zero);
+    using T = std::conditional_t<std::is_same_v<V, double>, double, float>;
+    run<T>(a, s, a.coarse ? a.coarse->const_data_ptr<V>() : nullptr, x.mutable_data_ptr<V>());
   });
 }
 

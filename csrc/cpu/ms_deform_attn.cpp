@@ -87,7 +87,7 @@ SEGCORE_INLINE void gather(
 
 // See sum_samples; `samples` has room for those of one query and head.
 template <typename T>
-SEGCORE_TARGET_CLONES void sum_samples_of_triples(
+SEGCORE_TARGET_CLONES void sum_samples_of_queries(
     const Inputs<T>& in,
     Corners<T>* samples,
     int64_t begin,
@@ -96,22 +96,22 @@ SEGCORE_TARGET_CLONES void sum_samples_of_triples(
     const T* weights,
     T* output) {
   const MsDeformAttnSizes& s = in.sizes;
-  for (int64_t triple = begin; triple < end; ++triple) {
-    const int64_t n = triple / s.heads / s.queries, m = triple % s.heads;
-    const T* value = in.value + in.head_offset(n, m);
-    const int64_t count = collect_samples(in, locations, weights, samples);
-    locations += 2 * s.samples();
-    weights += s.samples();
-    T* out = output + triple * s.channels;
-    int64_t c = 0;
-    for (; c + kBlock <= s.channels; c += kBlock) {
-      gather(value + c, samples, count, kBlock, out + c);
+  for (int64_t m = 0; m < s.heads; ++m) {
+    for (int64_t query = begin; query < end; ++query) {
+      const T* value = in.value + in.head_offset(query / s.queries, m);
+      const int64_t first = ((query - begin) * s.heads + m) * s.samples();
+      const int64_t count = collect_samples(in, locations + 2 * first, weights + first, samples);
+      T* out = output + (query * s.heads + m) * s.channels;
+      int64_t c = 0;
+      for (; c + kBlock <= s.channels; c += kBlock) {
+        gather(value + c, samples, count, kBlock, out + c);
+      }
+      if (c + kBlock / 2 <= s.channels) {
+        gather(value + c, samples, count, kBlock / 2, out + c);
+        c += kBlock / 2;
+      }
+      if (c < s.channels) gather(value + c, samples, count, s.channels - c, out + c);
     }
-    if (c + kBlock / 2 <= s.channels) {
-      gather(value + c, samples, count, kBlock / 2, out + c);
-      c += kBlock / 2;
-    }
-    if (c < s.channels) gather(value + c, samples, count, s.channels - c, out + c);
   }
 }
 
@@ -231,13 +231,14 @@ Tensor run_forward(const MsDeformAttnArguments& a, const MsDeformAttnLevels& s) 
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     const Inputs<T> in = prepared.inputs<T>();
+    const int64_t row = s.heads * s.samples();
     torch::stable::parallel_for(
-        0, s.batch * s.queries * s.heads, grain(s.samples() * s.channels * 4),
-        [&](int64_t begin, int64_t end) {
-          const int64_t first = in.first_sample(begin, 0);
-          sum_samples(
-              in, begin, end, in.locations + 2 * first, in.weights + first,
-              output.mutable_data_ptr<T>());
+        0, s.batch * s.queries, grain(row * s.channels * 4), [&](int64_t begin, int64_t end) {
+          for (int64_t first = begin; first < end; first += kQueriesOfBlock) {
+            sum_samples(
+                in, first, std::min(first + kQueriesOfBlock, end), in.locations + 2 * first * row,
+                in.weights + first * row, output.mutable_data_ptr<T>());
+          }
         });
   });
   return torch::stable::to(output, a.value.scalar_type());
@@ -275,7 +276,7 @@ void sum_samples(
     const T* weights,
     T* output) {
   std::vector<Corners<T>> samples(in.sizes.samples());
-  sum_samples_of_triples(in, samples.data(), begin, end, locations, weights, output);
+  sum_samples_of_queries(in, samples.data(), begin, end, locations, weights, output);
 }
 
 template <typename T>

@@ -39,8 +39,12 @@ struct Gradients {
   T* weights;
 };
 
-// Output of the triples [begin, end), whose locations and weights are given: those of `in` are not
-// read.
+// Queries that are sampled head by head, so that what neighboring ones read of a head stays in the
+// first-level cache.
+constexpr int64_t kQueriesOfBlock = 32;
+
+// Output of the queries [begin, end) of the batch, at best kQueriesOfBlock, whose locations and weights
+// are given: those of `in` are not read.
 template <typename T>
 void sum_samples(
     const Inputs<T>& in,

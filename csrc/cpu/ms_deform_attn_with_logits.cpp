@@ -18,11 +18,9 @@
 namespace segcore::ms_deform_attn_with_logits {
 namespace {
 
+using ms_deform_attn::kQueriesOfBlock;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Queries whose locations and weights are computed at a time: they stay in the first-level cache.
-constexpr int64_t kQueriesOfBlock = 16;
 
 template <typename T>
 struct Inputs {
@@ -206,8 +204,8 @@ void forward(const Prepared& prepared, T* output) {
       const int64_t last = std::min(first + kQueriesOfBlock, end);
       prepare_samples(in, axes, first, last, locations.data(), weights.data());
       sum_samples<T>(
-          prepared.samples<T>(nullptr, nullptr), first * s.heads, last * s.heads,
-          locations.data(), weights.data(), output);
+          prepared.samples<T>(nullptr, nullptr), first, last, locations.data(), weights.data(),
+          output);
     }
   });
 }

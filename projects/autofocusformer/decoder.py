@@ -47,12 +47,18 @@ class PointMaskedTransformerDecoder(MultiScaleMaskedTransformerDecoder):
     def _projection(in_channels: int, out_channels: int) -> nn.Module:
         return Linear(in_channels, out_channels)
 
-    def forward(self, levels: Sequence[Tokens], mask_features: Tokens) -> dict[str, Any]:
+    def forward(
+        self,
+        levels: Sequence[Tokens],
+        mask_features: Tokens,
+        mask_projection: nn.Module | None = None,
+    ) -> dict[str, Any]:
         """Predict a class and a mask for each query.
 
         Args:
             levels: ``num_levels`` sets of tokens, coarse to fine.
             mask_features: per-pixel embedding, one token in each cell of the canvas (H, W).
+            mask_projection: see :class:`MultiScaleMaskedTransformerDecoder`.
 
         Returns:
             As of the decoder on maps; masks are (B, Q, H, W).
@@ -68,4 +74,4 @@ class PointMaskedTransformerDecoder(MultiScaleMaskedTransformerDecoder):
             for projection, level in zip(self.input_proj, levels, strict=True)
         ]
         positions = [self.position_encoding(level.positions) for level in levels]
-        return self._decode(projected, positions, level_features, dense)
+        return self._decode(projected, positions, level_features, dense, mask_projection)

@@ -148,12 +148,19 @@ class PointPixelDecoder(nn.Module):
             "autocast": cfg.SOLVER.AMP.PIXEL_DECODER,
         }
 
-    def forward_features(self, features: dict[str, Tokens]) -> tuple[Tokens, Tokens, list[Tokens]]:
+    def forward_features(
+        self, features: dict[str, Tokens], *, project: bool = True
+    ) -> tuple[Tokens, Tokens, list[Tokens]]:
         """Decode backbone features {name: tokens}; the finest has one token in each cell.
 
+        Args:
+            project: apply the last layer, ``mask_features``; else the queries take it, see
+                :func:`mask2former.mask_products.mask_products`.
+
         Returns:
-            Tokens of the finest level with the per-pixel embedding, the coarsest encoded tokens,
-            and the encoded tokens of three levels, coarse to fine.
+            Tokens of the finest level with the per-pixel embedding, or with what its last layer
+            takes, the coarsest encoded tokens, and the encoded tokens of three levels, coarse to
+            fine.
         """
         used = {name: features[name] for name in (self.finest, *self.encoded)}
         for name, tokens in used.items():
@@ -163,17 +170,20 @@ class PointPixelDecoder(nn.Module):
                     f"got {type(tokens).__name__}"
                 )
         if self.autocast:
-            return self._decode(used)
+            return self._decode(used, project)
         weight = self.mask_features.weight
         with torch.autocast(device_type=weight.device.type, enabled=False):
             return self._decode(
                 {
                     name: tokens.with_features(tokens.features.to(weight.dtype))
                     for name, tokens in used.items()
-                }
+                },
+                project,
             )
 
-    def _decode(self, features: dict[str, Tokens]) -> tuple[Tokens, Tokens, list[Tokens]]:
+    def _decode(
+        self, features: dict[str, Tokens], project: bool
+    ) -> tuple[Tokens, Tokens, list[Tokens]]:
         projected = [
             features[name].with_features(projection(features[name].features))
             for projection, name in zip(self.input_proj, self.encoded, strict=True)
@@ -186,7 +196,8 @@ class PointPixelDecoder(nn.Module):
         x = by_rows(lambda x, coarser: self.adapter_1(x) + coarser, finest.features, x)
         convolution, *norm_and_activation = self.layer_1
         convolved = convolution(finest.with_features(x))
-        x = by_rows(nn.Sequential(*norm_and_activation, self.mask_features), convolved)
+        last = [self.mask_features] if project else []
+        x = by_rows(nn.Sequential(*norm_and_activation, *last), convolved)
         return finest.with_features(x), encoded[0], encoded
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from mask2former.transformer_decoder import mask_logits
+from mask2former.mask_products import mask_logits
 from segcore.functional import at_least_float32
 from segcore.layers import grid_reference_points
 from segcore.losses import (

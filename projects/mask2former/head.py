@@ -1,6 +1,7 @@
 """The head of Mask2Former: pixel decoder and transformer decoder."""
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -8,6 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from mask2former.mask_products import can_fold
 from mask2former.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 from segcore.backbones.features import are_tokens
 
@@ -34,7 +36,9 @@ class MaskFormerHead(nn.Module):
             num_classes: K, without "no object".
             pixel_decoder: offers ``forward_features(features)`` -> (per-pixel embedding, encoded
                 map, list of maps).
-            transformer_predictor: called with maps and per-pixel embedding.
+            transformer_predictor: called with maps and per-pixel embedding. Where it has an
+                argument ``mask_projection``, and ``forward_features`` one ``project``, the queries
+                may take the last layer of the embedding, see :meth:`mask_projection`.
             transformer_in_feature: which maps: "multi_scale_pixel_decoder" (the list),
                 "transformer_encoder" (the encoded map), "pixel_embedding", or a backbone feature.
             feature_levels: which maps of the list, coarse to fine from 0; all by default.
@@ -45,6 +49,11 @@ class MaskFormerHead(nn.Module):
         self.predictor = transformer_predictor
         self.transformer_in_feature = transformer_in_feature
         self.feature_levels = feature_levels
+        self._folds_mask_features = (
+            transformer_in_feature != "pixel_embedding"
+            and "project" in signature(pixel_decoder.forward_features).parameters
+            and "mask_projection" in signature(transformer_predictor.forward).parameters
+        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -65,13 +74,35 @@ class MaskFormerHead(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
         """{name: (B, C_l, H_l, W_l)} -> the predictions of the transformer decoder."""
-        return self.predictor(*self.encode(features))
+        projection = self.mask_projection()
+        if projection is None:
+            return self.predictor(*self.encode(features))
+        return self.predictor(*self.encode(features, project=False), mask_projection=projection)
 
-    def encode(self, features: dict[str, Tensor]) -> tuple[Any, Tensor]:
-        """Run the pixel decoder: maps for the transformer decoder, and the per-pixel embedding."""
+    def encode(self, features: dict[str, Tensor], *, project: bool = True) -> tuple[Any, Tensor]:
+        """Run the pixel decoder: maps for the transformer decoder, and the per-pixel embedding.
+
+        Args:
+            project: false: without the embedding's last layer, see :meth:`mask_projection`.
+        """
         return decode_pixels(
-            self.pixel_decoder, features, self.transformer_in_feature, self.feature_levels
+            self.pixel_decoder,
+            features,
+            self.transformer_in_feature,
+            self.feature_levels,
+            **({} if project else {"project": False}),
         )
+
+    def mask_projection(self) -> nn.Module | None:
+        """Return the last layer of the per-pixel embedding if the queries should take it instead,
+        which needs fewer products: at inference on a CPU, if no hook looks at the embedding."""
+        predictor = self.predictor
+        if not self._folds_mask_features or predictor.training:
+            return None
+        if predictor._forward_hooks or predictor._forward_pre_hooks:
+            return None
+        projection = self.pixel_decoder.mask_features
+        return projection if can_fold(projection) else None
 
 
 def decode_pixels(
@@ -79,16 +110,18 @@ def decode_pixels(
     features: dict[str, Tensor],
     in_feature: str,
     feature_levels: Sequence[int] | None = None,
+    **options: bool,
 ) -> tuple[Any, Tensor]:
     """Run a pixel decoder, and return what a transformer decoder takes.
 
     Args:
         in_feature, feature_levels: which maps it takes, see :class:`MaskFormerHead`.
+        options: of the pixel decoder's ``forward_features``.
 
     Returns:
         These maps, and the per-pixel embedding.
     """
-    mask_features, encoded, multi_scale = pixel_decoder.forward_features(features)
+    mask_features, encoded, multi_scale = pixel_decoder.forward_features(features, **options)
     match in_feature:
         case "multi_scale_pixel_decoder":
             maps = multi_scale

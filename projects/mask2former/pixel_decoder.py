@@ -147,20 +147,29 @@ class MSDeformAttnPixelDecoder(nn.Module):
             "autocast": cfg.SOLVER.AMP.PIXEL_DECODER,
         }
 
-    def forward_features(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def forward_features(
+        self, features: dict[str, Tensor], *, project: bool = True
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Decode backbone features {name: (B, C_l, H_l, W_l)}.
 
+        Args:
+            project: apply the last layer, ``mask_features``; else the queries take it, see
+                :func:`mask2former.mask_products.mask_products`.
+
         Returns:
-            The per-pixel embedding (B, mask_dim, H, W) at the common stride, the coarsest encoded
-            map, and three maps (B, conv_dim, H_l, W_l), coarse to fine.
+            The per-pixel embedding (B, mask_dim, H, W) at the common stride, or the map (B,
+            conv_dim, H, W) that its last layer takes, the coarsest encoded map, and three maps
+            (B, conv_dim, H_l, W_l), coarse to fine.
         """
         if self.autocast:
-            return self._decode(features)
+            return self._decode(features, project)
         weight = self.mask_features.weight
         with torch.autocast(device_type=weight.device.type, enabled=False):
-            return self._decode({name: x.to(weight.dtype) for name, x in features.items()})
+            return self._decode({name: x.to(weight.dtype) for name, x in features.items()}, project)
 
-    def _decode(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _decode(
+        self, features: dict[str, Tensor], project: bool
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         projected = [
             _project(projection, features[name])
             for projection, name in zip(self.input_proj, self.transformer_in_features, strict=True)
@@ -169,7 +178,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         for name, lateral, output in self.fpn_levels:
             summed = convolve(getattr(self, lateral), features[name], coarse=maps[-1])
             maps.append(convolve(getattr(self, output), summed))
-        return convolve(self.mask_features, maps[-1]), maps[0], maps[:NUM_MULTI_SCALE_MAPS]
+        mask_features = convolve(self.mask_features, maps[-1]) if project else maps[-1]
+        return mask_features, maps[0], maps[:NUM_MULTI_SCALE_MAPS]
 
 
 def pyramid_options(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:

@@ -8,11 +8,8 @@ from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 from mask2former.detr import DetrDecoder, DetrEncoder
-from mask2former.transformer_decoder import (
-    TRANSFORMER_DECODER_REGISTRY,
-    decoder_options,
-    mask_logits,
-)
+from mask2former.mask_products import mask_logits
+from mask2former.transformer_decoder import TRANSFORMER_DECODER_REGISTRY, decoder_options
 from segcore.layers import MLP, SinePositionEncoding, token_encodings
 
 

@@ -12,13 +12,13 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from mask2former.config import ATTENTIONS, QUERY_INITS
+from mask2former.mask_products import mask_logits, mask_products
 from segcore.functional import at_least_float32
 from segcore.layers import (
     MLP,
     Linear,
     MultiHeadAttention,
     SinePositionEncoding,
-    linear,
     token_encodings,
 )
 from segcore.ops import take
@@ -232,12 +232,19 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         weight_init.c2_xavier_fill(convolution)
         return convolution
 
-    def forward(self, maps: Sequence[Tensor], mask_features: Tensor) -> dict[str, Any]:
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        mask_features: Tensor,
+        mask_projection: nn.Module | None = None,
+    ) -> dict[str, Any]:
         """Predict a class and a mask for each query.
 
         Args:
             maps: ``num_levels`` maps (B, in_channels, H_l, W_l), coarse to fine.
             mask_features: per-pixel embedding (B, mask_dim, H, W).
+            mask_projection: in evaluation, the layer that makes the embedding of
+                ``mask_features`` (B, C, H, W), if they are not the embedding itself.
 
         Returns:
             {"pred_logits": (B, Q, K+1), the last is "no object"; "pred_masks": logits (B, Q, H, W);
@@ -259,7 +266,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             ).flatten(2)
             for level in maps
         ]
-        return self._decode(projected, positions, mask_features_by_level, mask_features)
+        return self._decode(
+            projected, positions, mask_features_by_level, mask_features, mask_projection
+        )
 
     def _check_levels(self, feature_levels: Sequence[Any]) -> None:
         several = isinstance(feature_levels, Sequence)
@@ -276,6 +285,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         positions: Sequence[Tensor],
         mask_features_by_level: Sequence[Tensor],
         mask_features: Tensor,
+        mask_projection: nn.Module | None = None,
     ) -> dict[str, Any]:
         """Predict from feature levels of S_l tokens each.
 
@@ -285,6 +295,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             mask_features_by_level: per-pixel embeddings (B, mask_dim, S_l) at the tokens, for
                 the masks of masked attention.
             mask_features: per-pixel embedding (B, mask_dim, H, W).
+            mask_projection: see :meth:`forward`.
         """
         values = [
             level + embedding
@@ -311,13 +322,15 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
                 auxiliary.append(self._auxiliary(normed, mask_embedding, mask_features))
             visible = None
             if self.attention != "plain":
-                visible = _visible(mask_embedding.detach(), mask_features_by_level[level])
+                visible = _visible(
+                    mask_embedding.detach(), mask_features_by_level[level], mask_projection
+                )
             queries = cross_attention(queries, query_pos, keys[level], values[level], visible)
             queries = self_attention(queries, query_pos)
             queries = ffn(queries)
 
         normed = self.decoder_norm(queries)
-        final = self._prediction(normed, self.mask_embed(normed), mask_features)
+        final = self._prediction(normed, self.mask_embed(normed), mask_features, mask_projection)
         return {**final, "aux_outputs": auxiliary}
 
     def _initial_queries(self, feature_levels: Sequence[Tensor]) -> Tensor:
@@ -337,9 +350,13 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         return F.pad(chosen, (0, 0, 0, num_queries - best.shape[1]))
 
     def _prediction(
-        self, normed: Tensor, mask_embedding: Tensor, mask_features: Tensor
+        self,
+        normed: Tensor,
+        mask_embedding: Tensor,
+        mask_features: Tensor,
+        mask_projection: nn.Module | None,
     ) -> dict[str, Tensor]:
-        masks = mask_logits(mask_embedding, mask_features)
+        masks = mask_logits(mask_embedding, mask_features, mask_projection)
         if not self.training:
             return {"pred_logits": self.class_embed(normed), "pred_masks": masks}
         return {**self._auxiliary(normed, mask_embedding, mask_features), "pred_masks": masks}
@@ -364,26 +381,8 @@ class _PredictionOfFactors(dict):
         return mask_logits(self["mask_embedding"], self["mask_features"])
 
 
-def mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
-    """Products of query (B, Q, C) and pixel embeddings (B, C, H, W): (B, Q, H, W)."""
-    return _products(mask_embedding, mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])
-
-
-def _products(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
-    """Products of query (B, Q, C) and token embeddings (B, C, S): (B, Q, S)."""
-    if mask_features.device.type != "cpu" or torch.compiler.is_compiling():
-        return mask_embedding @ mask_features
-    # Each image's tokens are the weight of a linear layer, whose product is the faster one.
-    tokens = mask_features.transpose(1, 2)
-    if len(tokens) == 1:  # neither the product nor a gradient is copied
-        return linear(mask_embedding.squeeze(0), tokens.squeeze(0)).unsqueeze(0)
-    return torch.stack(
-        [linear(queries, image) for queries, image in zip(mask_embedding, tokens, strict=True)]
-    )
-
-
 @torch.no_grad()
-def _visible(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
+def _visible(mask_embedding: Tensor, mask_features: Tensor, projection: nn.Module | None) -> Tensor:
     """Return the tokens in the mask of each query, all if it is empty: bool (B, 1, Q, S)."""
-    visible = _products(mask_embedding, mask_features) >= 0
+    visible = mask_products(mask_embedding, mask_features, projection) >= 0
     return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]

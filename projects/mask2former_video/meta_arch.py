@@ -144,13 +144,15 @@ class VideoMaskFormer(SegmentationModel):
         Args:
             images: (T, 3, H, W), normalized.
         """
+        head = self.sem_seg_head
+        projection = head.mask_projection()
         chunks = [
-            self.sem_seg_head.encode(backbone_features(self.backbone, chunk))
+            head.encode(backbone_features(self.backbone, chunk), project=projection is None)
             for chunk in images.split(FRAMES_PER_CHUNK)
         ]
         maps, mask_features = zip(*chunks, strict=True)
         levels = [torch.cat(level) for level in zip(*maps, strict=True)]
-        outputs = self.sem_seg_head.predictor(levels, torch.cat(mask_features))
+        outputs = head.predictor(levels, torch.cat(mask_features), mask_projection=projection)
         return MaskOutputs(outputs["pred_logits"], outputs["pred_masks"])
 
     def why_not_compiled(self) -> str:

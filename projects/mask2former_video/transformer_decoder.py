@@ -5,7 +5,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from torch import Tensor
+from torch import Tensor, nn
 
 from mask2former.transformer_decoder import (
     TRANSFORMER_DECODER_REGISTRY,
@@ -41,13 +41,19 @@ class VideoMultiScaleMaskedTransformerDecoder(MultiScaleMaskedTransformerDecoder
         options = super().from_config(cfg, in_channels, mask_classification)
         return {**options, "num_frames": cfg.INPUT.SAMPLING_FRAME_NUM}
 
-    def forward(self, maps: Sequence[Tensor], mask_features: Tensor) -> dict[str, Any]:
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        mask_features: Tensor,
+        mask_projection: nn.Module | None = None,
+    ) -> dict[str, Any]:
         """Predict a class and a mask in every frame for each query.
 
         Args:
             maps: ``num_levels`` maps (B * T, in_channels, H_l, W_l), clip after clip, coarse to
                 fine.
             mask_features: per-pixel embedding (B * T, mask_dim, H, W).
+            mask_projection: see :class:`MultiScaleMaskedTransformerDecoder`.
 
         Returns:
             {"pred_logits": (B, Q, K+1), the last is "no object"; "pred_masks": logits
@@ -83,6 +89,7 @@ class VideoMultiScaleMaskedTransformerDecoder(MultiScaleMaskedTransformerDecoder
             [_clip_tokens(level, num_frames).transpose(1, 2) for level in resized],
             # One tall map of all frames of a clip: (B, mask_dim, T * H, W).
             mask_features.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(2, 3),
+            mask_projection,
         )
         for prediction in (outputs, *outputs["aux_outputs"]):
             prediction["pred_masks"] = prediction["pred_masks"].unflatten(2, (num_frames, -1))

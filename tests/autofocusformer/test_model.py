@@ -103,6 +103,17 @@ def test_results_at_the_size_of_each_photo(build_model_on_tokens):
         assert set(panoptic.unique().tolist()) - {0} == {segment["id"] for segment in segments}
 
 
+@torch.inference_mode()
+def test_queries_take_the_last_layer_of_the_embedding(build_model_on_tokens):
+    model = build_model_on_tokens().eval()
+    last = model.sem_seg_head.pixel_decoder.mask_features
+    assert model.sem_seg_head.mask_projection() is last
+    images = torch.randn(2, 3, 64, 96)
+    folded = model.network(images)
+    last.register_forward_hook(lambda *hooked: None)
+    torch.testing.assert_close(folded, model.network(images), rtol=1e-4, atol=1e-4)
+
+
 @torch.no_grad()
 def test_photos_are_independent_of_their_batch_if_asked(build_model_on_tokens):
     photos = [photo(64, 96, 1), photo(64, 96, 2)]

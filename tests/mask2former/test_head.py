@@ -57,6 +57,31 @@ def test_features_that_do_not_exist(cfg):
         MaskFormerHead(cfg, SHAPES)
 
 
+def test_queries_take_the_last_layer_of_the_embedding(cfg):
+    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 24
+    torch.manual_seed(0)
+    head = MaskFormerHead(cfg, SHAPES).eval()
+    last = head.pixel_decoder.mask_features
+    torch.nn.init.normal_(last.bias)
+    features = {
+        name: torch.randn(2, shape.channels, 96 // shape.stride, 64 // shape.stride)
+        for name, shape in SHAPES.items()
+    }
+    assert head.mask_projection() is None  # with gradients
+    with torch.inference_mode():
+        assert head.mask_projection() is last
+        folded = head(features)
+        seen = []
+        hook = last.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        plain = head(features)
+        hook.remove()
+        (embedding,) = seen
+        assert torch.equal(embedding, head.encode(features)[1])
+        assert head.train().mask_projection() is None
+    for name in ("pred_logits", "pred_masks"):
+        torch.testing.assert_close(folded[name], plain[name], rtol=1e-4, atol=1e-4)
+
+
 class Decoders(torch.nn.Module):
     """A pixel decoder and a predictor that hand their input through."""
 

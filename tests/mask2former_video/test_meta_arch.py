@@ -66,6 +66,17 @@ def test_faulty_annotations_name_the_video(change, message):
         clip_target(inputs, 5, 2, torch.device("cpu"))
 
 
+@torch.inference_mode()
+def test_queries_take_the_last_layer_of_the_embedding(video_model):
+    images = torch.randn(3, 3, 64, 96)
+    folded = video_model.network(images)
+    last = video_model.sem_seg_head.pixel_decoder.mask_features
+    hook = last.register_forward_hook(lambda *_: None)
+    plain = video_model.network(images)
+    hook.remove()
+    torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4)
+
+
 def test_training_step(build_cfg):
     torch.manual_seed(0)
     model = build_model(build_cfg()).train()

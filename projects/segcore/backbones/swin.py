@@ -16,7 +16,8 @@ from torchvision.ops import StochasticDepth
 
 from segcore.backbones.features import FEATURES, drop_path_rates
 from segcore.functional import round_up
-from segcore.layers import FeedForward, Linear
+from segcore.layers import FeedForward, Linear, has_hooks
+from segcore.layers.add_norm import add_norm_
 from segcore.layers.by_rows import ROWS, takes_rows
 from segcore.ops import window_attention
 from segcore.ops.windows import shift_mask, window_merge, window_partition
@@ -147,8 +148,9 @@ class SwinBlock(nn.Module):
         attn, height = self.attn, x.shape[1]
         bias = attn.position_bias()
         padding = x.new_zeros(3 * x.shape[3]) if attn.qkv.bias is None else attn.qkv.bias
+        projection_is_seen = has_hooks(attn.proj)  # what hooks have seen is not overwritten
 
-        def strip(rows: Tensor, row_shift: int) -> Tensor:
+        def strip(rows: Tensor, row_shift: int, out: Tensor | None = None) -> Tensor:
             qkv = attn.qkv(self.norm1(rows))
             attended = window_attention(
                 qkv,
@@ -158,8 +160,11 @@ class SwinBlock(nn.Module):
                 (row_shift, self.shift),
                 scale=attn.scale,
             )
-            rows = rows + attn.proj(attended)
-            return rows + self.mlp(self.norm2(rows))
+            attended = attn.proj(attended)
+            if projection_is_seen:
+                attended = attended.clone()
+            normalized = add_norm_(self.norm2, attended, rows)
+            return torch.add(attended, self.mlp(normalized), out=out)
 
         result = torch.empty_like(x)
         # The last row of windows holds what the shift brought there from the top.
@@ -167,7 +172,7 @@ class SwinBlock(nn.Module):
         step = max(1, ROWS // (x.shape[0] * x.shape[2] * self.window)) * self.window
         for start in range(self.shift, min(last, height), step):
             end = min(start + step, last, height)
-            result[:, start:end] = strip(x[:, start:end], 0)
+            strip(x[:, start:end], 0, out=result[:, start:end])
         if self.shift:
             top, bottom = x[:, : self.shift], x[:, last:]
             rows = strip(torch.cat((top, bottom), dim=1), self.shift)

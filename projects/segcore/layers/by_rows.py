@@ -1,6 +1,6 @@
 """Row-wise functions applied in parts that fit a CPU's cache."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -20,20 +20,25 @@ def by_rows(function: Callable[..., Tensor], *tensors: Tensor, out: Tensor | Non
         out: (B, N, ...), takes the result; without gradients.
     """
     x = tensors[0]
-    at_once = not takes_rows(x) or x.shape[0] * x.shape[1] <= ROWS
-    if at_once and out is None:
-        return function(*tensors)
-    if at_once:
-        return out.copy_(function(*tensors))
-    parts = [tensor.split(max(1, ROWS // x.shape[0]), dim=1) for tensor in tensors]
+    if not takes_rows(x) or x.shape[0] * x.shape[1] <= ROWS:
+        rows = function(*tensors)
+        return rows if out is None else out.copy_(rows)
     start = 0
-    for part in zip(*parts, strict=True):
+    for part in split_rows(*tensors):
         rows = function(*part)
         if out is None:
             out = rows.new_empty(rows.shape[0], x.shape[1], *rows.shape[2:])
         out[:, start : start + rows.shape[1]] = rows
         start += rows.shape[1]
     return out
+
+
+def split_rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Return views of tensors (B or 1, N, ...), parts of dimension 1 in the fewest equal steps of
+    at most ``ROWS`` rows of all images."""
+    images, rows = tensors[0].shape[:2]
+    steps = max(1, -(-rows // max(1, ROWS // max(1, images))))
+    return zip(*(tensor.tensor_split(steps, dim=1) for tensor in tensors), strict=True)
 
 
 def takes_rows(x: Tensor) -> bool:

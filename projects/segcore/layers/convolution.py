@@ -134,7 +134,7 @@ def _is_group_norm(norm: nn.Module | None, x: Tensor) -> bool:
     return (
         isinstance(norm, nn.GroupNorm)
         and norm.affine
-        and norm.weight.dtype == x.dtype == torch.float32
+        and norm.weight.dtype == x.dtype  # onednn.is_usable: float32 or bfloat16
         and is_compiled("group_norm_", "cpu")
     )
 

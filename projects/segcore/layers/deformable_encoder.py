@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segcore.layers.by_rows import by_rows
+from segcore.layers.add_norm import add_norm_
+from segcore.layers.by_rows import by_rows, split_rows, takes_rows
 from segcore.layers.convolution import has_hooks
 from segcore.layers.linear import Linear
 from segcore.layers.ms_deform_attn import DeformAttnProjections, MSDeformAttn
@@ -56,20 +57,30 @@ class DeformableEncoderLayer(nn.Module):
             )
             return by_rows(self._update, tokens, attended)
         values = attention.values(tokens, padding_mask)
+        if self.training or not takes_rows(tokens):
+            attended = attention.attend(
+                tokens + positions, reference_points, values, spatial_shapes
+            )
+            return self._update(tokens, attended)
+        result = torch.empty_like(tokens)
+        for part in split_rows(tokens, positions, reference_points, result):
+            tokens_of_part, positions_of_part, points, out = part
+            attended = attention.attend(
+                tokens_of_part + positions_of_part, points, values, spatial_shapes
+            )
+            self._infer(tokens_of_part, attended, out)
+        return result
 
-        def encode(tokens: Tensor, positions: Tensor, reference_points: Tensor) -> Tensor:
-            queries = tokens + positions
-            attended = attention.attend(queries, reference_points, values, spatial_shapes)
-            return self._update(tokens, attended, in_place=not torch.is_grad_enabled())
-
-        return by_rows(encode, tokens, positions, reference_points)
-
-    def _update(self, tokens: Tensor, attended: Tensor, in_place: bool = False) -> Tensor:
-        """Residuals and feed-forward network; ``in_place``: use the memory of ``attended``."""
-        add = Tensor.add_ if in_place else Tensor.add
-        tokens = self.norm1(add(self.dropout(attended), tokens))
+    def _update(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        """Apply residuals and feed-forward network."""
+        tokens = self.norm1(tokens + self.dropout(attended))
         hidden = self.dropout(self.linear1(tokens))
-        return self.norm2(add(self.dropout(self.linear2(hidden)), tokens))
+        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+
+    def _infer(self, tokens: Tensor, attended: Tensor, out: Tensor) -> None:
+        """:meth:`_update` without gradients and dropout, in the memory of ``attended``."""
+        tokens = add_norm_(self.norm1, attended, tokens, out=attended)
+        add_norm_(self.norm2, self.linear2(self.linear1(tokens)), tokens, out=out)
 
 
 def encoder_layers(embed_dim: int, *, num_layers: int, **layer_options) -> nn.ModuleList:

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from segcore.layers import onednn
 from segcore.layers.onednn import Activation
 
-# Fewer outputs are not worth the call.
-MIN_PRODUCTS = 1 << 17
+# Fewer multiply-adds are not worth the call.
+MIN_MULTIPLY_ADDS = 1 << 22
+# Fewer rows take as long with the weight as it is, and save the memory of a second one.
+MIN_ROWS_REORDERED = 512
 
 
 def linear(
@@ -67,7 +69,10 @@ class Linear(nn.Linear):
             and _is_fast(x, weight, self.bias)
             and not weight.is_inference()
         ):
-            return onednn.linear(x, self._reordered_weight(x), self.bias, self.activation)
+            rows = x.numel() // x.shape[-1]
+            if rows >= MIN_ROWS_REORDERED:
+                weight = self._reordered_weight(rows)
+            return onednn.linear(x, weight, self.bias, self.activation)
         return linear(x, weight, self.bias, self.activation)
 
     def extra_repr(self) -> str:
@@ -86,11 +91,10 @@ class Linear(nn.Linear):
         # Opaque tensors can be neither copied nor pickled.
         return {**super().__getstate__(), "_reordered": None}
 
-    def _reordered_weight(self, x: Tensor) -> Tensor:
+    def _reordered_weight(self, rows: int) -> Tensor:
         weight = self.weight
         state = (weight.data_ptr(), weight._version)
         if self._reordered is None or self._reordered[0] != state:
-            rows = x.numel() // x.shape[-1]
             self._reordered = (state, onednn.reordered(weight.detach(), rows))
         return self._reordered[1]
 
@@ -131,7 +135,7 @@ def _is_fast(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         onednn.is_usable(x, weight, bias)
         and x.dtype == weight.dtype
         and x.dim() > 1
-        and x.numel() * len(weight) >= MIN_PRODUCTS * x.shape[-1] > 0
+        and x.numel() * len(weight) >= MIN_MULTIPLY_ADDS
     )
 
 

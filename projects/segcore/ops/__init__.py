@@ -4,6 +4,7 @@ Needs PyTorch and nothing else.
 """
 
 from ._operator import decompositions
+from .add_layer_norm import add_layer_norm_, add_layer_norm_reference
 from .balanced_clusters import balanced_clusters, balanced_clusters_reference
 from .cluster_attention import (
     cluster_attention,
@@ -32,6 +33,8 @@ __all__ = [
     "NUM_OFFSET_FEATURES",
     "ClusterNeighborhood",
     "MaskInference",
+    "add_layer_norm_",
+    "add_layer_norm_reference",
     "balanced_clusters",
     "balanced_clusters_reference",
     "cluster_attention",

@@ -19,10 +19,13 @@ def check_floating(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name}: expected one of {expected}, got {tensor.dtype}")
 
 
-def check_same_type(**tensors: Tensor) -> None:
-    """Refuse tensors that are not all of the type of the first, float32 or float64."""
+def check_same_type(*, half_types: bool = False, **tensors: Tensor) -> None:
+    """Refuse tensors that are not all of the type of the first: float32, float64, or half types
+    where they are allowed."""
     (first, reference), *others = tensors.items()
-    if reference.dtype not in (torch.float32, torch.float64):
+    if half_types:
+        check_floating(first, reference)
+    elif reference.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{first}: expected float32 or float64, got {reference.dtype}")
     for name, tensor in others:
         if tensor.dtype != reference.dtype:

@@ -46,7 +46,7 @@ def group_norm_(
     elsewhere :func:`group_norm_reference`. No gradient.
 
     Args:
-        x: (B, C, H, W), float32 or float64, channels-last in memory.
+        x: (B, C, H, W), float64, float32, float16 or bfloat16, channels-last in memory.
         groups: a divisor of C.
         weight, bias: (C,).
         eps: added to the variance.
@@ -66,7 +66,7 @@ def group_norm_(
         check_shape("coarse", coarse, (*x.shape[:2], *coarse.shape[2:]))
         tensors["coarse"] = coarse
     check_same_device(**tensors)
-    check_same_type(**tensors)
+    check_same_type(half_types=True, **tensors)
     return Arguments(x, groups, weight.detach(), bias.detach(), eps, coarse, relu)
 
 

@@ -115,6 +115,18 @@ def test_inference_in_strips_equals_training(size, qkv_bias, monkeypatch):
     expected = stage(x)
     with torch.no_grad():
         torch.testing.assert_close(stage(x), expected)
+        x, stage = x.float(), stage.float()
+        torch.testing.assert_close(stage(x), expected.float(), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_hooks_have_seen_is_not_overwritten():
+    block = small().layers[1].blocks[0].float()
+    seen = []
+    for part in (block.attn.proj, block.norm2, block.mlp):
+        part.register_forward_hook(lambda *hooked: seen.append((hooked[2], hooked[2].clone())))
+    block(torch.randn(1, 8, 8, 16), None)
+    assert len(seen) == 3 and all(torch.equal(*pair) for pair in seen)
 
 
 def test_windows_come_and_go():

@@ -1,3 +1,6 @@
+from importlib import import_module
+
+import pytest
 import torch
 from torch import nn
 
@@ -44,6 +47,23 @@ def test_encoder_chains_layers_and_trains():
     assert torch.equal(actual, expected)
     actual.square().sum().backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_inference_in_parts_equals_training(batch, monkeypatch):
+    layer = DeformableEncoderLayer(16, num_levels=2, num_heads=4, feedforward_dim=8).eval()
+    arguments = inputs(batch)
+    expected = layer(*arguments)
+    kept = [argument.clone() for argument in arguments[:3]]
+    seen = []
+    monkeypatch.setattr(import_module("segcore.layers.by_rows"), "ROWS", 16)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(*arguments), expected)
+        layer.linear2.register_forward_hook(lambda *hooked: seen.append(hooked[2].clone()))
+        layer.linear2.register_forward_hook(lambda *hooked: seen.append(hooked[2]))
+        torch.testing.assert_close(layer(*arguments), expected)
+    assert all(map(torch.equal, kept, arguments[:3]))
+    assert all(map(torch.equal, seen[::2], seen[1::2]))
 
 
 def test_padding_is_not_seen():

@@ -71,6 +71,16 @@ def test_large_products_take_onednn(monkeypatch):
 
 
 @needs_onednn
+@torch.no_grad()
+def test_few_rows_take_the_weight_as_it_is():
+    layer = Linear(256, 200).eval()
+    layer(torch.randn(100, 256))
+    assert layer._reordered is None
+    layer(torch.randn(1000, 256))
+    assert layer._reordered is not None
+
+
+@needs_onednn
 @pytest.mark.parametrize(
     "change",
     [

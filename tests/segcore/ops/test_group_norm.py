@@ -8,6 +8,12 @@ from segcore.ops import group_norm_, group_norm_reference
 
 needs_binary = checks.needs_binary("group_norm_")
 CHANNELS_LAST = {"memory_format": torch.channels_last}
+TOLERANCES = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-4,
+    torch.float16: 1e-2,
+    torch.bfloat16: 5e-2,
+}
 
 # Batch, channels, groups, height, width, and of the coarse map.
 SIZES = [
@@ -22,10 +28,10 @@ def make_arguments(size, dtype=torch.float32, with_coarse=True, relu=False):
     batch, channels, groups, height, width, *coarse = size
     generator = torch.Generator().manual_seed(0)
     x, coarse = (
-        torch.randn(batch, channels, *sides, generator=generator, dtype=dtype).to(**CHANNELS_LAST)
+        torch.randn(batch, channels, *sides, generator=generator).to(dtype, **CHANNELS_LAST)
         for sides in ((height, width), coarse)
     )
-    weight, bias = torch.randn(2, channels, generator=generator, dtype=dtype)
+    weight, bias = torch.randn(2, channels, generator=generator).to(dtype)
     return (x + 5, groups, weight, bias, 1e-3, coarse if with_coarse else None, relu)
 
 
@@ -41,7 +47,7 @@ def expected_of(arguments):
 
 
 @pytest.mark.parametrize("operator", [group_norm_, group_norm_reference])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("with_coarse", [False, True])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("size", SIZES)
@@ -49,7 +55,7 @@ def test_equals_steps_of_pytorch(size, relu, with_coarse, dtype, operator):
     arguments = make_arguments(size, dtype, with_coarse, relu)
     expected = expected_of(arguments)
     assert operator(*arguments) is None
-    tolerance = 1e-4 if dtype == torch.float32 else 1e-12
+    tolerance = TOLERANCES[dtype]
     torch.testing.assert_close(arguments[0].double(), expected, rtol=tolerance, atol=tolerance)
 
 
@@ -79,7 +85,8 @@ def test_without_pixels(shape):
     ("change", "message"),
     [
         ({"x": torch.zeros(1, 4, 5)}, r"x: expected shape \(B, C, H, W\), got \(1, 4, 5\)"),
-        ({"x": torch.zeros(1, 4, 5, 5).half()}, "x: expected float32 or float64, got .*float16"),
+        ({"x": torch.zeros(1, 4, 5, 5).int()}, "x: expected one of .*float16.*got .*int32"),
+        ({"x": torch.zeros(1, 4, 5, 5).half()}, "weight: expected the type of x, torch.float16"),
         ({"weight": torch.zeros(3)}, r"weight: expected shape \(4,\), got \(3,\)"),
         ({"bias": torch.zeros(4).double()}, "bias: expected the type of x"),
         ({"coarse": torch.zeros(1, 3, 2, 2)}, r"coarse: expected shape \(1, 4, 2, 2\)"),

@@ -306,6 +306,7 @@ def inference_arguments():
     return {
         "winograd_conv2d": [x, torch.randn(5, 9, 3, 3), *torch.randn(2, 5), True],
         "group_norm_": [x, 3, *torch.randn(2, 9), 1e-5, coarse.to(**channels_last), True],
+        "add_layer_norm_": [*torch.randn(2, 5, 9), *torch.randn(2, 9), 1e-5, torch.zeros(5, 9)],
         "window_attention": [w["qkv"], w["padding"], w["bias"], w["window"], *w["shift"], 0.5],
         "mask_inference": [
             m["masks"], sizes, True, m["class_weights"], m["candidates"], m["candidate_scores"],
