@@ -26,6 +26,7 @@ SEGCORE_INLINE Pair<T> pair_of(T x, T y) {
       first, second, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31);
 }
 
+// The same numbers in both halves.
 template <typename T>
 SEGCORE_INLINE Pair<T> twice(const T* data) {
   const Lanes<T> x = lanes(data);

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from segcore.backbones.timm_models import create_timm_model
 from segcore.errors import ConfigError
+from segcore.layers import Linear
 
 NAMED = {"key": "MODEL.EOMT.VIT.NAME", "kind": "a plain ViT of timm"}
 NEEDED = ("patch_embed", "_pos_embed", "blocks", "norm", "num_prefix_tokens", "embed_dim")
@@ -70,6 +71,7 @@ class TimmViT(nn.Module):
         _require_tokens(name, self.vit)
         if getattr(self.vit, "attn_pool", None) is not None:
             self.vit.attn_pool = None  # the classifier's, which nothing here trains
+        _use_linear_of_segcore(self.vit.blocks)
         self.embed_dim = self.vit.embed_dim
         self.num_prefix_tokens = self.vit.num_prefix_tokens
         self.patch_size = tuple(self.vit.patch_embed.patch_size)
@@ -130,6 +132,24 @@ def with_identity_rotation(rotary: Tensor | None, count: int) -> Tensor | None:
     rows = rotary.new_zeros((*rotary.shape[:-2], count, 2 * half))
     rows[..., half:] = 1
     return torch.cat((rows, rotary), dim=-2)
+
+
+def _use_linear_of_segcore(blocks: nn.ModuleList) -> None:
+    """Replace linear layers by :class:`segcore.layers.Linear`, with the GELU of MLPs in them."""
+    from timm.layers import Mlp
+
+    for module in list(blocks.modules()):
+        for name, layer in list(module.named_children()):
+            if type(layer) is not nn.Linear:
+                continue
+            gelu = type(module) is Mlp and name == "fc1" and _is_exact_gelu(module.act)
+            setattr(module, name, Linear.replace(layer, "gelu" if gelu else "none"))
+            if gelu:
+                module.act = nn.Identity()
+
+
+def _is_exact_gelu(module: nn.Module) -> bool:
+    return isinstance(module, nn.GELU) and module.approximate == "none"
 
 
 def _require_tokens(name: str, vit: nn.Module) -> None:

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from eomt.attention_mask import QueryRowsMask
 from eomt.network import EncoderOnlyMaskTransformer
-from eomt.vit import TimmViT
+from eomt.vit import NAMED, TimmViT
+from segcore.backbones.timm_models import create_timm_model
 from segcore.errors import ConfigError
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -31,6 +33,18 @@ def build(name: str) -> EncoderOnlyMaskTransformer:
     return EncoderOnlyMaskTransformer(
         backbone=backbone, num_classes=3, num_queries=5, num_blocks=1
     ).eval()
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3_qkvb"])
+def test_blocks_with_replaced_layers_equal_those_of_timm(name):
+    backbone = build(name).backbone
+    arguments = {"img_size": (64, 64), "patch_size": 16, "dynamic_img_size": True, **VITS[name]}
+    vit = create_timm_model(name, arguments, **NAMED).eval()
+    vit.load_state_dict(backbone.vit.state_dict())
+    assert all(type(layer) is not nn.Linear for layer in backbone.blocks.modules())
+    assert any(type(layer) is nn.Linear for layer in vit.blocks.modules())
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(backbone.vit.forward_features(images), vit.forward_features(images))
 
 
 @pytest.mark.parametrize("name", VITS)

@@ -61,6 +61,16 @@ class Linear(nn.Linear):
         self.activation = activation
         self._reordered: tuple[object, Tensor] | None = None
 
+    @classmethod
+    def replace(cls, layer: nn.Linear, activation: Activation = "none") -> "Linear":
+        """Return a layer with the parameters of another one."""
+        with torch.device("meta"):
+            result = cls(
+                layer.in_features, layer.out_features, layer.bias is not None, activation=activation
+            )
+        result.weight, result.bias = layer.weight, layer.bias
+        return result.train(layer.training)
+
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
         if (

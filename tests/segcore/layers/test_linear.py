@@ -32,6 +32,16 @@ def test_equals_f_linear_in_training_and_evaluation(activation, bias):
         torch.testing.assert_close(layer.eval()(x), plain(layer, x))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_replacement_has_the_parameters_and_the_mode(bias):
+    layer = torch.nn.Linear(40, 72, bias).eval()
+    replacement = Linear.replace(layer, "gelu")
+    assert replacement.weight is layer.weight and replacement.bias is layer.bias
+    assert not replacement.training
+    x = torch.randn(3, 40)
+    torch.testing.assert_close(replacement(x), F.gelu(layer(x)))
+
+
 @pytest.mark.parametrize("shape", [(40,), (0, 40), (3, 40), (2, 1000, 40)])
 def test_every_shape(shape):
     layer, _ = large_layer()
