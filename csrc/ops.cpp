@@ -67,4 +67,7 @@ STABLE_TORCH_LIBRARY(segcore, library) {
   library.def(
       "window_attention(Tensor qkv, Tensor padding, Tensor bias, SymInt window, SymInt row_shift, "
       "SymInt column_shift, float scale) -> Tensor");
+  library.def(
+      "attention(Tensor query, Tensor key, Tensor value, Tensor? mask, SymInt heads, "
+      "float scale) -> Tensor");
 }

@@ -242,6 +242,28 @@ def cluster_attention_inputs(
     }
 
 
+def attention_inputs(
+    *, batch=2, queries=7, keys=300, heads=3, channels=8, masked=True, dtype=torch.float64
+):
+    """A query in three sees a third of the keys; the first one sees none."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rows(count):
+        numbers = torch.randn(batch, count, heads * channels, generator=generator)
+        return (2 * numbers).to(dtype)
+
+    mask = torch.rand(batch, queries, keys, generator=generator) < 1 / 3
+    mask[:, 1::3] = True
+    mask[:, :1] = False
+    return {
+        "query": rows(queries),
+        "key": rows(keys),
+        "value": rows(keys),
+        "heads": heads,
+        "mask": mask if masked else None,
+    }
+
+
 def window_attention_inputs(
     *,
     batch=2,

@@ -11,6 +11,7 @@
 #include "grain.h"
 #include "product.h"
 #include "scratch.h"
+#include "transpose.h"
 
 namespace segcore {
 namespace {
@@ -90,25 +91,6 @@ void place(const Inputs<V, T>& in, int64_t number, V* output, Window<V, T>& wind
       window.inside.push_back(t);
       window.target.push_back(output + cell * s.heads * s.channels);
     }
-  }
-}
-
-// target[c] = factor * source[c]
-template <typename V, typename T>
-SEGCORE_INLINE void copy_row(
-    const V* __restrict source, int64_t count, T factor, T* __restrict target) {
-#pragma omp simd
-  for (int64_t c = 0; c < count; ++c) target[c] = factor * T(source[c]);
-}
-
-// target[c, t] = sources[t][offset + c] for kLanes rows and as many columns.
-template <typename V, typename T>
-SEGCORE_INLINE void transpose_block(
-    const V* const* sources, int64_t offset, T* __restrict target, int64_t row) {
-  T block[kLanes][kLanes];
-  for (int t = 0; t < kLanes; ++t) copy_row(sources[t] + offset, kLanes, T(1), block[t]);
-  for (int c = 0; c < kLanes; ++c) {
-    for (int t = 0; t < kLanes; ++t) target[c * row + t] = block[t][c];
   }
 }
 

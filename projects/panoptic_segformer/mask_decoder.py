@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segcore.functional import bilinear
-from segcore.layers import FeedForward, Linear, by_rows, pad_to, takes_rows
+from segcore.layers import FeedForward, Linear, attend, by_rows, pad_to, takes_rows
 
 # Levels of the encoder that masks are made from: strides 8, 16 and 32 as published.
 NUM_MASK_LEVELS = 3
@@ -58,14 +57,15 @@ class AttentionMask(nn.Module):
         Returns:
             (B, N, h, w) at the size of the finest level.
         """
-        return self.masks(self.heads(self.q, queries), self.heads(self.k, memory), spatial_shapes)
+        return self.masks(self.q(queries), self.k(memory), spatial_shapes)
 
-    def heads(self, projection: nn.Linear, tokens: Tensor) -> Tensor:
-        """(B, S, C) -> projected (B, M, S, C / M), for M heads."""
-        return projection(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def heads(self, x: Tensor) -> Tensor:
+        """(B, S, C) -> (B, M, S, C / M), for M heads."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def masks(self, q: Tensor, k: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
-        """Masks (B, N, h, w) of heads of queries (B, M, N, D) and of tokens (B, M, L, D)."""
+        """Masks (B, N, h, w) of projected queries (B, N, C) and tokens (B, L, C)."""
+        q, k = self.heads(q), self.heads(k)
         batch, _, queries, channels = q.shape
         q = q * channels**-0.5
         keys = k.split([height * width for height, width in spatial_shapes], dim=2)
@@ -125,17 +125,14 @@ class MaskAttention(AttentionMask):
         self, queries: Tensor, memory: Tensor, spatial_shapes: SpatialShapes, with_mask: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Return attended values (B, N, C), and the masks if wanted; see :class:`AttentionMask`."""
-        q, k, v = (
-            self.heads(projection, tokens)
-            for projection, tokens in ((self.q, queries), (self.k, memory), (self.v, memory))
-        )
+        q, k, v = self.q(queries), self.k(memory), self.v(memory)
         # Fused: it never holds the logits, which the mask computes by itself.
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = attend(q, k, v, self.num_heads)
         return self.proj(attended), self.masks(q, k, spatial_shapes) if with_mask else None
 
     def attention(self, queries: Tensor, memory: Tensor) -> Tensor:
         """Return attention weights (B, M, N, L), for visualization."""
-        q, k = self.heads(self.q, queries), self.heads(self.k, memory)
+        q, k = self.heads(self.q(queries)), self.heads(self.k(memory))
         return (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
@@ -150,8 +147,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attend(*self.qkv(x).chunk(3, dim=-1), self.num_heads))
 
 
 class MaskDecoderLayer(nn.Module):

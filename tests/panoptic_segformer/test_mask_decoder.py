@@ -52,7 +52,7 @@ def test_attention_with_and_without_mask():
     weights = module.attention(queries, memory)
     assert weights.shape == (2, 2, 3, TOKENS)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 3).double())
-    values = module.heads(module.v, memory)
+    values = module.heads(module.v(memory))
     expected = module.proj((weights @ values).transpose(1, 2).flatten(2))
     torch.testing.assert_close(read, expected)
     alone, no_mask = module(queries, memory, LEVELS, False)

@@ -96,6 +96,11 @@ def _window_attention(args: tuple, result: Tensor) -> int:
     return 2 * windows * window**4 * dim
 
 
+def _attention_of_rows(args: tuple, result: Tensor) -> int:
+    """Products of queries (B, Q, C) with keys (B, K, C), and with as many values."""
+    return 2 * result.numel() * args[1].shape[1]
+
+
 PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
 ATTENTION = (
     aten._scaled_dot_product_flash_attention_for_cpu,
@@ -111,6 +116,7 @@ OURS: dict[str, tuple[str, Formula]] = {
     "point_gather": ("point_gather", _point_gather),
     "neighborhood_merge": ("neighborhood_merge", _neighborhood_merge),
     "point_deform_attn": ("point_deform_attn", _point_deform_attn),
+    "attention": ("attention", _attention_of_rows),
     "window_attention": ("window_attention", _window_attention),
 }
 # Operator -> the same.

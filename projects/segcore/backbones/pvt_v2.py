@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from segcore.backbones.features import FEATURES, drop_path_rates
-from segcore.layers import Linear
+from segcore.layers import Linear, attend
 
 # Of the norms of blocks and stages; those of embeddings and reduced keys have PyTorch's 1e-5.
 EPSILON = 1e-6
@@ -60,10 +60,9 @@ class SpatialReductionAttention(nn.Module):
             self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        query = self._heads(self.q(x))
-        key, value = self.kv(self._reduced(x)).chunk(2, dim=-1)
-        attended = F.scaled_dot_product_attention(query, self._heads(key), self._heads(value))
-        return self.proj(attended.transpose(1, 2).reshape(x.shape))
+        query = self.q(x).flatten(1, 2)
+        key, value = self.kv(self._reduced(x)).flatten(1, 2).chunk(2, dim=-1)
+        return self.proj(attend(query, key, value, self.num_heads).view(x.shape))
 
     def _reduced(self, x: Tensor) -> Tensor:
         if self.reduction == 1:
@@ -72,10 +71,6 @@ class SpatialReductionAttention(nn.Module):
         height, width = x.shape[1:3]
         x = F.pad(x, (0, 0, 0, max(0, self.reduction - width), 0, max(0, self.reduction - height)))
         return self.norm(to_channels_last(self.sr(to_channels_first(x))))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, heads, H * W, C / heads)."""
-        return x.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
 class DepthwiseConv(nn.Module):

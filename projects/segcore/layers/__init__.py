@@ -1,6 +1,6 @@
 """Building blocks that several networks share."""
 
-from segcore.layers.attention import MultiHeadAttention
+from segcore.layers.attention import MultiHeadAttention, attend
 from segcore.layers.by_rows import by_rows, takes_rows
 from segcore.layers.convolution import convolve, has_hooks
 from segcore.layers.deformable_encoder import (
@@ -31,6 +31,7 @@ __all__ = [
     "MSDeformAttn",
     "MultiHeadAttention",
     "SinePositionEncoding",
+    "attend",
     "by_rows",
     "convolve",
     "encoder_layers",

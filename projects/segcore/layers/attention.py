@@ -1,10 +1,46 @@
-"""Multi-head attention over PyTorch's fused kernels."""
+"""Multi-head attention over fused kernels."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.layers.by_rows import takes_rows
 from segcore.layers.linear import Linear, linear
+from segcore.ops import attention
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_heads: int,
+    visible: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Apply scaled dot-product attention to rows that hold the channels of all heads.
+
+    In inference on a CPU this is :func:`segcore.ops.attention`, which copies no heads. Half types
+    take PyTorch's kernel there, too, which has the processor's instructions for them.
+
+    Args:
+        query: (B, Q, C).
+        key, value: (B, S, C).
+        visible: bool, broadcastable to (B, heads, Q, S), True = takes part.
+        dropout: probability with which an attention weight is dropped.
+
+    Returns:
+        (B, Q, C).
+    """
+    if (
+        dropout == 0
+        and takes_rows(query)
+        and query.dtype in (torch.float32, torch.float64)
+        and (visible is None or visible.shape[1:] == (1, query.shape[1], key.shape[1]))
+    ):
+        return attention(query, key, value, num_heads, None if visible is None else visible[:, 0])
+    heads = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    attended = F.scaled_dot_product_attention(*heads, attn_mask=visible, dropout_p=dropout)
+    return attended.transpose(1, 2).flatten(2)
 
 
 class MultiHeadAttention(nn.Module):
@@ -46,11 +82,8 @@ class MultiHeadAttention(nn.Module):
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         query, key, value = (
-            linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            linear(x, weight, bias)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=visible, dropout_p=dropout
-        )
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        return self.out_proj(attend(query, key, value, self.num_heads, visible, dropout))

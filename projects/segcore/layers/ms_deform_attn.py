@@ -8,8 +8,12 @@ from torch import Tensor, nn
 
 from segcore.functional import short_softmax
 from segcore.layers.by_rows import by_rows, takes_rows
+from segcore.layers.convolution import has_hooks
 from segcore.layers.linear import Linear
 from segcore.ops import ms_deform_attn_with_logits
+
+# A multiply-add of samples, which lie anywhere in memory, takes as long as so many of a product.
+FEW = 4
 
 
 class DeformAttnProjections(nn.Module):
@@ -138,6 +142,10 @@ class MSDeformAttn(DeformAttnProjections):
             ValueError, TypeError: an argument has a wrong shape or type
         """
         self._check(query, reference_points, value, spatial_shapes, padding_mask)
+        if self._reads_few(query, value):
+            return self._attend_unprojected(
+                query, reference_points, value, spatial_shapes, padding_mask
+            )
         values = self.values(value, padding_mask)
 
         def attend(query: Tensor, reference_points: Tensor) -> Tensor:
@@ -157,6 +165,46 @@ class MSDeformAttn(DeformAttnProjections):
             values, spatial_shapes, reference_points, *self.offsets_and_logits(query)
         )
         return self.output_proj(sampled.to(query.dtype))
+
+    def _reads_few(self, query: Tensor, value: Tensor) -> bool:
+        """Whether projecting what queries read takes less time than projecting all values."""
+        samples = 4 * self.num_heads * self.num_levels * self.num_points  # a bilinear one has four
+        return (
+            takes_rows(query)
+            and value.dtype in (torch.float32, torch.float64)
+            and FEW * query.shape[1] * (samples + self.embed_dim) < value.shape[1] * self.embed_dim
+            and not has_hooks(self)
+        )
+
+    def _attend_unprojected(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[Sequence[int]] | Tensor,
+        padding_mask: Tensor | None,
+    ) -> Tensor:
+        """Attend to ``value``, and project the weighted sums: the projection is linear.
+
+        Its bias counts as much as the weights within maps and images do.
+        """
+        inside = value.new_ones(value.shape[:2])
+        if padding_mask is not None:
+            inside = inside.masked_fill(padding_mask, 0)
+            value = value.masked_fill(padding_mask[..., None], 0)
+        # Every head of a query is a query of one head, which reads all channels.
+        offsets, logits = (x.flatten(1, 2).unsqueeze(2) for x in self.offsets_and_logits(query))
+        points = reference_points.repeat_interleave(self.num_heads, dim=1)
+        sums, share = (
+            ms_deform_attn_with_logits(values, spatial_shapes, points, offsets, logits)
+            .unflatten(1, (query.shape[1], self.num_heads))
+            .transpose(1, 2)
+            for values in (value.unsqueeze(2), inside[..., None, None])
+        )  # (N, M, Q, C), (N, M, Q, 1)
+        weight = self.value_proj.weight.unflatten(0, (self.num_heads, -1))
+        bias = self.value_proj.bias.unflatten(0, (self.num_heads, 1, -1))
+        sampled = sums @ weight.mT + share * bias
+        return self.output_proj(sampled.transpose(1, 2).flatten(2))
 
     def _check(
         self,

@@ -5,6 +5,7 @@ Needs PyTorch and nothing else.
 
 from ._operator import decompositions
 from .add_layer_norm import add_layer_norm_, add_layer_norm_reference
+from .attention import attention, attention_reference
 from .balanced_clusters import balanced_clusters, balanced_clusters_reference
 from .cluster_attention import (
     cluster_attention,
@@ -35,6 +36,8 @@ __all__ = [
     "MaskInference",
     "add_layer_norm_",
     "add_layer_norm_reference",
+    "attention",
+    "attention_reference",
     "balanced_clusters",
     "balanced_clusters_reference",
     "cluster_attention",

@@ -120,7 +120,7 @@ def mask_arrays(model, capture, kind: str) -> list[dict[str, torch.Tensor]]:
 
     attention = model.get_submodule(f"{name}.layers.0.cross_attn")
     queries, memory, spatial_shapes, _ = capture.inputs[f"{name}.layers.0.cross_attn"]
-    q, k = attention.heads(attention.q, queries), attention.heads(attention.k, memory)
+    q, k = attention.heads(attention.q(queries)), attention.heads(attention.k(memory))
     logits = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).permute(0, 2, 3, 1)
     parts = logits.split([height * width for height, width in spatial_shapes], dim=2)
     for level, (part, linear) in enumerate(zip(parts, attention.mask_level, strict=True), start=1):

@@ -37,6 +37,19 @@ def test_equals_torch_module(masked):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("heads", [None, 1, 4])
+def test_inference_equals_training(heads, dtype):
+    """With and without the operator for CPUs, which masks heads alike."""
+    torch.manual_seed(0)
+    module = MultiHeadAttention(24, 4).to(dtype)
+    query, key = torch.randn(2, 5, 24, dtype=dtype), torch.randn(2, 11, 24, dtype=dtype)
+    visible = None if heads is None else torch.rand(2, heads, 5, 11) > 0.5
+    expected = module(query, key, key, visible)
+    with torch.no_grad():
+        torch.testing.assert_close(module(query, key, key, visible), expected)
+
+
 def test_width_must_divide():
     with pytest.raises(ValueError, match="num_heads: expected a divisor of embed_dim 10, got 4"):
         MultiHeadAttention(10, 4)

@@ -93,6 +93,28 @@ def test_padding_counts_as_zero():
     assert not torch.allclose(module(query, reference, value, shapes), masked)
 
 
+@pytest.mark.parametrize("queries", [0, 3])
+@pytest.mark.parametrize("padded", [False, True])
+def test_few_queries_project_what_they_read(queries, padded):
+    """In inference on a CPU; a hook of the projection still sees all values."""
+    shapes = [(40, 50), (9, 11)]
+    module = make_module().double()
+    torch.nn.init.normal_(module.value_proj.bias)
+    query, reference, *_ = make_inputs(4, torch.float64)
+    query, reference = query[:, :queries], reference[:, :queries].double() * 1.2
+    value = torch.randn(2, 2099, 16, dtype=torch.float64)
+    mask = torch.rand(2, 2099) < 0.3 if padded else None
+    expected = module(query, reference, value, shapes, mask)
+    with torch.no_grad():
+        actual = module(query, reference, value, shapes, mask)
+        rows = []
+        module.value_proj.register_forward_hook(lambda *call: rows.append(call[2].shape[1]))
+        hooked = module(query, reference, value, shapes, mask)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(hooked, expected)
+    assert sum(rows) == value.shape[1]
+
+
 def test_float64_with_float32_reference_points():
     module = make_module().double()
     query, reference, value, shapes = make_inputs(dtype=torch.float64)

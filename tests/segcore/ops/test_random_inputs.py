@@ -300,6 +300,7 @@ def inference_arguments():
     """Arguments of the operators of CPUs for inference, in the order of their schemas."""
     channels_last = {"memory_format": torch.channels_last}
     x, coarse = torch.randn(2, 9, 7, 6).to(**channels_last), torch.randn(2, 9, 4, 3)
+    a = inputs.attention_inputs(dtype=torch.float32)
     w = inputs.window_attention_inputs(dtype=torch.float32)
     m = inputs.mask_inference_inputs(dtype=torch.float32)
     sizes = [side for step in m["steps"] for size in step for side in size]
@@ -307,6 +308,7 @@ def inference_arguments():
         "winograd_conv2d": [x, torch.randn(5, 9, 3, 3), *torch.randn(2, 5), True],
         "group_norm_": [x, 3, *torch.randn(2, 9), 1e-5, coarse.to(**channels_last), True],
         "add_layer_norm_": [*torch.randn(2, 5, 9), *torch.randn(2, 9), 1e-5, torch.zeros(5, 9)],
+        "attention": [a["query"], a["key"], a["value"], a["mask"], a["heads"], 0.5],
         "window_attention": [w["qkv"], w["padding"], w["bias"], w["window"], *w["shift"], 0.5],
         "mask_inference": [
             m["masks"], sizes, True, m["class_weights"], m["candidates"], m["candidate_scores"],
