@@ -43,6 +43,7 @@ def operators() -> dict:
     # asks for errno or floating-point exceptions; results are the same.
     cpu_flags = ["-O3", "-fopenmp-simd", "-fno-loop-unroll-and-jam"]
     cpu_flags += ["-fno-math-errno", "-fno-trapping-math"]
+    cpu_flags += ["-Wno-psabi"]  # functions that return vectors are inlined
     cpu_flags += os.environ.get("SEGCORE_CPU_FLAGS", "").split()  # of tools/sanitize.py
     extensions = [
         extension(
