@@ -40,15 +40,15 @@ SEGCORE_INLINE void add_row(int64_t channels, V* x, const V* added, T* sum) {
 // Sum of the distances of a row's numbers from `origin`, or of their squares.
 template <bool kSquares, typename T>
 SEGCORE_INLINE T sum_of_distances(const T* row, T origin, int64_t channels) {
-  Wide<T> sums = {};
+  Narrow<T> sums = {};
   T sum = 0;
   int64_t c = 0;
-  for (; c + kWide<T> <= channels; c += kWide<T>) {
-    const Wide<T> distance = vector_at<Wide<T>>(row + c) - origin;
+  for (; c + kNarrow<T> <= channels; c += kNarrow<T>) {
+    const Narrow<T> distance = vector_at<Narrow<T>>(row + c) - origin;
     sums += kSquares ? distance * distance : distance;
   }
   for (; c < channels; ++c) sum += kSquares ? (row[c] - origin) * (row[c] - origin) : row[c] - origin;
-  for (int i = 0; i < kWide<T>; ++i) sum += sums[i];
+  for (int i = 0; i < kNarrow<T>; ++i) sum += sums[i];
   return sum;
 }
 

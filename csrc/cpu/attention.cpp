@@ -56,7 +56,7 @@ struct Block {
   Scratch<T> product;  // (kProductRows, padded(channels))
   Scratch<T> sums;     // (heads, queries, padded(channels)) of weighted values
   Scratch<T> largest;  // (heads, queries) logit
-  Scratch<T> total;    // (heads, queries, kWide) weight
+  Scratch<T> total;    // (heads, queries, kNarrow) weight
 
   Block(const AttentionSizes& s, int64_t heads, int64_t queries)
       : query(make_zeroed_scratch<T>((heads * queries + kProductRows) * s.channels)),
@@ -66,7 +66,7 @@ struct Block {
         product(make_scratch<T>(kProductRows * padded<T>(s.channels))),
         sums(make_scratch<T>(heads * queries * padded<T>(s.channels))),
         largest(make_scratch<T>(heads * queries)),
-        total(make_scratch<T>(heads * queries * kWide<T>)) {}
+        total(make_scratch<T>(heads * queries * kNarrow<T>)) {}
 };
 
 // Loads `count` keys and values of a head from `first` on.
@@ -104,17 +104,17 @@ constexpr T kNothing = -std::numeric_limits<T>::infinity();
 // The largest of numbers that fill columns.
 template <typename T>
 SEGCORE_INLINE T largest_of(const T* numbers, int64_t columns) {
-  Wide<T> top[2];  // a comparison need not wait for the one before
-  for (int v = 0; v < 2; ++v) top[v] = vector_at<Wide<T>>(numbers + v * kWide<T>);
-  for (int64_t j = 2 * kWide<T>; j < columns; j += 2 * kWide<T>) {
+  Narrow<T> top[2];  // a comparison need not wait for the one before
+  for (int v = 0; v < 2; ++v) top[v] = vector_at<Narrow<T>>(numbers + v * kNarrow<T>);
+  for (int64_t j = 2 * kNarrow<T>; j < columns; j += 2 * kNarrow<T>) {
     for (int v = 0; v < 2; ++v) {
-      const Wide<T>& next = vector_at<Wide<T>>(numbers + j + v * kWide<T>);
+      const Narrow<T>& next = vector_at<Narrow<T>>(numbers + j + v * kNarrow<T>);
       top[v] = top[v] < next ? next : top[v];
     }
   }
-  T lanes[kWide<T>];
-  vector_at<Wide<T>>(lanes) = top[0] < top[1] ? top[1] : top[0];
-  for (int half = kWide<T> / 2; half > 0; half /= 2) {
+  T lanes[kNarrow<T>];
+  vector_at<Narrow<T>>(lanes) = top[0] < top[1] ? top[1] : top[0];
+  for (int half = kNarrow<T> / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) lanes[i] = lanes[i] < lanes[i + half] ? lanes[i + half] : lanes[i];
   }
   return lanes[0];
@@ -138,13 +138,13 @@ exponentials(const uint8_t* mask, int64_t count, T* weights, T& largest_so_far, 
   const T largest = largest_so_far < largest_here ? largest_here : largest_so_far;
   const T shift = largest == kNothing<T> ? T(0) : largest;
   const T factor = exp_of_negative(largest_so_far - shift);
-  Wide<T> sum = factor * vector_at<Wide<T>>(total);
-  for (int64_t j = 0; j < columns; j += kWide<T>) {
+  Narrow<T> sum = factor * vector_at<Narrow<T>>(total);
+  for (int64_t j = 0; j < columns; j += kNarrow<T>) {
 #pragma omp simd
-    for (int i = 0; i < kWide<T>; ++i) weights[j + i] = exp_of_negative(weights[j + i] - shift);
-    sum += vector_at<Wide<T>>(weights + j);
+    for (int i = 0; i < kNarrow<T>; ++i) weights[j + i] = exp_of_negative(weights[j + i] - shift);
+    sum += vector_at<Narrow<T>>(weights + j);
   }
-  vector_at<Wide<T>>(total) = sum;
+  vector_at<Narrow<T>>(total) = sum;
   largest_so_far = largest;
   return factor;
 }
@@ -188,7 +188,7 @@ SEGCORE_TARGET_CLONES void attend(
     for (int64_t r = 0; r < rows; ++r) {
       factor[r] = exponentials(
           mask == nullptr ? nullptr : mask + r * in.mask.token, count, weights + r * columns,
-          block.largest[place + r], block.total.get() + (place + r) * kWide<T>);
+          block.largest[place + r], block.total.get() + (place + r) * kNarrow<T>);
     }
     multiply_rows(weights, columns, count, block.value.get(), value_row, product);
     for (int64_t r = 0; r < rows; ++r) {
@@ -214,7 +214,7 @@ SEGCORE_TARGET_CLONES void start(const Inputs<V>& in, const Task& task, Block<T>
   }
   const int64_t count = task.heads * task.queries;
   std::fill_n(block.sums.get(), count * padded<T>(channels), T(0));
-  std::fill_n(block.total.get(), count * kWide<T>, T(0));
+  std::fill_n(block.total.get(), count * kNarrow<T>, T(0));
   std::fill_n(block.largest.get(), count, kNothing<T>);
 }
 
@@ -227,7 +227,7 @@ SEGCORE_TARGET_CLONES void finish(
       const int64_t place = a * task.queries + i;
       // A query that sees no key gets zeros, as from PyTorch.
       T total = 0;
-      for (int j = 0; j < kWide<T>; ++j) total += block.total[place * kWide<T> + j];
+      for (int j = 0; j < kNarrow<T>; ++j) total += block.total[place * kNarrow<T> + j];
       const T inverse = total == 0 ? T(0) : 1 / total;
       const T* sums = block.sums.get() + place * padded<T>(s.channels);
       V* target = output +

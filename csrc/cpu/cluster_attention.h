@@ -12,6 +12,7 @@
 #include "../common/cluster_attention.h"
 #include "../common/offset_features.h"
 #include "../common/rows.h"
+#include "dot.h"
 #include "grain.h"
 #include "lanes.h"
 
@@ -26,15 +27,6 @@ constexpr int64_t kTile = 8;
 
 // Numbers that the offset features of a tile may take; beyond this tiles are smaller.
 constexpr int64_t kFeaturesOfTile = 1 << 15;
-
-// kLanes numbers of one head and as many of the next.
-constexpr int64_t kPair = 2 * kLanes;
-template <typename T>
-struct PairOf {
-  typedef T type __attribute__((vector_size(kPair * sizeof(T)), aligned(sizeof(T)), may_alias));
-};
-template <typename T>
-using Pair = typename PairOf<T>::type;
 
 // kLanes tokens of one cluster, fewer at its end.
 struct Block {
@@ -55,10 +47,8 @@ struct Inputs {
   int64_t blocks_per_cluster, blocks;
   const Block* block;
   const T* slots;    // (batch, blocks, 3, kLanes): x, y, and 0, or -infinity for an empty slot
-  // (batch, heads, blocks, channels, kLanes), 0 in empty slots; in the forward heads lie side by side
-  // in pairs: (batch, pairs, blocks, channels, kPair).
-  const T* k_lanes;
-  const T* v_lanes;  // as of the backward, which alone has it
+  const T* k_lanes;  // (batch, heads, blocks, channels, kLanes), 0 in empty slots
+  const T* v_lanes;  // the same; only for the backward
 
   int64_t blocks_per_token() const { return sizes.clusters_per_token * blocks_per_cluster; }
   int64_t slots_per_token() const { return blocks_per_token() * kLanes; }
@@ -76,7 +66,7 @@ struct Tile {
   int64_t tokens;
   std::vector<int64_t> blocks;  // (tokens, blocks_per_token)
   std::vector<T> features;      // (tokens, kRowsOfFeatures, slots_per_token)
-  std::vector<T> weights;       // (slots_per_token) of a head; with a blank block of a pair
+  std::vector<T> weights;       // (slots_per_token)
   std::vector<T> grads;         // (slots_per_token)
 
   explicit Tile(const Inputs<T>& in) {
@@ -84,7 +74,7 @@ struct Tile {
     tokens = std::clamp<int64_t>(kFeaturesOfTile / numbers, 1, kTile);
     blocks.resize(tokens * in.blocks_per_token());
     features.resize(tokens * numbers);
-    weights.resize(kPair * (in.blocks_per_token() + 1));
+    weights.resize(in.slots_per_token());
     grads.resize(in.slots_per_token());
   }
 };
@@ -140,26 +130,94 @@ SEGCORE_INLINE void collect(
   write_features(x, y, features, features + stride, stride, stride, features);
 }
 
-// Tokens of a block whose rows are summed apart: one sum would wait for its own last addition.
-constexpr int kSums = 4;
+// Products of a row with all tokens of kBlocks blocks.
+template <int kBlocks, typename T>
+SEGCORE_INLINE void dot_blocks(
+    const T* row, int64_t channels, const T* transposed, const int64_t* blocks, T* products) {
+  const T* block[kBlocks];
+  for (int b = 0; b < kBlocks; ++b) block[b] = transposed + blocks[b] * channels * kLanes;
+  Lanes<T> sum[kBlocks] = {};
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int b = 0; b < kBlocks; ++b) sum[b] += row[c] * lanes(block[b] + c * kLanes);
+  }
+  for (int b = 0; b < kBlocks; ++b) lanes(products + b * kLanes) = sum[b];
+}
 
-// sums[t % kSums] += weights times the rows of tokens t, kVectors registers of channels.
-template <int kVectors, typename V, typename T>
-SEGCORE_INLINE void add_tokens(
-    const T* weight, const T* row, int64_t stride, int64_t tokens, V (*sums)[kVectors]) {
-  for (int64_t t = 0; t < tokens; t += kSums) {
-    for (int64_t u = 0; u < kSums && t + u < tokens; ++u) {
-      for (int j = 0; j < kVectors; ++j) {
-        sums[u][j] += weight[t + u] *
-            vector_at<V>(row + (t + u) * stride + j * int64_t(sizeof(V) / sizeof(T)));
-      }
-    }
+// Products of a row with all slots of a neighborhood; `transposed` are the blocks of one head.
+template <typename T>
+SEGCORE_INLINE void dot_neighbors(
+    const T* row,
+    int64_t channels,
+    const T* transposed,
+    const int64_t* blocks,
+    int64_t count,
+    T* products) {
+  int64_t b = 0;
+  for (; b + 6 <= count; b += 6) {
+    dot_blocks<6>(row, channels, transposed, blocks + b, products + b * kLanes);
+  }
+  for (; b + 3 <= count; b += 3) {
+    dot_blocks<3>(row, channels, transposed, blocks + b, products + b * kLanes);
+  }
+  for (; b < count; ++b) {
+    dot_blocks<1>(row, channels, transposed, blocks + b, products + b * kLanes);
   }
 }
 
-// sum[c] += weights of the neighborhood, kStride from block to block, times the rows of its tokens,
-// kVectors registers of channels.
-template <int kStride, int kVectors, typename V, typename T>
+// products -> logits: scale and position bias of one head, -infinity in empty slots.
+template <typename T>
+SEGCORE_INLINE void add_bias(
+    T scale, const T* weight, T bias, const T* features, int64_t count, int64_t stride, T* logits) {
+  const T* penalty = features + kOffsetFeatures * stride;
+#pragma omp simd
+  for (int64_t s = 0; s < count; ++s) {
+    logits[s] = scale * logits[s] + weight[0] * features[s] + weight[1] * features[s + stride] +
+        weight[2] * features[s + 2 * stride] + weight[3] * features[s + 3 * stride] +
+        weight[4] * features[s + 4 * stride] + bias + penalty[s];
+  }
+}
+
+// The softmax of a token before the division by its sum.
+template <typename T>
+struct Softmax {
+  T largest_logit, sum, blank;
+};
+
+template <typename T>
+SEGCORE_INLINE Softmax<T> softmax(T* logits, int64_t count, T blank_logit) {
+  T largest = blank_logit;
+#pragma omp simd reduction(max : largest)
+  for (int64_t s = 0; s < count; ++s) largest = largest < logits[s] ? logits[s] : largest;
+  const T blank = exp_of_negative(blank_logit - largest);
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t s = 0; s < count; ++s) {
+    logits[s] = exp_of_negative(logits[s] - largest);
+    sum += logits[s];
+  }
+  return {largest, sum + blank, blank};
+}
+
+// Weights of all members of a token, before the division by their sum, into `weights`.
+template <typename T>
+SEGCORE_INLINE Softmax<T> attend(
+    const Inputs<T>& in,
+    int64_t n,
+    int64_t i,
+    int64_t a,
+    const Neighbors<T>& neighbors,
+    T* weights) {
+  const int64_t channels = in.sizes.channels, slots = in.slots_per_token();
+  const T* q = in.q.row(n, i, a);
+  const T* keys = in.k_lanes + in.lanes_offset(n, a, 0);
+  dot_neighbors(q, channels, keys, neighbors.blocks, in.blocks_per_token(), weights);
+  const T* pos_weight = in.pos_weight + a * kOffsetFeatures;
+  add_bias(in.scale, pos_weight, in.pos_bias[a], neighbors.features, slots, slots, weights);
+  return softmax(weights, slots, in.scale * dot(q, in.blank_k + a * channels, channels));
+}
+
+// sum[c] += weights of the neighborhood times the rows of its tokens, kVectors * kLanes channels.
+template <int kVectors, typename T>
 SEGCORE_INLINE void add_rows_of_blocks(
     const Block* block,
     const int64_t* blocks,
@@ -168,25 +226,28 @@ SEGCORE_INLINE void add_rows_of_blocks(
     const T* rows,
     int64_t stride,
     T* sum) {
-  V sums[kSums][kVectors] = {};
+  // Two sums in turn: one alone would wait for its own last addition.
+  Lanes<T> even[kVectors] = {}, odd[kVectors] = {};
   for (int64_t b = 0; b < count; ++b) {
     const Block& source = block[blocks[b]];
     const T* row = rows + source.first_token * stride;
-    const T* weight = weights + b * kStride;
-    if (source.tokens == kLanes) {
-      add_tokens<kVectors>(weight, row, stride, kLanes, sums);
-    } else {
-      add_tokens<kVectors>(weight, row, stride, source.tokens, sums);
+    const T* weight = weights + b * kLanes;
+    int64_t t = 0;
+    for (; t + 2 <= source.tokens; t += 2, row += 2 * stride) {
+      for (int j = 0; j < kVectors; ++j) {
+        even[j] += weight[t] * lanes(row + j * kLanes);
+        odd[j] += weight[t + 1] * lanes(row + stride + j * kLanes);
+      }
+    }
+    if (t < source.tokens) {
+      for (int j = 0; j < kVectors; ++j) even[j] += weight[t] * lanes(row + j * kLanes);
     }
   }
-  for (int j = 0; j < kVectors; ++j) {
-    vector_at<V>(sum + j * int64_t(sizeof(V) / sizeof(T))) +=
-        (sums[0][j] + sums[1][j]) + (sums[2][j] + sums[3][j]);
-  }
+  for (int j = 0; j < kVectors; ++j) lanes(sum + j * kLanes) += even[j] + odd[j];
 }
 
 // The same for all channels.
-template <int kStride, typename T>
+template <typename T>
 SEGCORE_INLINE void add_rows(
     const Block* block,
     const int64_t* blocks,
@@ -197,16 +258,19 @@ SEGCORE_INLINE void add_rows(
     int64_t channels,
     T* sum) {
   int64_t c = 0;
-  for (; c + 2 * kPair <= channels; c += 2 * kPair) {
-    add_rows_of_blocks<kStride, 2, Pair<T>>(
-        block, blocks, count, weights, rows + c, stride, sum + c);
+  for (; c + 4 * kLanes <= channels; c += 4 * kLanes) {
+    add_rows_of_blocks<4>(block, blocks, count, weights, rows + c, stride, sum + c);
   }
   for (; c + kLanes <= channels; c += kLanes) {
-    add_rows_of_blocks<kStride, 1, Lanes<T>>(
-        block, blocks, count, weights, rows + c, stride, sum + c);
+    add_rows_of_blocks<1>(block, blocks, count, weights, rows + c, stride, sum + c);
   }
   for (; c < channels; ++c) {
-    add_rows_of_blocks<kStride, 1, T>(block, blocks, count, weights, rows + c, stride, sum + c);
+    for (int64_t b = 0; b < count; ++b) {
+      const Block& source = block[blocks[b]];
+      for (int64_t t = 0; t < source.tokens; ++t) {
+        sum[c] += weights[b * kLanes + t] * rows[(source.first_token + t) * stride + c];
+      }
+    }
   }
 }
 

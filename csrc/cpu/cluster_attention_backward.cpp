@@ -6,7 +6,6 @@
 
 #include "../common/dispatch.h"
 #include "cluster_attention.h"
-#include "dot.h"
 #include "index_range.h"
 
 namespace segcore::cluster_attention {
@@ -41,92 +40,6 @@ struct ParameterSums {
   }
   SEGCORE_INLINE T* blank_v(int64_t a) const { return blank_k(heads + a); }
 };
-
-// Products of a row with all tokens of kBlocks blocks.
-template <int kBlocks, typename T>
-SEGCORE_INLINE void dot_blocks(
-    const T* row, int64_t channels, const T* transposed, const int64_t* blocks, T* products) {
-  const T* block[kBlocks];
-  for (int b = 0; b < kBlocks; ++b) block[b] = transposed + blocks[b] * channels * kLanes;
-  Lanes<T> sum[kBlocks] = {};
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int b = 0; b < kBlocks; ++b) sum[b] += row[c] * lanes(block[b] + c * kLanes);
-  }
-  for (int b = 0; b < kBlocks; ++b) lanes(products + b * kLanes) = sum[b];
-}
-
-// Products of a row with all slots of a neighborhood; `transposed` are the blocks of one head.
-template <typename T>
-SEGCORE_INLINE void dot_neighbors(
-    const T* row,
-    int64_t channels,
-    const T* transposed,
-    const int64_t* blocks,
-    int64_t count,
-    T* products) {
-  int64_t b = 0;
-  for (; b + 6 <= count; b += 6) {
-    dot_blocks<6>(row, channels, transposed, blocks + b, products + b * kLanes);
-  }
-  for (; b + 3 <= count; b += 3) {
-    dot_blocks<3>(row, channels, transposed, blocks + b, products + b * kLanes);
-  }
-  for (; b < count; ++b) {
-    dot_blocks<1>(row, channels, transposed, blocks + b, products + b * kLanes);
-  }
-}
-
-// products -> logits: scale and position bias of one head, -infinity in empty slots.
-template <typename T>
-SEGCORE_INLINE void add_bias(
-    T scale, const T* weight, T bias, const T* features, int64_t count, int64_t stride, T* logits) {
-  const T* penalty = features + kOffsetFeatures * stride;
-#pragma omp simd
-  for (int64_t s = 0; s < count; ++s) {
-    logits[s] = scale * logits[s] + weight[0] * features[s] + weight[1] * features[s + stride] +
-        weight[2] * features[s + 2 * stride] + weight[3] * features[s + 3 * stride] +
-        weight[4] * features[s + 4 * stride] + bias + penalty[s];
-  }
-}
-
-// The softmax of a token before the division by its sum.
-template <typename T>
-struct Softmax {
-  T largest_logit, sum, blank;
-};
-
-template <typename T>
-SEGCORE_INLINE Softmax<T> softmax(T* logits, int64_t count, T blank_logit) {
-  T largest = blank_logit;
-#pragma omp simd reduction(max : largest)
-  for (int64_t s = 0; s < count; ++s) largest = largest < logits[s] ? logits[s] : largest;
-  const T blank = exp_of_negative(blank_logit - largest);
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t s = 0; s < count; ++s) {
-    logits[s] = exp_of_negative(logits[s] - largest);
-    sum += logits[s];
-  }
-  return {largest, sum + blank, blank};
-}
-
-// Weights of all members of a token, before the division by their sum, into `weights`.
-template <typename T>
-SEGCORE_INLINE Softmax<T> attend(
-    const Inputs<T>& in,
-    int64_t n,
-    int64_t i,
-    int64_t a,
-    const Neighbors<T>& neighbors,
-    T* weights) {
-  const int64_t channels = in.sizes.channels, slots = in.slots_per_token();
-  const T* q = in.q.row(n, i, a);
-  const T* keys = in.k_lanes + in.lanes_offset(n, a, 0);
-  dot_neighbors(q, channels, keys, neighbors.blocks, in.blocks_per_token(), weights);
-  const T* pos_weight = in.pos_weight + a * kOffsetFeatures;
-  add_bias(in.scale, pos_weight, in.pos_bias[a], neighbors.features, slots, slots, weights);
-  return softmax(weights, slots, in.scale * dot(q, in.blank_k + a * channels, channels));
-}
 
 // weights -> probabilities, grads of probabilities -> grads of logits; returns their mean.
 template <typename T>
@@ -201,7 +114,7 @@ SEGCORE_TARGET_CLONES void backward_tokens(
         T* gq = grad_q + item * channels;
         for (int64_t c = 0; c < channels; ++c) gq[c] = blank_grad * blank_k[c];
         const T* keys = in.k.row(n, 0, a);
-        add_rows<kLanes>(in.block, neighbors.blocks, blocks, grads, keys, in.k.token, channels, gq);
+        add_rows(in.block, neighbors.blocks, blocks, grads, keys, in.k.token, channels, gq);
         for (int64_t c = 0; c < channels; ++c) gq[c] *= in.scale;
         add_position_gradient(grads, neighbors.features, slots, slots, sums.position(a));
         add_scaled(blank_grad, q, channels, sums.blank_k(a));

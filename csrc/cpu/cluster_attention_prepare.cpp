@@ -19,31 +19,29 @@ void write_slots(const Block& block, const T* positions, T* slots) {
   }
 }
 
-// (tokens, channels) of one block and head -> (channels, kStride), of which it writes kLanes columns.
-template <int64_t kStride, typename T>
+// (tokens, channels) of one block and head -> (channels, kLanes).
+template <typename T>
 SEGCORE_TARGET_CLONES void transpose_block(
     const Block& block, const T* rows, int64_t stride, int64_t channels, T* transposed) {
   const T* row = rows + block.first_token * stride;
-  int64_t c = 0;
   if (block.tokens == kLanes) {
-    for (; c + kLanes <= channels; c += kLanes) {
-      transpose_lanes(row + c, stride, transposed + c * kStride, kStride);
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t l = 0; l < kLanes; ++l) transposed[c * kLanes + l] = row[l * stride + c];
     }
+    return;
   }
-  for (; c < channels; ++c) {
-    T* column = transposed + c * kStride;
-    for (int64_t l = 0; l < kLanes; ++l) column[l] = l < block.tokens ? row[l * stride + c] : T(0);
+  std::fill(transposed, transposed + channels * kLanes, T(0));
+  for (int64_t l = 0; l < block.tokens; ++l) {
+    for (int64_t c = 0; c < channels; ++c) transposed[c * kLanes + l] = row[l * stride + c];
   }
 }
 
-// Blocks of all heads, kTogether heads side by side; 0 for one that is beyond the last.
-template <int64_t kTogether, typename T>
+template <typename T>
 Tensor transposed_blocks(
     const Tensor& tensor, const ClusterAttentionSizes& s, const std::vector<Block>& block) {
-  constexpr int64_t kStride = kTogether * kLanes;
   const int64_t blocks = static_cast<int64_t>(block.size());
-  const int64_t groups = (s.heads + kTogether - 1) / kTogether;
-  Tensor result = torch::stable::new_empty(tensor, {s.batch, groups, blocks, s.channels, kStride});
+  Tensor result =
+      torch::stable::new_empty(tensor, {s.batch, s.heads, blocks, s.channels, kLanes});
   const Rows<const T> rows = rows_of<T>(tensor, tensor.stride(2));
   T* data = result.mutable_data_ptr<T>();
   torch::stable::parallel_for(
@@ -51,12 +49,9 @@ Tensor transposed_blocks(
       [&](int64_t begin, int64_t end) {
         for (int64_t item = begin; item < end; ++item) {
           const int64_t n = item / blocks, b = item % blocks;
-          for (int64_t a = 0; a < groups * kTogether; ++a) {
-            const int64_t group = (n * groups + a / kTogether) * blocks + b;
-            T* target = data + group * s.channels * kStride + a % kTogether * kLanes;
-            const Block source = a < s.heads ? block[b] : Block{0, 0};
-            const T* row = rows.row(n, 0, std::min(a, s.heads - 1));
-            transpose_block<kStride>(source, row, rows.token, s.channels, target);
+          for (int64_t a = 0; a < s.heads; ++a) {
+            T* target = data + ((n * s.heads + a) * blocks + b) * s.channels * kLanes;
+            transpose_block(block[b], rows.row(n, 0, a), rows.token, s.channels, target);
           }
         }
       });
@@ -117,9 +112,8 @@ Prepared::Prepared(
   for_precision(precision, [&](auto zero) {
     using T = decltype(zero);
     slots_ = slots_of<T>(positions_, sizes, block_);
-    k_lanes_ = for_backward ? transposed_blocks<1, T>(k_, sizes, block_)
-                            : transposed_blocks<2, T>(k_, sizes, block_);
-    v_lanes_ = for_backward ? transposed_blocks<1, T>(v_, sizes, block_) : k_lanes_;
+    k_lanes_ = transposed_blocks<T>(k_, sizes, block_);
+    v_lanes_ = for_backward ? transposed_blocks<T>(v_, sizes, block_) : k_lanes_;
   });
 }
 

@@ -39,33 +39,6 @@ SEGCORE_INLINE Lanes<T>& lanes(T* data) {
   return vector_at<Lanes<T>>(data);
 }
 
-// target (kLanes columns, target_stride) = source (kLanes rows, source_stride), transposed.
-template <typename T>
-SEGCORE_INLINE void transpose_lanes(
-    const T* source, int64_t source_stride, T* target, int64_t target_stride) {
-  static_assert(kLanes == 8);
-  Lanes<T> x[kLanes], y[kLanes];
-  for (int i = 0; i < kLanes; ++i) x[i] = lanes(source + i * source_stride);
-  // Each step exchanges numbers of vectors that are 1, 2 and 4 apart.
-  for (int i = 0; i < kLanes; i += 2) {
-    y[i] = __builtin_shufflevector(x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    y[i + 1] = __builtin_shufflevector(x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-  }
-  for (int i = 0; i < kLanes; i += 4) {
-    for (int j = 0; j < 2; ++j) {
-      x[i + 2 * j] = __builtin_shufflevector(y[i + j], y[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-      x[i + 2 * j + 1] =
-          __builtin_shufflevector(y[i + j], y[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-    }
-  }
-  for (int i = 0; i < 4; ++i) {
-    lanes(target + i * target_stride) =
-        __builtin_shufflevector(x[i], x[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-    lanes(target + (i + 4) * target_stride) =
-        __builtin_shufflevector(x[i], x[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-  }
-}
-
 // exp(x) for x <= 0 or little above, in a form that loops over x vectorize with. At most 2 units in
 // the last place off in float32, where results below 2^-126 are 0.
 SEGCORE_INLINE double exp_of_negative(double x) { return std::exp(x); }

@@ -13,7 +13,7 @@
 #include "../common/unroll.h"
 #include "grain.h"
 #include "index_range.h"
-#include "lanes.h"
+#include "product.h"
 #include "row_resize.h"
 
 #ifdef __linux__
@@ -30,14 +30,6 @@ using torch::stable::Tensor;
 constexpr int64_t kPanel = 32;
 // Classes that a matrix product sums in registers, for the pixels of a panel.
 constexpr int64_t kClassBlock = 7;
-constexpr int64_t kPanelVectors = 2;
-template <typename T>
-struct PanelVectorOf {
-  typedef T type __attribute__((
-      vector_size(kPanel / kPanelVectors * sizeof(T)), aligned(sizeof(T)), may_alias));
-};
-template <typename T>
-using PanelVector = typename PanelVectorOf<T>::type;
 
 // Largest columns and rows of a tile, and values of all masks in it, for the second-level cache.
 constexpr int64_t kTileColumns = 256, kTileRows = 32, kTileValues = 1 << 18;
@@ -123,9 +115,42 @@ SEGCORE_TARGET_CLONES void limit_to_one(T* values, int64_t count) {
   for (int64_t i = 0; i < count; ++i) values[i] = values[i] > 1 ? 1 : values[i];
 }
 
-// Class weights times the values of the panels of a row. Weights come in blocks of kClassBlock
-// classes, mask by mask. Classes are far apart in memory, so that a block writes the whole row before
-// the next one is begun.
+// Class weights times the values of the panels of a row, for two vectors V of pixels at a time. Weights
+// come in blocks of kClassBlock classes, mask by mask. Classes are far apart in memory, so that a block
+// writes the whole row before the next one is begun.
+template <typename V, typename T>
+SEGCORE_INLINE void class_scores_by(
+    const T* panels,
+    const T* weights,
+    int64_t masks,
+    int64_t classes,
+    int64_t stride,
+    int64_t pixels,
+    T* scores) {
+  constexpr int64_t kLength = sizeof(V) / sizeof(T), kPart = 2 * kLength;
+  static_assert(kPanel % kPart == 0);
+  for (int64_t first = 0; first < classes; first += kClassBlock) {
+    const int64_t block = std::min(kClassBlock, classes - first);
+    for (int64_t x = 0; x < pixels; x += kPart) {
+      const T* values = panels + x / kPanel * kPanel * masks + x % kPanel;
+      const T* weight = weights + first * masks;
+      V sums[kClassBlock][2] = {};
+      for (int64_t i = 0; i < masks; ++i, values += kPanel, weight += kClassBlock) {
+        const V left = vector_at<V>(values), right = vector_at<V>(values + kLength);
+        SEGCORE_UNROLL
+        for (int64_t k = 0; k < kClassBlock; ++k) {
+          sums[k][0] += weight[k] * left;
+          sums[k][1] += weight[k] * right;
+        }
+      }
+      const size_t bytes = std::min(kPart, pixels - x) * sizeof(T);
+      for (int64_t k = 0; k < block; ++k) {
+        std::memcpy(scores + (first + k) * stride + x, sums[k], bytes);
+      }
+    }
+  }
+}
+
 template <typename T>
 SEGCORE_TARGET_CLONES void class_scores(
     const T* panels,
@@ -135,27 +160,10 @@ SEGCORE_TARGET_CLONES void class_scores(
     int64_t stride,
     int64_t pixels,
     T* scores) {
-  using Vector = PanelVector<T>;
-  for (int64_t first = 0; first < classes; first += kClassBlock) {
-    const int64_t block = std::min(kClassBlock, classes - first);
-    for (int64_t x = 0; x < pixels; x += kPanel) {
-      const T* panel = panels + x * masks;
-      Vector sums[kClassBlock][kPanelVectors] = {};
-      for (int64_t i = 0; i < masks; ++i) {
-        const Vector* values = reinterpret_cast<const Vector*>(panel + i * kPanel);
-        const Vector left = values[0], right = values[1];
-        const T* weight = weights + (first * masks + i * kClassBlock);
-        SEGCORE_UNROLL
-        for (int64_t k = 0; k < kClassBlock; ++k) {
-          sums[k][0] += weight[k] * left;
-          sums[k][1] += weight[k] * right;
-        }
-      }
-      const size_t bytes = std::min(kPanel, pixels - x) * sizeof(T);
-      for (int64_t k = 0; k < block; ++k) {
-        std::memcpy(scores + (first + k) * stride + x, sums[k], bytes);
-      }
-    }
+  if (has_wide_registers()) {
+    class_scores_by<Wide<T>>(panels, weights, masks, classes, stride, pixels, scores);
+  } else {
+    class_scores_by<Narrow<T>>(panels, weights, masks, classes, stride, pixels, scores);
   }
 }
 

@@ -15,25 +15,30 @@ SEGCORE_INLINE void copy_row(
   for (int64_t c = 0; c < count; ++c) target[c] = factor * T(source[c]);
 }
 
-// Transposes the numbers of kLanes rows: blocks of 4, of 2 and of 1 change places across the diagonal.
+// target (kLanes columns, target_stride) = source (kLanes rows, source_stride), transposed.
 template <typename T>
-SEGCORE_INLINE void transpose(Lanes<T>* rows) {
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & 4) continue;
-    const Lanes<T> a = rows[i], b = rows[i + 4];
-    rows[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
-    rows[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
-  }
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & 2) continue;
-    const Lanes<T> a = rows[i], b = rows[i + 2];
-    rows[i] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-    rows[i + 2] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-  }
+SEGCORE_INLINE void transpose_lanes(
+    const T* source, int64_t source_stride, T* target, int64_t target_stride) {
+  static_assert(kLanes == 8);
+  Lanes<T> x[kLanes], y[kLanes];
+  for (int i = 0; i < kLanes; ++i) x[i] = lanes(source + i * source_stride);
+  // Each step exchanges numbers of vectors that are 1, 2 and 4 apart.
   for (int i = 0; i < kLanes; i += 2) {
-    const Lanes<T> a = rows[i], b = rows[i + 1];
-    rows[i] = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14);
-    rows[i + 1] = __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+    y[i] = __builtin_shufflevector(x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    y[i + 1] = __builtin_shufflevector(x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < kLanes; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      x[i + 2 * j] = __builtin_shufflevector(y[i + j], y[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      x[i + 2 * j + 1] =
+          __builtin_shufflevector(y[i + j], y[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    lanes(target + i * target_stride) =
+        __builtin_shufflevector(x[i], x[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    lanes(target + (i + 4) * target_stride) =
+        __builtin_shufflevector(x[i], x[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   }
 }
 
@@ -43,10 +48,7 @@ SEGCORE_INLINE void transpose_block(
     const V* const* sources, int64_t offset, T* __restrict target, int64_t row) {
   T block[kLanes][kLanes];
   for (int t = 0; t < kLanes; ++t) copy_row(sources[t] + offset, kLanes, T(1), block[t]);
-  Lanes<T> rows[kLanes];
-  for (int t = 0; t < kLanes; ++t) rows[t] = lanes(block[t]);
-  transpose<T>(rows);
-  for (int c = 0; c < kLanes; ++c) lanes(target + c * row) = rows[c];
+  transpose_lanes(block[0], kLanes, target, row);
 }
 
 }  // namespace segcore
