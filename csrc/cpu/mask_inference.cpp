@@ -119,7 +119,7 @@ SEGCORE_TARGET_CLONES void limit_to_one(T* values, int64_t count) {
 // come in blocks of kClassBlock classes, mask by mask. Classes are far apart in memory, so that a block
 // writes the whole row before the next one is begun.
 template <typename V, typename T>
-SEGCORE_INLINE void class_scores_by(
+SEGCORE_TARGET_CLONES void class_scores(
     const T* panels,
     const T* weights,
     int64_t masks,
@@ -148,22 +148,6 @@ SEGCORE_INLINE void class_scores_by(
         std::memcpy(scores + (first + k) * stride + x, sums[k], bytes);
       }
     }
-  }
-}
-
-template <typename T>
-SEGCORE_TARGET_CLONES void class_scores(
-    const T* panels,
-    const T* weights,
-    int64_t masks,
-    int64_t classes,
-    int64_t stride,
-    int64_t pixels,
-    T* scores) {
-  if (has_wide_registers()) {
-    class_scores_by<Wide<T>>(panels, weights, masks, classes, stride, pixels, scores);
-  } else {
-    class_scores_by<Narrow<T>>(panels, weights, masks, classes, stride, pixels, scores);
   }
 }
 
@@ -344,8 +328,8 @@ class TileWorker {
   void sum_classes(T* panels, int64_t count, int64_t y, const Tile& tile) {
     const MaskInferenceSizes& s = d_.sizes;
     if (!d_.sigmoid) limit_to_one(panels, count);
-    class_scores(
-        panels, d_.weights, s.masks, s.classes, s.height * s.width, tile.columns(),
+    const auto sum = has_wide_registers() ? class_scores<Wide<T>, T> : class_scores<Narrow<T>, T>;
+    sum(panels, d_.weights, s.masks, s.classes, s.height * s.width, tile.columns(),
         d_.scores + y * s.width + tile.left);
   }
 
