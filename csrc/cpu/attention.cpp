@@ -9,6 +9,7 @@
 
 #include "../common/dispatch.h"
 #include "../common/rows.h"
+#include "divide.h"
 #include "grain.h"
 #include "lanes.h"
 #include "product.h"
@@ -26,8 +27,7 @@ constexpr int64_t kKeys = 256;
 // Columns of logits of so many keys: what products take at a time.
 template <typename T>
 constexpr int64_t columns_of(int64_t keys) {
-  constexpr int64_t kColumns = 4 * kWide<T>;
-  return (keys + kColumns - 1) / kColumns * kColumns;
+  return round_up(keys, 4 * kWide<T>);
 }
 
 // Queries at a time, at most: they share the copies of keys and values.
@@ -238,20 +238,17 @@ SEGCORE_TARGET_CLONES void finish(
   }
 }
 
-inline int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
-
 template <typename V, typename T>
 void forward(const Inputs<V>& in, V* output) {
   const AttentionSizes& s = in.sizes;
   // A thread reads a row of keys once for as many heads as it has.
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t heads = parts(s.heads, std::min(s.heads, parts(threads, s.batch)));
-  const int64_t head_parts = parts(s.heads, heads);
+  const int64_t heads = divide_up(s.heads, std::min(s.heads, divide_up(threads, s.batch)));
+  const int64_t head_parts = divide_up(s.heads, heads);
   const int64_t query_parts =
-      std::max(parts(s.queries, kQueries), parts(threads, s.batch * head_parts));
-  const int64_t queries =
-      parts(parts(s.queries, query_parts), kProductRows) * kProductRows;
-  const int64_t tasks = parts(s.queries, queries);
+      std::max(divide_up(s.queries, kQueries), divide_up(threads, s.batch * head_parts));
+  const int64_t queries = round_up(divide_up(s.queries, query_parts), kProductRows);
+  const int64_t tasks = divide_up(s.queries, queries);
   torch::stable::parallel_for(
       0, s.batch * head_parts * tasks, grain(2 * heads * queries * s.keys * s.channels),
       [&](int64_t begin, int64_t end) {

@@ -11,14 +11,14 @@ namespace segcore {
 
 constexpr int64_t kLanes = 8;
 
-// Arithmetic on it is lane by lane. It has the alignment of one number, so that it can be read from
-// anywhere.
-template <typename T>
-struct LanesOf {
-  typedef T type __attribute__((vector_size(kLanes * sizeof(T)), aligned(sizeof(T)), may_alias));
+// Arithmetic on a vector is lane by lane. It has the alignment of one number, so that it can be read
+// from anywhere.
+template <typename T, int64_t kBytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
 };
 template <typename T>
-using Lanes = typename LanesOf<T>::type;
+using Lanes = typename VectorOf<T, kLanes * sizeof(T)>::type;
 
 // The vector, or the number, that starts at a place: loops can be written once for both.
 template <typename V, typename T>

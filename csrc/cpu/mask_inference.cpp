@@ -11,6 +11,7 @@
 
 #include "../common/dispatch.h"
 #include "../common/unroll.h"
+#include "divide.h"
 #include "grain.h"
 #include "index_range.h"
 #include "product.h"
@@ -154,7 +155,7 @@ SEGCORE_TARGET_CLONES void class_scores(
 // The weights (classes, masks) in blocks, the last one with zeros.
 template <typename T>
 std::vector<T> blocks_of_weights(const T* weights, int64_t classes, int64_t masks) {
-  const int64_t blocks = (classes + kClassBlock - 1) / kClassBlock;
+  const int64_t blocks = divide_up(classes, kClassBlock);
   std::vector<T> packed(blocks * masks * kClassBlock);
   for (int64_t k = 0; k < classes; ++k) {
     T* block = packed.data() + k / kClassBlock * masks * kClassBlock + k % kClassBlock;
@@ -186,13 +187,13 @@ struct Tiling {
 
   Tiling(int64_t map_height, int64_t map_width, int64_t masks)
       : height(map_height), width(map_width) {
-    const int64_t pieces = std::max<int64_t>(1, (width + kTileColumns - 1) / kTileColumns);
-    columns = ((width + pieces - 1) / pieces + kPanel - 1) / kPanel * kPanel;
+    const int64_t pieces = std::max<int64_t>(1, divide_up(width, kTileColumns));
+    columns = round_up(divide_up(width, pieces), kPanel);
     columns = std::max(columns, kPanel);
     rows = kTileValues / std::max<int64_t>(1, masks * columns);
     rows = std::min(std::max<int64_t>(1, rows), kTileRows);
-    across = (width + columns - 1) / columns;
-    count = across * ((height + rows - 1) / rows);
+    across = divide_up(width, columns);
+    count = across * divide_up(height, rows);
   }
 
   Tile operator[](int64_t index) const {

@@ -3,27 +3,20 @@
 
 #include <cstdint>
 
+#include "divide.h"
 #include "lanes.h"
 
 namespace segcore {
 
 // A register of 512 bits, or as many smaller ones as make it up.
 template <typename T>
-struct WideOf {
-  typedef T type __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
-};
-template <typename T>
-using Wide = typename WideOf<T>::type;
+using Wide = typename VectorOf<T, 64>::type;
 template <typename T>
 constexpr int64_t kWide = 64 / sizeof(T);
 
 // One of 256 bits.
 template <typename T>
-struct NarrowOf {
-  typedef T type __attribute__((vector_size(32), aligned(sizeof(T)), may_alias));
-};
-template <typename T>
-using Narrow = typename NarrowOf<T>::type;
+using Narrow = typename VectorOf<T, 32>::type;
 template <typename T>
 constexpr int64_t kNarrow = 32 / sizeof(T);
 
@@ -40,7 +33,7 @@ inline bool has_wide_registers() {
 
 template <typename T>
 constexpr int64_t padded(int64_t count) {
-  return (count + kWide<T> - 1) / kWide<T> * kWide<T>;
+  return round_up(count, kWide<T>);
 }
 
 // Rows that share what is loaded of a matrix: with four vectors of columns, their sums take 24 of the 32

@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../common/dispatch.h"
+#include "divide.h"
 #include "grain.h"
 #include "product.h"
 #include "scratch.h"
@@ -20,8 +21,6 @@ using torch::stable::Tensor;
 using Sizes = WinogradSizes;
 
 constexpr int64_t kTile = Sizes::kTile, kPatch = Sizes::kPatch, kKernel = Sizes::kKernel;
-
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Inputs of the products that are held at a time: they stay in the cache of a core.
 constexpr int64_t kBlock = 64 * 256;
@@ -282,7 +281,7 @@ struct Convolution {
     const int64_t filters = std::min(s.filters, std::max(kPanel<T>, wished));
     // Whole groups of the product's rows, and one more: the inputs of a tile's products, which are so
     // many rows apart, do not compete for the same places of the cache.
-    const int64_t rows = divide_up(tiles, kProductRows) * kProductRows + 1;
+    const int64_t rows = round_up(tiles, kProductRows) + 1;
     const int64_t columns = Filters<T>{0, filters}.columns();
     const Scratch<T> factors = make_scratch<T>(Sizes::kProducts * s.channels * columns);
     // The rows beyond the last tile are multiplied with it.
@@ -325,7 +324,7 @@ struct Convolution {
       const T* inputs,
       const T* factors,
       T* products) const {
-    const int64_t rows = divide_up(block.count, kProductRows) * kProductRows;
+    const int64_t rows = round_up(block.count, kProductRows);
     torch::stable::parallel_for(
         0, Sizes::kProducts * filters.panels(), grain(rows * s.channels * kPanel<T>),
         [&](int64_t begin, int64_t end) {

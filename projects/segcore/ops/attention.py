@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_dims, check_floating, check_same_device, check_shape
+from ._checks import check_dims, check_floating, check_same_device, check_same_type, check_shape
 from ._operator import operator
 
 
@@ -72,10 +72,7 @@ def attention(
     tensors = {"query": query, "key": key, "value": value}
     for name, tensor in tensors.items():
         check_floating(name, tensor)
-        if tensor.dtype != query.dtype:
-            raise TypeError(
-                f"{name}: expected the type of query, {query.dtype}, got {tensor.dtype}"
-            )
+    check_same_type(half_types=True, **tensors)
     check_dims("query", query, ("B", "Q", "h * c"))
     check_dims("key", key, ("B", "S", "h * c"))
     batch, queries, dim = query.shape
