@@ -1,5 +1,6 @@
 """Start one process a GPU, or several on a CPU, over PyTorch's own launcher and process groups."""
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -229,11 +230,23 @@ def _run_in_group(
     _create_local_process_group(local_size)
     comm.synchronize()
     result = main_func(*args)
-    # Only after success: with a failed peer this could wait forever. Together, as a process that
-    # closes its connections while others use them can end in an abort.
-    comm.synchronize()
-    dist.destroy_process_group()
+    # Only after success: with a failed peer this could wait forever.
+    _leave_group()
     return result
+
+
+def _leave_group() -> None:
+    """Close the connections of this process and wait for their threads to end.
+
+    PyTorch waits for them when nothing refers to the process group any more. A thread that is still
+    at work when the interpreter ends can abort the process, as it cannot get Python's lock.
+    """
+    # Together, as closing connections that others use can end in an abort, too.
+    comm.synchronize()
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    dist.destroy_process_group()
+    gc.collect()  # DistributedDataParallel, which is part of reference cycles
 
 
 def _create_local_process_group(local_size: int) -> None:

@@ -17,7 +17,8 @@ from segcore.engine.launch import launch
 from segcore.errors import ConfigError, UserError
 
 SCRIPT = """
-import argparse, json, os, signal, sys, time
+import argparse, atexit, json, os, signal, sys, time
+from pathlib import Path
 import torch
 from detectron2.utils import comm
 from segcore.engine.launch import launch
@@ -36,6 +37,20 @@ def report(folder):
     )
     with open(f"{folder}/{comm.get_rank()}.json", "w") as file:
         json.dump(entry, file)
+
+def exchange(folder):
+    path = Path(folder, f"{comm.get_rank()}.json")
+    counts = []
+    atexit.register(lambda: path.write_text(json.dumps([*counts, threads_of_groups()])))
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+    model.module.itself = [model]
+    model(torch.ones(1, 2)).sum().backward()
+    comm.all_gather("anything")
+    counts.append(threads_of_groups())
+
+def threads_of_groups():
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum("gloo" in name for name in names)
 
 def fail(folder):
     if comm.get_rank() == 1:
@@ -105,6 +120,17 @@ def test_torchrun(script: Path, tmp_path: Path):
     result = run(*torchrun, str(script), "report", str(tmp_path))
     assert result.returncode == 0, result.stderr
     check_reports(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux, to list threads")
+def test_no_thread_of_a_process_group_outlives_the_job(script: Path, tmp_path: Path):
+    """One that needs Python's lock while the interpreter ends would abort the process."""
+    result = run(str(script), "exchange", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    for rank in range(2):
+        running, at_exit = json.loads(Path(tmp_path, f"{rank}.json").read_text())
+        assert running > 0
+        assert at_exit == 0
 
 
 def test_bug_of_one_process_ends_the_job_with_its_traceback(script: Path, tmp_path: Path):
