@@ -7,9 +7,10 @@
 
 Each checkout runs in a process of its own with one thread; the two take turns, and the least CPU
 time of each counts, as other programs of the machine only add to it. Memory is the peak of the
-first run, beyond the built model. A training step is that of train_net.py: its settings of the
-process, forward, losses, backward, clipping and optimizer. Initial weights keep no query: with
---segments N the first N queries of Mask2Former are certain of a class.
+first run, beyond the built model. Both are as train_net.py of the checkout runs them, with its
+settings of the process; a training step is forward, losses, backward, clipping and optimizer.
+Initial weights keep no query: with --segments N the first N queries of Mask2Former are certain of a
+class.
 """
 
 import argparse
@@ -109,8 +110,8 @@ def make_run(arguments: argparse.Namespace) -> Callable[[], object]:
         arguments.config_file, arguments.results, segments, arguments.options
     )
     batch = [photo(tuple(arguments.size), 20)]
+    prepare_process(training=arguments.step == "training")
     if arguments.step == "training":
-        prepare_process()
         optimizer = build_optimizer_of(arguments, model)
 
         def train() -> None:
@@ -122,13 +123,16 @@ def make_run(arguments: argparse.Namespace) -> Callable[[], object]:
     return torch.inference_mode()(lambda: model(batch))
 
 
-def prepare_process() -> None:
-    """Set up the process for training on a CPU, as ``train_net.py`` of the checkout does."""
+def prepare_process(training: bool) -> None:
+    """Set up the process for a CPU, as ``train_net.py`` of the checkout does."""
     try:
-        from segcore.host_memory import keep_freed_memory
+        from segcore import host_memory
     except ImportError:  # an earlier commit
         return
-    keep_freed_memory()
+    if training:
+        host_memory.keep_freed_memory()
+    elif hasattr(host_memory, "LARGE_BYTES"):
+        host_memory.keep_freed_memory(host_memory.LARGE_BYTES)
 
 
 def build_optimizer_of(arguments: argparse.Namespace, model: Any) -> Any:

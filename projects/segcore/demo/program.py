@@ -21,6 +21,7 @@ from segcore.demo.resume import earlier_results, photos_to_do
 from segcore.demo.tracked_videos import TrackingOptions, VideoTracking, is_video
 from segcore.demo.videos import predict_videos
 from segcore.engine import output_folder, run_log
+from segcore.host_memory import LARGE_BYTES, keep_freed_memory
 from segcore.text import printable
 from segcore.visualization import format_rows
 
@@ -56,6 +57,8 @@ def main(args: argparse.Namespace) -> int:
         predictor = PhotoPredictor(
             args.config_file, args.weights, device=args.device, options=options
         )
+    if predictor.model.device.type == "cpu":
+        keep_freed_memory(LARGE_BYTES)
     if hasattr(predictor.model, "predict_video"):
         _refuse(args, PHOTO_OPTIONS | TRACKING_OPTIONS, "a model of photos, got one of videos")
         return predict_all_videos(predictor, args)

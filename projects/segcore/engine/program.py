@@ -22,7 +22,7 @@ from segcore.engine.setup import explicit_num_classes, fit_to_machine, load_conf
 from segcore.engine.trainer import Trainer
 from segcore.errors import ConfigError
 from segcore.evaluation import check_evaluation, require_expected_results, require_ground_truth
-from segcore.host_memory import keep_freed_memory
+from segcore.host_memory import LARGE_BYTES, keep_freed_memory
 
 
 def main(args: Namespace) -> int:
@@ -81,12 +81,12 @@ def run_process(args: Namespace) -> dict:
     cfg = load_config(args.config_file, args.opts)
     with owned_output(cfg, args):
         setup(cfg, args)
+        if cfg.MODEL.DEVICE == "cpu":
+            keep_freed_memory(LARGE_BYTES if args.eval_only else None)
         return evaluate(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
 
 
 def train(cfg: CfgNode, resume: bool) -> dict:
-    if cfg.MODEL.DEVICE == "cpu":
-        keep_freed_memory()
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer.train()

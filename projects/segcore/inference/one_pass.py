@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from segcore.functional import masks_to_boxes
-from segcore.host_memory import return_freed_memory
+from segcore.host_memory import LARGE_BYTES, return_freed_memory
 from segcore.inference.pixel_wise import PixelWiseMerge
 from segcore.inference.prediction import MaskPrediction, PanopticPrediction, identity
 from segcore.inference.rating import MaskRating, MeasuredWindows
@@ -15,9 +15,6 @@ from segcore.ops._library import has_kernel
 
 # Pixels of all masks that are computed at a time, so that they stay in a CPU's cache.
 _PIXELS = 1 << 14
-
-# Bytes of class scores that are large.
-_LARGE = 256 << 20
 
 
 def infer_masks(
@@ -68,7 +65,7 @@ def has_large_scores(prediction: MaskPrediction) -> bool:
     """Return whether class scores would be most of the memory that a CPU's process has."""
     height, width = prediction.resized.size
     numbers = len(prediction.class_weights) * height * width
-    return prediction.device.type == "cpu" and numbers * prediction.masks.itemsize >= _LARGE
+    return prediction.device.type == "cpu" and numbers * prediction.masks.itemsize >= LARGE_BYTES
 
 
 def is_served(prediction: MaskPrediction) -> bool:
