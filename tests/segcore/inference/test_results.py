@@ -23,7 +23,7 @@ def test_large_scores_come_after_instances_and_change_nothing(strategy, monkeypa
     expected = make_results(prediction)
 
     returned = []
-    monkeypatch.setattr(one_pass, "_LARGE", 1)
+    monkeypatch.setattr(one_pass, "LARGE_BYTES", 1)
     monkeypatch.setattr(one_pass, "return_freed_memory", lambda: returned.append(1))
     actual = make_results(prediction)
     assert returned == [1]
