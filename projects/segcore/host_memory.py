@@ -37,7 +37,7 @@ def keep_freed_memory(below: int | None = None) -> bool:
     never = -1
     parameter = (M_MMAP_MAX, 0) if below is None else (M_MMAP_THRESHOLD, below)
     kept = bool(library.mallopt(*parameter) and library.mallopt(M_TRIM_THRESHOLD, never))
-    _keeps_all = kept and below is None
+    _keeps_all |= kept and below is None
     return kept
 
 
