@@ -7,8 +7,8 @@
 namespace segcore::cluster_attention {
 namespace {
 
-// Output of the tokens [begin, end) of image n.
-template <typename T>
+// Output of the tokens [begin, end) of image n, with vectors V.
+template <typename V, typename T>
 SEGCORE_TARGET_CLONES void forward_tokens(
     const Inputs<T>& in, int64_t n, int64_t begin, int64_t end, Tile<T>& tile, T* output) {
   const int64_t channels = in.sizes.channels, heads = in.sizes.heads;
@@ -20,13 +20,12 @@ SEGCORE_TARGET_CLONES void forward_tokens(
       const T* values = in.v.row(n, 0, a);
       for (int64_t t = 0; t < tokens; ++t) {
         const Neighbors<T> neighbors = tile_neighbors(in, tile, t);
-        T* weights = tile.weights.data();
-        const Softmax<T> s = attend(in, n, first + t, a, neighbors, weights);
+        const Softmax<T> s = attend<V>(in, n, first + t, a, neighbors, tile);
         T* out = output + ((n * in.sizes.tokens + first + t) * heads + a) * channels;
         for (int64_t c = 0; c < channels; ++c) out[c] = s.blank * blank_v[c];
-        add_rows(
-            in.block, neighbors.blocks, in.blocks_per_token(), weights, values, in.v.token,
-            channels, out);
+        add_rows<V>(
+            in.block, neighbors.blocks, in.blocks_per_token(), tile.weights.data(), values,
+            in.v.token, channels, out);
         const T inverse = 1 / s.sum;
         for (int64_t c = 0; c < channels; ++c) out[c] *= inverse;
       }
@@ -38,6 +37,8 @@ template <typename T>
 void forward(const Inputs<T>& in, T* output) {
   const ClusterAttentionSizes& s = in.sizes;
   const int64_t tiles = (s.tokens + kTile - 1) / kTile;
+  const auto run_tokens =
+      has_wide_registers() ? forward_tokens<Wide<T>, T> : forward_tokens<Lanes<T>, T>;
   const int64_t work = kTile * in.slots_per_token() * s.heads * (s.channels + 8);
   torch::stable::parallel_for(
       0, s.batch * tiles, grain(work), [&](int64_t begin, int64_t end) {
@@ -45,7 +46,7 @@ void forward(const Inputs<T>& in, T* output) {
         for (int64_t item = begin; item < end; ++item) {
           const int64_t first = item % tiles * kTile;
           const int64_t last = std::min(first + kTile, s.tokens);
-          forward_tokens(in, item / tiles, first, last, tile, output);
+          run_tokens(in, item / tiles, first, last, tile, output);
         }
       });
 }

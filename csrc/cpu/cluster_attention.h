@@ -68,6 +68,7 @@ struct Tile {
   std::vector<T> features;      // (tokens, kRowsOfFeatures, slots_per_token)
   std::vector<T> weights;       // (slots_per_token)
   std::vector<T> grads;         // (slots_per_token)
+  std::vector<T> repeated;      // (channels, kLanes)
 
   explicit Tile(const Inputs<T>& in) {
     const int64_t numbers = std::max<int64_t>(1, kRowsOfFeatures * in.slots_per_token());
@@ -76,6 +77,7 @@ struct Tile {
     features.resize(tokens * numbers);
     weights.resize(in.slots_per_token());
     grads.resize(in.slots_per_token());
+    repeated.resize(in.sizes.channels * kLanes);
   }
 };
 
@@ -130,37 +132,74 @@ SEGCORE_INLINE void collect(
   write_features(x, y, features, features + stride, stride, stride, features);
 }
 
-// Products of a row with all tokens of kBlocks blocks.
-template <int kBlocks, typename T>
-SEGCORE_INLINE void dot_blocks(
-    const T* row, int64_t channels, const T* transposed, const int64_t* blocks, T* products) {
-  const T* block[kBlocks];
-  for (int b = 0; b < kBlocks; ++b) block[b] = transposed + blocks[b] * channels * kLanes;
-  Lanes<T> sum[kBlocks] = {};
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int b = 0; b < kBlocks; ++b) sum[b] += row[c] * lanes(block[b] + c * kLanes);
+// Channels of a block that a vector V holds: one or two.
+template <typename V, typename T>
+constexpr int64_t kChannels = sizeof(V) / sizeof(Lanes<T>);
+
+// The sum of the groups of kLanes numbers of a vector.
+template <typename T, typename V>
+SEGCORE_INLINE Lanes<T> sum_of_lanes(const V& x) {
+  if constexpr (kChannels<V, T> == 1) {
+    return x;
+  } else {
+    return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+        __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
   }
-  for (int b = 0; b < kBlocks; ++b) lanes(products + b * kLanes) = sum[b];
 }
 
-// Products of a row with all slots of a neighborhood; `transposed` are the blocks of one head.
-template <typename T>
+// Products of a row with all tokens of kBlocks blocks. `repeated`: each of its numbers kLanes times, for
+// vectors of two channels.
+template <int kBlocks, typename V, typename T>
+SEGCORE_INLINE void dot_blocks(
+    const T* row,
+    const T* repeated,
+    int64_t channels,
+    const T* transposed,
+    const int64_t* blocks,
+    T* products) {
+  const T* block[kBlocks];
+  for (int b = 0; b < kBlocks; ++b) block[b] = transposed + blocks[b] * channels * kLanes;
+  V sum[kBlocks] = {};
+  int64_t c = 0;
+  for (; c + kChannels<V, T> <= channels; c += kChannels<V, T>) {
+    for (int b = 0; b < kBlocks; ++b) {
+      const V& column = vector_at<V>(block[b] + c * kLanes);
+      if constexpr (kChannels<V, T> == 1) {
+        sum[b] += row[c] * column;
+      } else {
+        sum[b] += vector_at<V>(repeated + c * kLanes) * column;
+      }
+    }
+  }
+  for (int b = 0; b < kBlocks; ++b) {
+    lanes(products + b * kLanes) = sum_of_lanes<T>(sum[b]);
+    if (c < channels) lanes(products + b * kLanes) += row[c] * lanes(block[b] + c * kLanes);
+  }
+}
+
+// Products of a row with all slots of a neighborhood; `transposed` are the blocks of one head,
+// `repeated` is scratch of channels * kLanes.
+template <typename V, typename T>
 SEGCORE_INLINE void dot_neighbors(
     const T* row,
     int64_t channels,
     const T* transposed,
     const int64_t* blocks,
     int64_t count,
+    T* repeated,
     T* products) {
+  if constexpr (kChannels<V, T> > 1) {
+    for (int64_t c = 0; c < channels; ++c) lanes(repeated + c * kLanes) = row[c] - Lanes<T>{};
+  }
   int64_t b = 0;
   for (; b + 6 <= count; b += 6) {
-    dot_blocks<6>(row, channels, transposed, blocks + b, products + b * kLanes);
+    dot_blocks<6, V>(row, repeated, channels, transposed, blocks + b, products + b * kLanes);
   }
   for (; b + 3 <= count; b += 3) {
-    dot_blocks<3>(row, channels, transposed, blocks + b, products + b * kLanes);
+    dot_blocks<3, V>(row, repeated, channels, transposed, blocks + b, products + b * kLanes);
   }
   for (; b < count; ++b) {
-    dot_blocks<1>(row, channels, transposed, blocks + b, products + b * kLanes);
+    dot_blocks<1, V>(row, repeated, channels, transposed, blocks + b, products + b * kLanes);
   }
 }
 
@@ -198,26 +237,28 @@ SEGCORE_INLINE Softmax<T> softmax(T* logits, int64_t count, T blank_logit) {
   return {largest, sum + blank, blank};
 }
 
-// Weights of all members of a token, before the division by their sum, into `weights`.
-template <typename T>
+// Weights of all members of a token, before the division by their sum, into `tile.weights`.
+template <typename V, typename T>
 SEGCORE_INLINE Softmax<T> attend(
     const Inputs<T>& in,
     int64_t n,
     int64_t i,
     int64_t a,
     const Neighbors<T>& neighbors,
-    T* weights) {
+    Tile<T>& tile) {
+  T* weights = tile.weights.data();
   const int64_t channels = in.sizes.channels, slots = in.slots_per_token();
   const T* q = in.q.row(n, i, a);
   const T* keys = in.k_lanes + in.lanes_offset(n, a, 0);
-  dot_neighbors(q, channels, keys, neighbors.blocks, in.blocks_per_token(), weights);
+  dot_neighbors<V>(
+      q, channels, keys, neighbors.blocks, in.blocks_per_token(), tile.repeated.data(), weights);
   const T* pos_weight = in.pos_weight + a * kOffsetFeatures;
   add_bias(in.scale, pos_weight, in.pos_bias[a], neighbors.features, slots, slots, weights);
   return softmax(weights, slots, in.scale * dot(q, in.blank_k + a * channels, channels));
 }
 
-// sum[c] += weights of the neighborhood times the rows of its tokens, kVectors * kLanes channels.
-template <int kVectors, typename T>
+// sum[c] += weights of the neighborhood times the rows of its tokens, kVectors vectors V of channels.
+template <int kVectors, typename V, typename T>
 SEGCORE_INLINE void add_rows_of_blocks(
     const Block* block,
     const int64_t* blocks,
@@ -226,28 +267,34 @@ SEGCORE_INLINE void add_rows_of_blocks(
     const T* rows,
     int64_t stride,
     T* sum) {
-  // Two sums in turn: one alone would wait for its own last addition.
-  Lanes<T> even[kVectors] = {}, odd[kVectors] = {};
+  constexpr int64_t kLength = sizeof(V) / sizeof(T);
+  // Tokens are summed apart: one sum would wait for its own last addition.
+  constexpr int kSums = kLanes / kVectors;
+  V sums[kSums][kVectors] = {};
   for (int64_t b = 0; b < count; ++b) {
     const Block& source = block[blocks[b]];
     const T* row = rows + source.first_token * stride;
     const T* weight = weights + b * kLanes;
     int64_t t = 0;
-    for (; t + 2 <= source.tokens; t += 2, row += 2 * stride) {
+    for (; t + kSums <= source.tokens; t += kSums, row += kSums * stride) {
       for (int j = 0; j < kVectors; ++j) {
-        even[j] += weight[t] * lanes(row + j * kLanes);
-        odd[j] += weight[t + 1] * lanes(row + stride + j * kLanes);
+        for (int u = 0; u < kSums; ++u) {
+          sums[u][j] += weight[t + u] * vector_at<V>(row + u * stride + j * kLength);
+        }
       }
     }
-    if (t < source.tokens) {
-      for (int j = 0; j < kVectors; ++j) even[j] += weight[t] * lanes(row + j * kLanes);
+    for (; t < source.tokens; ++t, row += stride) {
+      for (int j = 0; j < kVectors; ++j) sums[0][j] += weight[t] * vector_at<V>(row + j * kLength);
     }
   }
-  for (int j = 0; j < kVectors; ++j) lanes(sum + j * kLanes) += even[j] + odd[j];
+  for (int j = 0; j < kVectors; ++j) {
+    for (int u = 1; u < kSums; ++u) sums[0][j] += sums[u][j];
+    vector_at<V>(sum + j * kLength) += sums[0][j];
+  }
 }
 
 // The same for all channels.
-template <typename T>
+template <typename V, typename T>
 SEGCORE_INLINE void add_rows(
     const Block* block,
     const int64_t* blocks,
@@ -257,20 +304,16 @@ SEGCORE_INLINE void add_rows(
     int64_t stride,
     int64_t channels,
     T* sum) {
+  constexpr int kVectors = 4 * sizeof(Lanes<T>) / sizeof(V);
   int64_t c = 0;
   for (; c + 4 * kLanes <= channels; c += 4 * kLanes) {
-    add_rows_of_blocks<4>(block, blocks, count, weights, rows + c, stride, sum + c);
+    add_rows_of_blocks<kVectors, V>(block, blocks, count, weights, rows + c, stride, sum + c);
   }
   for (; c + kLanes <= channels; c += kLanes) {
-    add_rows_of_blocks<1>(block, blocks, count, weights, rows + c, stride, sum + c);
+    add_rows_of_blocks<1, Lanes<T>>(block, blocks, count, weights, rows + c, stride, sum + c);
   }
   for (; c < channels; ++c) {
-    for (int64_t b = 0; b < count; ++b) {
-      const Block& source = block[blocks[b]];
-      for (int64_t t = 0; t < source.tokens; ++t) {
-        sum[c] += weights[b * kLanes + t] * rows[(source.first_token + t) * stride + c];
-      }
-    }
+    add_rows_of_blocks<1, T>(block, blocks, count, weights, rows + c, stride, sum + c);
   }
 }
 

@@ -77,8 +77,9 @@ SEGCORE_INLINE void add_scaled(T factor, const T* row, int64_t count, T* sum) {
   for (int64_t c = 0; c < count; ++c) sum[c] += factor * row[c];
 }
 
-// Gradients of the queries [begin, end) of image n, their statistics, and the sums of parameters.
-template <typename T>
+// Gradients of the queries [begin, end) of image n, their statistics, and the sums of parameters, with
+// vectors V.
+template <typename V, typename T>
 SEGCORE_TARGET_CLONES void backward_tokens(
     const Inputs<T>& in,
     const Rows<const T>& grad_output,
@@ -102,10 +103,11 @@ SEGCORE_TARGET_CLONES void backward_tokens(
         const T *q = in.q.row(n, i, a), *go = grad_output.row(n, i, a);
         T *weights = tile.weights.data(), *grads = tile.grads.data();
 
-        const Softmax<T> softmax = attend(in, n, i, a, neighbors, weights);
+        const Softmax<T> softmax = attend<V>(in, n, i, a, neighbors, tile);
         const T inverse = 1 / softmax.sum, blank = softmax.blank * inverse;
         const T* values = in.v_lanes + in.lanes_offset(n, a, 0);
-        dot_neighbors(go, channels, values, neighbors.blocks, blocks, grads);
+        dot_neighbors<V>(
+            go, channels, values, neighbors.blocks, blocks, tile.repeated.data(), grads);
         const T blank_product = dot(go, blank_v, channels);
         const T mean = softmax_backward(weights, grads, slots, inverse, blank, blank_product);
         const T blank_grad = blank * (blank_product - mean);
@@ -114,7 +116,7 @@ SEGCORE_TARGET_CLONES void backward_tokens(
         T* gq = grad_q + item * channels;
         for (int64_t c = 0; c < channels; ++c) gq[c] = blank_grad * blank_k[c];
         const T* keys = in.k.row(n, 0, a);
-        add_rows(in.block, neighbors.blocks, blocks, grads, keys, in.k.token, channels, gq);
+        add_rows<V>(in.block, neighbors.blocks, blocks, grads, keys, in.k.token, channels, gq);
         for (int64_t c = 0; c < channels; ++c) gq[c] *= in.scale;
         add_position_gradient(grads, neighbors.features, slots, slots, sums.position(a));
         add_scaled(blank_grad, q, channels, sums.blank_k(a));
@@ -319,11 +321,13 @@ void backward(
   const int64_t chunks = (s.tokens + kChunk - 1) / kChunk, size = ParameterSums<T>::size(s);
   std::vector<Statistics<T>> statistics(s.batch * s.tokens * s.heads);
   std::vector<T> sums(s.batch * chunks * size);
+  const auto run_tokens =
+      has_wide_registers() ? backward_tokens<Wide<T>, T> : backward_tokens<Lanes<T>, T>;
   torch::stable::parallel_for(0, s.batch * chunks, 1, [&](int64_t begin, int64_t end) {
     Tile<T> tile(in);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item % chunks * kChunk, last = std::min(first + kChunk, s.tokens);
-      backward_tokens(
+      run_tokens(
           in, grad_output, item / chunks, first, last, tile, grad.q, statistics.data(),
           ParameterSums<T>{sums.data() + item * size, s.heads, s.channels});
     }

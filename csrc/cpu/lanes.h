@@ -1,4 +1,4 @@
-// Eight numbers at once: one or several registers, whatever the instruction set.
+// Vectors of numbers: one or several registers, whatever the instruction set.
 #pragma once
 
 #include <cmath>
@@ -19,6 +19,29 @@ struct VectorOf {
 };
 template <typename T>
 using Lanes = typename VectorOf<T, kLanes * sizeof(T)>::type;
+
+// A register of 512 bits, or as many smaller ones as make it up.
+template <typename T>
+using Wide = typename VectorOf<T, 64>::type;
+template <typename T>
+constexpr int64_t kWide = 64 / sizeof(T);
+
+// One of 256 bits.
+template <typename T>
+using Narrow = typename VectorOf<T, 32>::type;
+template <typename T>
+constexpr int64_t kNarrow = 32 / sizeof(T);
+
+// Whether registers have 512 bits: of vectors that do not fit into one, GCC makes slow code.
+inline bool has_wide_registers() {
+#if defined(SEGCORE_HAS_CLONES) || defined(__SANITIZE_ADDRESS__)
+  return __builtin_cpu_supports("avx512f");
+#elif defined(__AVX512F__)
+  return true;
+#else
+  return false;
+#endif
+}
 
 // The vector, or the number, that starts at a place: loops can be written once for both.
 template <typename V, typename T>

@@ -8,29 +8,6 @@
 
 namespace segcore {
 
-// A register of 512 bits, or as many smaller ones as make it up.
-template <typename T>
-using Wide = typename VectorOf<T, 64>::type;
-template <typename T>
-constexpr int64_t kWide = 64 / sizeof(T);
-
-// One of 256 bits.
-template <typename T>
-using Narrow = typename VectorOf<T, 32>::type;
-template <typename T>
-constexpr int64_t kNarrow = 32 / sizeof(T);
-
-// Whether registers have 512 bits: of vectors that do not fit into one, GCC makes slow code.
-inline bool has_wide_registers() {
-#if defined(SEGCORE_HAS_CLONES) || defined(__SANITIZE_ADDRESS__)
-  return __builtin_cpu_supports("avx512f");
-#elif defined(__AVX512F__)
-  return true;
-#else
-  return false;
-#endif
-}
-
 template <typename T>
 constexpr int64_t padded(int64_t count) {
   return round_up(count, kWide<T>);
