@@ -136,15 +136,13 @@ SEGCORE_INLINE void collect(
 template <typename V, typename T>
 constexpr int64_t kChannels = sizeof(V) / sizeof(Lanes<T>);
 
-// The sum of the groups of kLanes numbers of a vector.
+// The sum of the channels that a vector holds.
 template <typename T, typename V>
-SEGCORE_INLINE Lanes<T> sum_of_lanes(const V& x) {
-  if constexpr (kChannels<V, T> == 1) {
-    return x;
-  } else {
-    return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
-        __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
-  }
+SEGCORE_INLINE Lanes<T> sum_of_channels(const V& x) {
+  const T* numbers = reinterpret_cast<const T*>(&x);
+  Lanes<T> sum = lanes(numbers);
+  for (int64_t c = 1; c < kChannels<V, T>; ++c) sum += lanes(numbers + c * kLanes);
+  return sum;
 }
 
 // Products of a row with all tokens of kBlocks blocks. `repeated`: each of its numbers kLanes times, for
@@ -172,7 +170,7 @@ SEGCORE_INLINE void dot_blocks(
     }
   }
   for (int b = 0; b < kBlocks; ++b) {
-    lanes(products + b * kLanes) = sum_of_lanes<T>(sum[b]);
+    lanes(products + b * kLanes) = sum_of_channels<T>(sum[b]);
     if (c < channels) lanes(products + b * kLanes) += row[c] * lanes(block[b] + c * kLanes);
   }
 }

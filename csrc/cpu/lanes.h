@@ -62,6 +62,13 @@ SEGCORE_INLINE Lanes<T>& lanes(T* data) {
   return vector_at<Lanes<T>>(data);
 }
 
+// The numbers of x, followed by those of y, at kIndices.
+template <int... kIndices, typename V>
+SEGCORE_INLINE V shuffled(const V& x, const V& y) {
+  // GCC has __builtin_shufflevector from version 12 on.
+  return __builtin_shuffle(x, y, decltype(x < y){kIndices...});
+}
+
 // exp(x) for x <= 0 or little above, in a form that loops over x vectorize with. At most 2 units in
 // the last place off in float32, where results below 2^-126 are 0.
 SEGCORE_INLINE double exp_of_negative(double x) { return std::exp(x); }

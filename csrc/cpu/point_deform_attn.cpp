@@ -134,8 +134,8 @@ SEGCORE_INLINE void weigh(
     for (; e + kLanes <= entries; e += kLanes) {
       // The sum of each half in all of its places.
       Lanes<T> sum = lanes(weight + e);
-      sum += __builtin_shufflevector(sum, sum, 1, 0, 3, 2, 5, 4, 7, 6);
-      sum += __builtin_shufflevector(sum, sum, 2, 3, 0, 1, 6, 7, 4, 5);
+      sum += shuffled<1, 0, 3, 2, 5, 4, 7, 6>(sum, sum);
+      sum += shuffled<2, 3, 0, 1, 6, 7, 4, 5>(sum, sum);
       lanes(weight + e) /= sum;
       lanes(coefficient + e) = lanes(weight + e) * lanes(attention + e);
     }

@@ -24,21 +24,21 @@ SEGCORE_INLINE void transpose_lanes(
   for (int i = 0; i < kLanes; ++i) x[i] = lanes(source + i * source_stride);
   // Each step exchanges numbers of vectors that are 1, 2 and 4 apart.
   for (int i = 0; i < kLanes; i += 2) {
-    y[i] = __builtin_shufflevector(x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    y[i + 1] = __builtin_shufflevector(x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    y[i] = shuffled<0, 8, 1, 9, 4, 12, 5, 13>(x[i], x[i + 1]);
+    y[i + 1] = shuffled<2, 10, 3, 11, 6, 14, 7, 15>(x[i], x[i + 1]);
   }
   for (int i = 0; i < kLanes; i += 4) {
     for (int j = 0; j < 2; ++j) {
-      x[i + 2 * j] = __builtin_shufflevector(y[i + j], y[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      x[i + 2 * j] = shuffled<0, 1, 8, 9, 4, 5, 12, 13>(y[i + j], y[i + j + 2]);
       x[i + 2 * j + 1] =
-          __builtin_shufflevector(y[i + j], y[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+          shuffled<2, 3, 10, 11, 6, 7, 14, 15>(y[i + j], y[i + j + 2]);
     }
   }
   for (int i = 0; i < 4; ++i) {
     lanes(target + i * target_stride) =
-        __builtin_shufflevector(x[i], x[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        shuffled<0, 1, 2, 3, 8, 9, 10, 11>(x[i], x[i + 4]);
     lanes(target + (i + 4) * target_stride) =
-        __builtin_shufflevector(x[i], x[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        shuffled<4, 5, 6, 7, 12, 13, 14, 15>(x[i], x[i + 4]);
   }
 }
 
