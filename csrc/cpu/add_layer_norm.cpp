@@ -10,7 +10,7 @@
 #include "../common/dispatch.h"
 #include "grain.h"
 #include "in_precision.h"
-#include "product.h"
+#include "lanes.h"
 #include "rounded.h"
 
 namespace segcore {

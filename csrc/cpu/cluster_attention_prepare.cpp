@@ -2,6 +2,7 @@
 
 #include "../common/dispatch.h"
 #include "index_range.h"
+#include "transpose.h"
 
 namespace segcore::cluster_attention {
 namespace {
@@ -21,18 +22,18 @@ void write_slots(const Block& block, const T* positions, T* slots) {
 
 // (tokens, channels) of one block and head -> (channels, kLanes).
 template <typename T>
-SEGCORE_TARGET_CLONES void transpose_block(
+SEGCORE_TARGET_CLONES void transpose_tokens(
     const Block& block, const T* rows, int64_t stride, int64_t channels, T* transposed) {
   const T* row = rows + block.first_token * stride;
+  int64_t first = 0;
   if (block.tokens == kLanes) {
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t l = 0; l < kLanes; ++l) transposed[c * kLanes + l] = row[l * stride + c];
+    for (; first + kLanes <= channels; first += kLanes) {
+      transpose_lanes(row + first, stride, transposed + first * kLanes, kLanes);
     }
-    return;
   }
-  std::fill(transposed, transposed + channels * kLanes, T(0));
+  std::fill(transposed + first * kLanes, transposed + channels * kLanes, T(0));
   for (int64_t l = 0; l < block.tokens; ++l) {
-    for (int64_t c = 0; c < channels; ++c) transposed[c * kLanes + l] = row[l * stride + c];
+    for (int64_t c = first; c < channels; ++c) transposed[c * kLanes + l] = row[l * stride + c];
   }
 }
 
@@ -51,7 +52,7 @@ Tensor transposed_blocks(
           const int64_t n = item / blocks, b = item % blocks;
           for (int64_t a = 0; a < s.heads; ++a) {
             T* target = data + ((n * s.heads + a) * blocks + b) * s.channels * kLanes;
-            transpose_block(block[b], rows.row(n, 0, a), rows.token, s.channels, target);
+            transpose_tokens(block[b], rows.row(n, 0, a), rows.token, s.channels, target);
           }
         }
       });

@@ -14,7 +14,7 @@
 #include "divide.h"
 #include "grain.h"
 #include "index_range.h"
-#include "product.h"
+#include "lanes.h"
 #include "row_resize.h"
 
 #ifdef __linux__

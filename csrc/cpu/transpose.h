@@ -30,15 +30,12 @@ SEGCORE_INLINE void transpose_lanes(
   for (int i = 0; i < kLanes; i += 4) {
     for (int j = 0; j < 2; ++j) {
       x[i + 2 * j] = shuffled<0, 1, 8, 9, 4, 5, 12, 13>(y[i + j], y[i + j + 2]);
-      x[i + 2 * j + 1] =
-          shuffled<2, 3, 10, 11, 6, 7, 14, 15>(y[i + j], y[i + j + 2]);
+      x[i + 2 * j + 1] = shuffled<2, 3, 10, 11, 6, 7, 14, 15>(y[i + j], y[i + j + 2]);
     }
   }
   for (int i = 0; i < 4; ++i) {
-    lanes(target + i * target_stride) =
-        shuffled<0, 1, 2, 3, 8, 9, 10, 11>(x[i], x[i + 4]);
-    lanes(target + (i + 4) * target_stride) =
-        shuffled<4, 5, 6, 7, 12, 13, 14, 15>(x[i], x[i + 4]);
+    lanes(target + i * target_stride) = shuffled<0, 1, 2, 3, 8, 9, 10, 11>(x[i], x[i + 4]);
+    lanes(target + (i + 4) * target_stride) = shuffled<4, 5, 6, 7, 12, 13, 14, 15>(x[i], x[i + 4]);
   }
 }
 
